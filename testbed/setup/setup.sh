@@ -1,0 +1,191 @@
+#!/bin/bash
+# Bring a bare Debian 12 (or Ubuntu 24.04) to where the testbed runs: Debian packages, a kernel for
+# the guest, a virtual environment in the project. Every step looks first at what is there.
+#
+# Usage: setup.sh [packages|kernel|venv]...   (all three when none is named)
+# PYTHON=<interpreter> chooses the interpreter of the virtual environment.
+
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+project=$(cd "$here/../.." && pwd)
+cache=$project/.cache
+venv=$project/.venv
+python=${PYTHON:-/usr/bin/python3}
+packages_file=$here/packages-host.txt
+min_free_mib=4096
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() {
+    printf 'setup: error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command quietly; its output is kept and its last line shown when it fails.
+quietly() {
+    local what=$1 cure=$2 log=$cache/setup.log
+    shift 2
+    if ! "$@" >"$log" 2>&1; then
+        local cause
+        cause=$(grep -E '^(E:|ERROR|error)' "$log" | head -n 1 || true)
+        [[ -n $cause ]] || cause=$(tail -n 1 "$log")
+        fail "$what failed: ${cause:-no message} (log: .cache/setup.log); $cure"
+    fi
+}
+
+as_root() {
+    if [[ $EUID -eq 0 ]]; then
+        "$@"
+    else
+        sudo -- "$@"
+    fi
+}
+
+require_root_for() {
+    [[ $EUID -eq 0 ]] && return
+    command -v sudo >/dev/null || fail "$1 needs root and sudo is not there; run as root: apt-get install -y --no-install-recommends $2"
+}
+
+require_space() {
+    local free
+    free=$(df --output=avail -BM "$project" | tail -n 1 | tr -dc 0-9)
+    ((free >= min_free_mib)) ||
+        fail "disk is short: $free MiB free for the project, $min_free_mib MiB needed; free some space or run 'make clean'"
+}
+
+wanted_packages() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$packages_file"; }
+
+missing_packages() {
+    local package
+    for package in $(wanted_packages); do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
+    done
+}
+
+# apt's package lists are absent on a fresh image, and stale after a while.
+update_lists() {
+    require_root_for "apt-get update" ""
+    quietly "apt-get update" "check the network and the sources of apt, then run 'make setup' again" \
+        as_root apt-get update -q
+}
+
+setup_packages() {
+    local missing
+    command -v apt-get >/dev/null || fail "no apt-get here; the testbed's set-up knows Debian 12 and Ubuntu 24.04"
+    missing=$(missing_packages | tr '\n' ' ')
+    [[ -z $missing ]] && return
+    require_root_for "installing $missing" "$missing"
+    require_space
+    say "installing Debian packages: $missing"
+    update_lists
+    # tshark asks whether others may capture; nobody is there to answer.
+    as_root debconf-set-selections <<<'wireshark-common wireshark-common/install-setuid boolean false'
+    # shellcheck disable=SC2086  # a list of package names
+    quietly "apt-get install" "cure what it says, then run 'make setup' again" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+}
+
+# The newest 6.12 image of the distribution, else its default one.
+kernel_package() {
+    local meta target
+    for meta in linux-image-6.12-amd64 linux-image-amd64 linux-image-generic; do
+        target=$(apt-cache depends --important "$meta" 2>/dev/null |
+            sed -nE 's/^ *Depends: (linux-image-[0-9][^ ]*)$/\1/p' | head -n 1)
+        if [[ $meta == linux-image-6.12-amd64 && -z $target ]]; then
+            target=$(apt-cache pkgnames linux-image-6.12 |
+                grep -E '^linux-image-6\.12[.0-9]*\+deb[0-9]+-amd64(-unsigned)?$' | sort -V | tail -n 1 || true)
+        fi
+        if [[ -n $target ]]; then
+            echo "$target"
+            return
+        fi
+    done
+}
+
+setup_kernel() {
+    local kernels=$cache/kernel package release work extra
+    [[ -e $kernels/current/vmlinuz ]] && return
+    require_space
+    package=$(kernel_package)
+    if [[ -z $package ]]; then
+        update_lists
+        package=$(kernel_package)
+    fi
+    [[ -n $package ]] || fail "apt knows no kernel package for the guest; check the sources of apt, then run 'make setup' again"
+    release=${package#linux-image-}
+    release=${release%-unsigned}
+    say "fetching the guest's kernel: $package"
+    mkdir -p "$kernels"
+    work=$(mktemp -d "$kernels/fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the directory of this call
+    trap "rm -rf '$work'" EXIT
+    chmod 755 "$work"
+    # Ubuntu splits its modules off; Debian's image has them.
+    extra=$(apt-cache pkgnames linux-modules | grep -E "^linux-modules(-extra)?-$release\$" || true)
+    cd "$work"
+    if ! apt-get download -q "$package" $extra >"$cache/setup.log" 2>&1; then
+        update_lists
+        # shellcheck disable=SC2086
+        quietly "apt-get download $package" "check the network, then run 'make setup' again" \
+            apt-get download -q "$package" $extra
+    fi
+    cd "$project"
+    for deb in "$work"/*.deb; do
+        quietly "unpacking $package" "free disk space, then run 'make setup' again" dpkg-deb -x "$deb" "$work/tree"
+        rm "$deb"
+    done
+    mv "$work/tree/boot/vmlinuz-$release" "$work/tree/vmlinuz"
+    [[ -d $work/tree/usr/lib/modules ]] && modules=$work/tree/usr/lib/modules || modules=$work/tree/lib/modules
+    mv "$modules/$release" "$work/tree/modules"
+    echo "$release" >"$work/tree/release"
+    rm -rf "${kernels:?}/$release" "$work/tree/usr" "$work/tree/lib" "$work/tree/boot"
+    mv "$work/tree" "$kernels/$release"
+    ln -sfn "$release" "$kernels/current"
+    rm -rf "$work"
+    trap - EXIT
+}
+
+venv_stamp() {
+    { cat "$project/pyproject.toml"; echo "$venv"; } | sha256sum | cut -d ' ' -f 1
+    "$python" -c 'import sys; print(sys.version)' | sha256sum | cut -d ' ' -f 1
+}
+
+setup_venv() {
+    local stamp=$venv/.setup-stamp
+    [[ -x $(command -v "$python") ]] || fail "no interpreter $python; install python3, or name another: make setup PYTHON=..."
+    [[ -e $stamp && $(<"$stamp") == "$(venv_stamp)" ]] && return
+    require_space
+    if [[ ! -e $stamp || $(tail -n 1 "$stamp") != "$(venv_stamp | tail -n 1)" || $(head -n 1 "$venv/bin/pip" 2>/dev/null) != "#!$venv/"* ]]; then
+        say "creating the virtual environment .venv"
+        rm -rf "$venv"
+        quietly "creating .venv" "install python3-venv, or name another interpreter: make setup PYTHON=..." \
+            "$python" -m venv "$venv"
+    fi
+    say "installing the project and its tools into .venv"
+    rm -f "$stamp"
+    quietly "pip install" "check the network and pip's settings, then run 'make setup' again" \
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$project[dev,vm]"
+    venv_stamp >"$stamp"
+}
+
+# What root made in a tree that belongs to somebody else goes back to the owner of the tree.
+give_back() {
+    local owner
+    owner=$(stat -c %u:%g "$project")
+    [[ $EUID -eq 0 && $owner != 0:0 ]] || return 0
+    chown -R --no-dereference "$owner" "$cache" "$venv"
+}
+
+mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
+exec 9>"$cache/setup.lock"
+flock 9
+changed=$(stat -c %Y "$cache" "$venv" 2>/dev/null || true)
+for step in "${@:-packages kernel venv}"; do
+    for name in $step; do
+        case $name in
+        packages | kernel | venv) "setup_$name" ;;
+        *) fail "unknown step '$name'; known: packages kernel venv" ;;
+        esac
+    done
+done
+give_back
