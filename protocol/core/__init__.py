@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The pure kit that both engines share: events and effects, cursors, errors, timers, anti-replay."""
