@@ -1,0 +1,69 @@
+"""The SAD and SPD as two dictionaries: for the simulator, and for timing without kernel SAs.
+
+It answers as the kernel does: adding what exists is EEXIST, deleting what does not is ESRCH (SA) or
+ENOENT (policy). No packet is ever encrypted by it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from protocol.ipsec.backend import (
+    AddSa,
+    DeletePolicy,
+    DeleteSa,
+    Operation,
+    Outcome,
+    PutPolicy,
+)
+from protocol.ipsec.model import Policy, PolicyId, SaId, SecurityAssociation
+from protocol.ipsec.validation import policy_defect, sa_defect
+
+
+class MemoryBackend:
+    """An `IpsecBackend` without a kernel."""
+
+    name = "memory"
+    kernel = False
+
+    def __init__(self) -> None:
+        self._sad: dict[SaId, SecurityAssociation] = {}
+        self._spd: dict[PolicyId, Policy] = {}
+
+    def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Perform the operations in order; one outcome each."""
+        return [self._apply_one(operation) for operation in operations]
+
+    def _apply_one(self, operation: Operation) -> Outcome:
+        match operation:
+            case AddSa(sa):
+                defect = sa_defect(sa)
+                if defect:
+                    return Outcome(errno.EINVAL, defect)
+                if sa.id in self._sad:
+                    return Outcome(errno.EEXIST, "File exists")
+                self._sad[sa.id] = sa
+            case DeleteSa(sa_id):
+                if self._sad.pop(sa_id, None) is None:
+                    return Outcome(errno.ESRCH, "No such process")
+            case PutPolicy(policy):
+                defect = policy_defect(policy)
+                if defect:
+                    return Outcome(errno.EINVAL, defect)
+                self._spd[policy.id] = policy
+            case DeletePolicy(policy_id):
+                if self._spd.pop(policy_id, None) is None:
+                    return Outcome(errno.ENOENT, "No such file or directory")
+        return Outcome()
+
+    def dump_sas(self) -> list[SecurityAssociation]:
+        """Return every SA in order of addition."""
+        return list(self._sad.values())
+
+    def dump_policies(self) -> list[Policy]:
+        """Return every policy in order of addition."""
+        return list(self._spd.values())
+
+    def close(self) -> None:
+        """Nothing to release."""

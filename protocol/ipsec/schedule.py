@@ -1,0 +1,196 @@
+"""From a group key to SAs: which key and which SPI each sender uses in one epoch.
+
+The group key (32 bytes, itself exported from MIKE's group secret) is never a cipher key.
+HKDF-Expand (RFC 5869 section 2.3, SHA-256) gives every sender an SA of its own, which keeps
+AES-GCM nonces unique although there are many senders (RFC 6054 section 2), gives anti-replay
+back, which multi-sender SAs lack (RFC 4303 section 2.2), and gives every sender a distinct SPI,
+which Linux needs because it finds an inbound SA by destination, SPI and protocol, never by
+source.
+
+Everything here is a pure function of values that all members share, so every device computes the
+same SAD without a message. Each input is length-prefixed, so no two contexts run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from protocol.core.errors import LocalError
+from protocol.ipsec.model import (
+    SPI_MIN,
+    SUITES,
+    KeyMaterial,
+    Mode,
+    SaDirection,
+    SecurityAssociation,
+    Suite,
+)
+
+GROUP_KEY_LENGTH = 32
+"""Bytes of the group key: the output length of SHA-256, as HKDF-Expand wants its PRK."""
+
+REPLAY_WINDOW = 64
+"""Anti-replay window of inbound SAs in packets: the default of RFC 4303 section 3.4.3."""
+
+LABEL_SENDER_KEY = b"idpmike v1 sender sa key"
+LABEL_SENDER_SPI = b"idpmike v1 sender sa spi"
+LABEL_SHARED_KEY = b"idpmike v1 shared sa key"
+LABEL_SHARED_SPI = b"idpmike v1 shared sa spi"
+
+EPOCH_BITS = 2
+"""Low SPI bits that carry the epoch number, so that the SAs of four successive epochs, which make
+before break keeps side by side, never meet on one SPI."""
+
+_EPOCH_MASK = (1 << EPOCH_BITS) - 1
+_SHARED_SUITES = (Suite.AES_CBC_SHA256, Suite.TDES_SHA1)
+
+
+def _expand(group_key: bytes, label: bytes, parts: Sequence[bytes], length: int) -> bytes:
+    """HKDF-Expand with a length-prefixed context."""
+    info = b"".join(len(part).to_bytes(2, "big") + part for part in (label, *parts))
+    return HKDFExpand(SHA256(), length, info).derive(group_key)
+
+
+def _context(epoch_number: int, epoch_tag: bytes, group: IPv6Address, suite: Suite) -> list[bytes]:
+    """Return what every label of one epoch shares."""
+    return [suite.value.encode(), epoch_number.to_bytes(8, "big"), epoch_tag, group.packed]
+
+
+def _check(group_key: bytes, epoch_number: int) -> None:
+    """Refuse a caller's mistake before any key is made of it."""
+    if len(group_key) != GROUP_KEY_LENGTH:
+        raise LocalError(f"group key has {len(group_key)} bytes, not {GROUP_KEY_LENGTH}")
+    if not 0 <= epoch_number < 1 << 64:
+        raise LocalError(f"epoch number {epoch_number} does not fit in 64 bits")
+
+
+def _spi(
+    group_key: bytes, label: bytes, parts: Sequence[bytes], epoch_number: int, taken: set[int]
+) -> int:
+    """Return the first candidate that is neither reserved nor taken by an earlier member."""
+    counter = 0
+    while True:
+        raw = _expand(group_key, label, [*parts, counter.to_bytes(4, "big")], 4)
+        spi = int.from_bytes(raw, "big") & ~_EPOCH_MASK | epoch_number & _EPOCH_MASK
+        if spi >= SPI_MIN and spi not in taken:
+            return spi
+        counter += 1
+
+
+def _key(group_key: bytes, label: bytes, parts: Sequence[bytes], suite: Suite) -> KeyMaterial:
+    """Expand the keys of a suite: cipher key (with the AEAD's salt) first, then the MAC key."""
+    sizes = SUITES[suite]
+    length = sizes.encryption_key_length + sizes.authentication_key_length
+    material = _expand(group_key, label, parts, length)
+    cut = sizes.encryption_key_length
+    return KeyMaterial(material[:cut], material[cut:])
+
+
+def sender_sas(
+    group_key: bytes,
+    *,
+    epoch_number: int,
+    epoch_tag: bytes,
+    members: Sequence[IPv6Address],
+    group: IPv6Address,
+    suite: Suite,
+    own: IPv6Address,
+    reqid: int,
+    if_id: int | None = None,
+    mode: Mode = Mode.TUNNEL,
+    directions: bool = True,
+) -> list[SecurityAssociation]:
+    """Return one SA per sender, in position order: the SAD of one epoch (SA mode ``per-sender``).
+
+    Args:
+        group_key: the exported group key of the epoch.
+        epoch_number: number of the epoch, 64 bits.
+        epoch_tag: what tells two epochs of one number apart (another TM, another partition).
+        members: black addresses in position order; the order decides who moves on when two
+            members' first SPI candidates are equal.
+        group: black multicast group, the outer destination.
+        suite: algorithms.
+        own: our black address: its SA is outbound, all others are inbound.
+        reqid: ties the SAs to the group's policies.
+        if_id: xfrm interface.
+        mode: tunnel or transport.
+        directions: let the kernel enforce the direction (Linux 6.10 and newer), so that our own
+            looped-back packets are not taken for a peer's.
+
+    Raises:
+        LocalError: wrong key length, a member named twice, or ``own`` not among the members.
+    """
+    _check(group_key, epoch_number)
+    if len(set(members)) != len(members):
+        raise LocalError("a member is named twice in the epoch")
+    if own not in members:
+        raise LocalError(f"own address {own} is not among the {len(members)} members of the epoch")
+    shared = _context(epoch_number, epoch_tag, group, suite)
+    taken: set[int] = set()
+    sas = []
+    for sender in members:
+        parts = [*shared, sender.packed]
+        spi = _spi(group_key, LABEL_SENDER_SPI, parts, epoch_number, taken)
+        taken.add(spi)
+        outbound = sender == own
+        direction = SaDirection.OUT if outbound else SaDirection.IN
+        sas.append(
+            SecurityAssociation(
+                source=sender,
+                destination=group,
+                spi=spi,
+                suite=suite,
+                key=_key(group_key, LABEL_SENDER_KEY, parts, suite),
+                mode=mode,
+                reqid=reqid,
+                if_id=if_id,
+                direction=direction if directions else None,
+                replay_window=0 if outbound else REPLAY_WINDOW,
+            )
+        )
+    return sas
+
+
+def shared_sa(
+    group_key: bytes,
+    *,
+    epoch_number: int,
+    epoch_tag: bytes,
+    group: IPv6Address,
+    suite: Suite,
+    own: IPv6Address,
+    reqid: int,
+    if_id: int | None = None,
+    mode: Mode = Mode.TUNNEL,
+) -> SecurityAssociation:
+    """Return the one SA that all members share (SA mode ``paper``).
+
+    The same key and SPI serve every sender and both directions, so there is no anti-replay
+    (RFC 4303 section 2.2) and no direction; the source is our own address, because Linux picks an
+    outbound SA by source and ignores it inbound.
+
+    Raises:
+        LocalError: wrong key length, or an AEAD suite, whose nonces would repeat among senders.
+    """
+    _check(group_key, epoch_number)
+    if suite not in _SHARED_SUITES:
+        allowed = " or ".join(_SHARED_SUITES)
+        raise LocalError(
+            f"{suite} with a key that senders share repeats nonces (RFC 6054): "
+            f"use {allowed}, or SA mode per-sender"
+        )
+    parts = _context(epoch_number, epoch_tag, group, suite)
+    return SecurityAssociation(
+        source=own,
+        destination=group,
+        spi=_spi(group_key, LABEL_SHARED_SPI, parts, epoch_number, set()),
+        suite=suite,
+        key=_key(group_key, LABEL_SHARED_KEY, parts, suite),
+        mode=mode,
+        reqid=reqid,
+        if_id=if_id,
+    )
