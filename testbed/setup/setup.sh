@@ -6,6 +6,7 @@
 # PYTHON=<interpreter> chooses the interpreter of the virtual environment.
 
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin # where an ordinary user's PATH lacks them
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
@@ -135,10 +136,12 @@ setup_kernel() {
         rm "$deb"
     done
     mv "$work/tree/boot/vmlinuz-$release" "$work/tree/vmlinuz"
-    [[ -d $work/tree/usr/lib/modules ]] && modules=$work/tree/usr/lib/modules || modules=$work/tree/lib/modules
-    mv "$modules/$release" "$work/tree/modules"
+    if [[ -d $work/tree/usr/lib/modules ]]; then
+        mv "$work/tree/usr/lib" "$work/tree/lib"
+    fi
+    quietly "depmod" "install kmod, then run 'make setup' again" depmod -b "$work/tree" "$release"
     echo "$release" >"$work/tree/release"
-    rm -rf "${kernels:?}/$release" "$work/tree/usr" "$work/tree/lib" "$work/tree/boot"
+    rm -rf "${kernels:?}/$release" "$work/tree/usr" "$work/tree/boot"
     mv "$work/tree" "$kernels/$release"
     ln -sfn "$release" "$kernels/current"
     rm -rf "$work"
@@ -179,7 +182,6 @@ give_back() {
 mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
 exec 9>"$cache/setup.lock"
 flock 9
-changed=$(stat -c %Y "$cache" "$venv" 2>/dev/null || true)
 for step in "${@:-packages kernel venv}"; do
     for name in $step; do
         case $name in
