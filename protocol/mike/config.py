@@ -1,0 +1,89 @@
+"""What an operator may set of MIKE: every field with its unit, its default and the reason for it.
+
+Times are milliseconds in the configuration, because people write them, and nanoseconds inside the
+engine, because clocks count them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from protocol.core.errors import LocalError
+
+NS_PER_MS = 1_000_000
+"""Nanoseconds in a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class MikeConfig:
+    """Timers and limits of one MIKE instance.
+
+    Attributes:
+        join_retry_ms: first repetition of an unanswered JOIN; it doubles each time. 150: several
+            times a loaded join (tens of ms), well below `founding_delay_ms`.
+        join_retry_max_ms: where the doubling ends, and so the price of a lost JOIN at worst. 1000.
+        founding_delay_ms: how long a joiner listens for a group before it founds one. 400: two
+            chances for a JOIN, of which one may be lost, and the paper's own join latency.
+        status_interval_ms: the TM's STATUS beacon. 1000: one signature check per device and second;
+            a device that missed everything notices within this time.
+        status_after_epoch_ms: delay of the extra STATUS that follows every new epoch. 50: the
+            joiner's key gets confirmed, yet its check does not compete with the SA writes of the
+            same epoch.
+        tm_silence_ms: a TM unheard for so long is taken for gone even if IDP still hears the device
+            (its MIKE died, its IDP lives). 5000: five lost beacons in a row, and longer than IDP's
+            own verdict (4 x 1000).
+        repair_delay_ms: how long a member waits for what it misses before it asks. 100: longer than
+            any reordering inside one network, shorter than a human notices.
+        repair_retry_max_ms: the question is repeated, doubling from `repair_delay_ms` up to this. 1000.
+        repeat_interval_min_ms: the TM answers one device's JOIN or REPAIR at most this often. 50: a
+            flood from one device costs 20 signatures a second.
+        tree_retry_ms: first repetition of a TREE whose sponsors are still silent; it doubles. 100.
+        sponsor_timeout_ms: a sponsor silent for so long is excluded by the next epoch. 1500: four
+            repetitions of TREE; a living device joins again by itself.
+        handover_retry_ms: first repetition of a HANDOVER until the new TM is heard; it doubles. 100.
+        handover_tries: HANDOVERs sent in all before the TM keeps its role. 6: three seconds.
+        election_timeout_ms: how long each candidate of an election has before the next one acts.
+            500: IDP instances notice a silent device within one jitter of each other.
+        takeover_grace_ms: how long a TREE of a not yet acceptable TM is kept. 5000: IDP's verdict on
+            the old TM (4 x 1000) comes within it.
+        rejoin_backoff_ms: an excluded device joins again after a random time in 0.5 to 1.5 of this.
+            1000: RFC 9838 section 2.4 asks for a random wait.
+        members_max: largest group this device serves as TM or follows. 64: the paper's "approximately 50" with
+            room; a TREE of it stays below `datagram_size_max`.
+        datagram_size_max: bytes of UDP payload we refuse to exceed. 8192: fragmentation by the
+            protocol itself is a later step; IP fragments carry it until then.
+        keys_kept: published keys kept, the newest included. 2: make before break needs the last
+            two, the next but one is retired.
+    """
+
+    join_retry_ms: int = 150
+    join_retry_max_ms: int = 1000
+    founding_delay_ms: int = 400
+    status_interval_ms: int = 1000
+    status_after_epoch_ms: int = 50
+    tm_silence_ms: int = 5000
+    repair_delay_ms: int = 100
+    repair_retry_max_ms: int = 1000
+    repeat_interval_min_ms: int = 50
+    tree_retry_ms: int = 100
+    sponsor_timeout_ms: int = 1500
+    handover_retry_ms: int = 100
+    handover_tries: int = 6
+    election_timeout_ms: int = 500
+    takeover_grace_ms: int = 5000
+    rejoin_backoff_ms: int = 1000
+    members_max: int = 64
+    datagram_size_max: int = 8192
+    keys_kept: int = 2
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) is not int or value < 1:
+                raise LocalError(f"mike.{item.name} must be a whole number of at least 1: {value!r}")
+        if self.join_retry_max_ms < self.join_retry_ms:
+            raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
+        if self.members_max > 255:
+            raise LocalError("mike.members_max is at most 255: positions are one byte on the wire")
+        if self.tm_silence_ms <= self.status_interval_ms:
+            raise LocalError("mike.tm_silence_ms must exceed mike.status_interval_ms")

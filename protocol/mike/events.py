@@ -1,0 +1,45 @@
+"""Events and effects that only MIKE has, beside the common ones of `protocol.core.engine`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from protocol.core.engine import Effect, Event
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverRequested(Event):
+    """The operator (or the experiment) wants another member to be transaction manager (TM).
+
+    Ignored with a log line unless this device is the TM and ``to`` is another member.
+
+    Attributes:
+        to: black address of the member that shall be TM.
+    """
+
+    to: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class PublishKey(Effect):
+    """Store a group key where IDP can fetch it, before any later effect is performed.
+
+    Attributes:
+        pointer: names the key: the printed epoch id, usable as a file name (``12-0a1b2c3d4e5f6071``).
+        group_key: 32 bytes, input of ``protocol.ipsec.schedule``; never printed.
+    """
+
+    pointer: str
+    group_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RetireKey(Effect):
+    """Overwrite and remove a key published earlier; no error if it is gone.
+
+    Attributes:
+        pointer: as in `PublishKey`.
+    """
+
+    pointer: str
