@@ -1,1 +1,1 @@
-"""The pure kit that both engines share: events and effects, cursors, errors, timers, anti-replay."""
+"""The pure kit of both engines: events and effects, cursors, errors, timers, anti-replay."""

@@ -1,1 +1,29 @@
-"""Placeholder."""
+"""Who we are, whom we trust, and the signed envelope around every black-side message.
+
+Engines need only the names below. Certificates are read by `protocol.identity.certificates` and
+made by `protocol.identity.pki`; neither is imported here, because X.509 is needed once at start-up
+and its import is dear under emulation.
+"""
+
+from protocol.identity.envelope import BODY_MAX, BODY_RECOMMENDED, PROTOCOL_IDP, PROTOCOL_MIKE
+from protocol.identity.identity import (
+    Identity,
+    KnownDevice,
+    Opened,
+    Peer,
+    RefusedError,
+    ValidityWindow,
+)
+
+__all__ = [
+    "BODY_MAX",
+    "BODY_RECOMMENDED",
+    "PROTOCOL_IDP",
+    "PROTOCOL_MIKE",
+    "Identity",
+    "KnownDevice",
+    "Opened",
+    "Peer",
+    "RefusedError",
+    "ValidityWindow",
+]

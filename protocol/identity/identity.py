@@ -1,0 +1,402 @@
+"""One device's identity: it seals our messages and opens those of known devices.
+
+`Identity.open` is the only door for black-side datagrams. Cheap checks come before the signature,
+and nothing but a counter changes before the signature was verified. Chains were verified when the
+certificates were read (`protocol.identity.certificates`); per message only the validity windows,
+a few comparisons and one Ed25519 verification remain.
+
+Absent on purpose: X.509, files, clocks, randomness. An Identity can be built from in-memory keys
+(tests/support/identities.py does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv6Address
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from protocol.core.antireplay import AntiReplayWindow
+from protocol.core.counters import RefusalLog, RuleCounters
+from protocol.core.engine import Effect, Instant, Log
+from protocol.core.errors import DecodeError, LocalError, PeerError
+from protocol.identity import envelope
+from protocol.identity.envelope import Envelope
+
+FRESHNESS_MS_DEFAULT = 30_000
+"""How far the sender's clock may be from ours. Bounds for how long a recorded message can be
+replayed to a device that has no replay window for the sender yet; NTP keeps clocks far closer."""
+
+STRANGERS_MAX = 32
+"""Refusals remembered of senders whose certificate we do not know: anyone can invent those, so they
+have a table of their own and never push out what we know of our peers."""
+
+RULE_PROTOCOL = "AUTH-2"
+RULE_FRESHNESS = "AUTH-3"
+RULE_UNKNOWN = "AUTH-4"
+RULE_CHAIN = "AUTH-5"
+RULE_VALIDITY = "AUTH-6"
+RULE_REVOKED = "AUTH-7"
+RULE_ADDRESS = "AUTH-8"
+RULE_SIGNATURE = "AUTH-9"
+RULE_REPLAY = "AUTH-10"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A device as its certificate names it.
+
+    Attributes:
+        address: black address (subject alternative name).
+        name: device name (common name).
+        nation: organisation.
+        fingerprint: SHA-256 of the DER certificate, first 16 bytes.
+    """
+
+    address: IPv6Address
+    name: str
+    nation: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ValidityWindow:
+    """When a certificate of the chain is valid, both ends included.
+
+    Attributes:
+        subject: which certificate, for the reason: ``certificate`` or ``certificate of 'X CA'``.
+        start_wall_ns: not valid before.
+        end_wall_ns: not valid after.
+    """
+
+    subject: str
+    start_wall_ns: int
+    end_wall_ns: int
+
+    def problem(self, wall_ns: int) -> str | None:
+        """Say in plain words why it is not valid at this time, or None."""
+        if wall_ns > self.end_wall_ns:
+            return f"{self.subject} expired on {describe_time(self.end_wall_ns)}"
+        if wall_ns < self.start_wall_ns:
+            return f"{self.subject} not valid before {describe_time(self.start_wall_ns)}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A pre-deployed device certificate and what verifying its chain gave.
+
+    Attributes:
+        peer: what the certificate says.
+        verify_key: the device's public key.
+        validity: the device's and its issuer's validity windows.
+        refusal: (rule, reason) if chain or revocation make it unacceptable for good, else None.
+    """
+
+    peer: Peer
+    verify_key: Ed25519PublicKey
+    validity: tuple[ValidityWindow, ...] = ()
+    refusal: tuple[str, str] | None = None
+
+    def problem(self, wall_ns: int) -> tuple[str, str] | None:
+        """Return (rule, reason) why it is not acceptable at this time, or None."""
+        if self.refusal is not None:
+            return self.refusal
+        for window in self.validity:
+            reason = window.problem(wall_ns)
+            if reason is not None:
+                return RULE_VALIDITY, reason
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An authenticated message.
+
+    Attributes:
+        peer: who signed it.
+        kind: message type of the protocol.
+        startup_wall_ns: start-up time-stamp of the sender's instance.
+        sequence: number of the message in that instance.
+        sent_wall_ns: the sender's UTC when it sealed the message.
+        body: the protocol's message, authentic but not yet decoded.
+        digest: SHA-256 of the whole datagram.
+    """
+
+    peer: Peer
+    kind: int
+    startup_wall_ns: int
+    sequence: int
+    sent_wall_ns: int
+    body: bytes
+    digest: bytes
+
+
+class RefusedError(PeerError):
+    """A datagram was refused by `Identity.open`.
+
+    Attributes:
+        peer: who it claimed to be from: a device's name, else the source address.
+        effects: a `Log` line if one is due (one per peer and rule a minute), else empty.
+    """
+
+    def __init__(self, rule: str, reason: str, peer: str, *, log_due: bool) -> None:
+        super().__init__(rule, reason)
+        self.peer = peer
+        line = f"refused a message of {peer}: {reason} ({rule})"
+        self.effects: list[Effect] = [Log("warning", line)] if log_due else []
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Replay state of one sender in one protocol."""
+
+    startup_wall_ns: int
+    window: AntiReplayWindow
+
+
+def describe_time(wall_ns: int) -> str:
+    """Return a time as people read it, to the second, UTC."""
+    try:
+        moment = datetime.fromtimestamp(wall_ns // 1_000_000_000, tz=UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{wall_ns} ns"
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+class Identity:
+    """Seals and opens for one instance of one daemon; two daemons have one each.
+
+    Attributes:
+        me: our own certificate's words.
+        startup_wall_ns: start-up time-stamp given to `begin`, or None before.
+    """
+
+    def __init__(
+        self,
+        own: KnownDevice,
+        signing_key: Ed25519PrivateKey,
+        devices: Iterable[KnownDevice],
+        *,
+        freshness_ms: int = FRESHNESS_MS_DEFAULT,
+    ) -> None:
+        self.me = own.peer
+        self.startup_wall_ns: int | None = None
+        self._own = own
+        self._signing_key = signing_key
+        self._freshness_ns = freshness_ms * 1_000_000
+        self._sequence = 0
+        self._streams: dict[tuple[int, IPv6Address], _Stream] = {}
+        self._counters = RuleCounters()
+        self._refused_known = RefusalLog()
+        self._refused_strangers = RefusalLog(STRANGERS_MAX)
+        self._devices: dict[bytes, KnownDevice] = {}
+        self._by_address: dict[IPv6Address, KnownDevice] = {}
+        self.trust(devices)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.me.name}, {self.me.address})"
+
+    # Whom we know.
+
+    def trust(self, devices: Iterable[KnownDevice]) -> None:
+        """Replace the known devices (at start-up, or after certificates or CRLs were re-read).
+
+        Replay windows of devices that stay known are kept.
+        """
+        ordered = sorted(devices, key=_preference)
+        self._devices = {d.peer.fingerprint: d for d in ordered}
+        self._devices.pop(self.me.fingerprint, None)
+        self._by_address = {}
+        for device in ordered:
+            if device.refusal is None:
+                self._by_address.setdefault(device.peer.address, device)
+        self._by_address[self.me.address] = self._own
+        known = {d.peer.address for d in ordered}
+        self._streams = {key: s for key, s in self._streams.items() if key[1] in known}
+
+    def peer_by_address(self, address: IPv6Address) -> Peer | None:
+        """Return the trusted device (or us) with this black address."""
+        device = self._by_address.get(address)
+        return None if device is None else device.peer
+
+    def trusted_peers(self, now: Instant | None = None) -> tuple[Peer, ...]:
+        """Return the other devices whose certificate is acceptable, ordered by address.
+
+        Args:
+            now: leave out those not valid at this time; None: look at the chain only.
+        """
+        return tuple(
+            device.peer
+            for _, device in sorted(self._by_address.items())
+            if device is not self._own and (now is None or device.problem(now.wall_ns) is None)
+        )
+
+    def own_problem(self, now: Instant) -> str | None:
+        """Say why other devices will refuse our own certificate, or None."""
+        problem = self._own.problem(now.wall_ns)
+        return None if problem is None else problem[1]
+
+    # Sending.
+
+    def begin(self, startup_wall_ns: int) -> None:
+        """Start a new instance: later messages carry this time-stamp, numbered from 0.
+
+        Raises:
+            LocalError: the time-stamp is not above the last one used.
+        """
+        if self.startup_wall_ns is not None and startup_wall_ns <= self.startup_wall_ns:
+            raise LocalError("a new instance needs a larger start-up time-stamp than the last one")
+        if not 0 <= startup_wall_ns < 1 << 64:
+            raise LocalError(f"start-up time-stamp {startup_wall_ns} does not fit in 64 bits")
+        self.startup_wall_ns = startup_wall_ns
+        self._sequence = 0
+
+    def seal(self, protocol: int, kind: int, body: bytes, now: Instant) -> bytes:
+        """Number, time-stamp and sign a message; return the datagram.
+
+        Raises:
+            LocalError: `begin` was not called, or the body is too long.
+        """
+        if self.startup_wall_ns is None:
+            raise LocalError("seal before begin: the instance has no start-up time-stamp")
+        unsigned = Envelope(
+            protocol=protocol,
+            kind=kind,
+            sender=self.me.address,
+            fingerprint=self.me.fingerprint,
+            startup_wall_ns=self.startup_wall_ns,
+            sequence=self._sequence,
+            sent_wall_ns=now.wall_ns,
+            body=body,
+        ).encode_unsigned()
+        self._sequence += 1
+        return unsigned + self._signing_key.sign(envelope.to_sign(unsigned))
+
+    # Receiving.
+
+    def open(
+        self,
+        datagram: bytes,
+        protocol: int,
+        source: IPv6Address,
+        now: Instant,
+        *,
+        wanted: Container[int] | None = None,
+    ) -> Opened | None:
+        """Check a datagram in full; return it authenticated.
+
+        Returns:
+            None for our own message (multicast loops back) and for a kind that is not in
+            ``wanted``: both are dropped before any cryptography and without a count.
+
+        Raises:
+            RefusedError: (a `PeerError`) anything else; already counted.
+        """
+        try:
+            message = envelope.decode(datagram)
+        except DecodeError as error:
+            self._refuse_stranger(error.rule, error.reason, source, now)
+        if message.protocol != protocol:
+            reason = f"protocol {message.protocol} on the socket of protocol {protocol}"
+            self._refuse_stranger(RULE_PROTOCOL, reason, source, now)
+        if message.fingerprint == self.me.fingerprint:
+            return None
+        if wanted is not None and message.kind not in wanted:
+            return None
+        device = self._devices.get(message.fingerprint)
+        if device is None:
+            reason = f"unknown certificate {message.fingerprint.hex()}"
+            self._refuse_stranger(RULE_UNKNOWN, reason, source, now)
+        self._check_claims(message, device, source, now)
+        try:
+            device.verify_key.verify(message.signature, envelope.signed_part(datagram))
+        except InvalidSignature:
+            self._refuse(RULE_SIGNATURE, "signature does not verify", device, now)
+        self._check_replay(message, device, now)
+        return Opened(
+            peer=device.peer,
+            kind=message.kind,
+            startup_wall_ns=message.startup_wall_ns,
+            sequence=message.sequence,
+            sent_wall_ns=message.sent_wall_ns,
+            body=message.body,
+            digest=envelope.digest(datagram),
+        )
+
+    def _check_claims(
+        self, message: Envelope, device: KnownDevice, source: IPv6Address, now: Instant
+    ) -> None:
+        """Refuse what comparisons alone can refuse, before the signature."""
+        age_ns = now.wall_ns - message.sent_wall_ns
+        if abs(age_ns) > self._freshness_ns:
+            side = "old" if age_ns > 0 else "ahead of our clock"
+            reason = f"message is {abs(age_ns) / 1e9:.1f} s {side}"
+            self._refuse(RULE_FRESHNESS, reason, device, now)
+        if message.startup_wall_ns > message.sent_wall_ns + self._freshness_ns:
+            self._refuse(RULE_FRESHNESS, "start-up time-stamp lies in the future", device, now)
+        problem = device.problem(now.wall_ns)
+        if problem is not None:
+            self._refuse(*problem, device, now)
+        certified = device.peer.address
+        if message.sender != certified or source != certified:
+            reason = f"sent from {source} as {message.sender}, its certificate is for {certified}"
+            self._refuse(RULE_ADDRESS, reason, device, now)
+
+    def _check_replay(self, message: Envelope, device: KnownDevice, now: Instant) -> None:
+        """Admit each authentic message once; a larger start-up time-stamp restarts the window."""
+        key = (message.protocol, device.peer.address)
+        stream = self._streams.get(key)
+        if stream is None or message.startup_wall_ns > stream.startup_wall_ns:
+            stream = _Stream(message.startup_wall_ns, AntiReplayWindow())
+            self._streams[key] = stream
+        elif message.startup_wall_ns < stream.startup_wall_ns:
+            self._refuse(RULE_REPLAY, "message of an earlier instance", device, now)
+        if not stream.window.mark(message.sequence):
+            self._refuse(RULE_REPLAY, "sequence number repeated or too old", device, now)
+
+    # Refusals.
+
+    def _refuse_stranger(
+        self, rule: str, reason: str, source: IPv6Address, now: Instant
+    ) -> NoReturn:
+        """Count and refuse a datagram that names no certificate of ours."""
+        self._counters.count(rule)
+        peer = str(source)
+        log_due = self._refused_strangers.note(peer, rule, reason, now)
+        raise RefusedError(rule, reason, peer, log_due=log_due)
+
+    def _refuse(self, rule: str, reason: str, device: KnownDevice, now: Instant) -> NoReturn:
+        """Count and refuse a datagram that names a certificate we know."""
+        self._counters.count(rule)
+        peer = device.peer.name
+        log_due = self._refused_known.note(peer, rule, reason, now)
+        raise RefusedError(rule, reason, peer, log_due=log_due)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Refused datagrams per rule."""
+        return self._counters.as_dict()
+
+    @property
+    def recent_refusals(self) -> list[dict[str, Any]]:
+        """The last refusals for ``status``, newest first: peer, rule, reason, last_wall_ns, count.
+
+        The peer is a claim; before the signature is verified anyone can make it.
+        """
+        both = self._refused_known.recent() + self._refused_strangers.recent()
+        both.sort(key=lambda refusal: refusal.last_wall_ns, reverse=True)
+        return [refusal.as_dict() for refusal in both]
+
+
+def _preference(device: KnownDevice) -> tuple[bool, int, bytes]:
+    """Order certificates of one address: acceptable, then newest, then any fixed order."""
+    newest = max((window.start_wall_ns for window in device.validity), default=0)
+    return device.refusal is not None, -newest, device.peer.fingerprint

@@ -1,0 +1,47 @@
+"""In-memory identities that know each other: no files, no X.509, the same keys every time."""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv6Address
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.identity import Identity, KnownDevice, Peer
+
+NATIONS = ("alpha", "beta", "gamma")
+
+
+def address(index: int) -> IPv6Address:
+    """Black address of the device with this index (0 is the first)."""
+    return IPv6Address("2001:db8:b::") + index + 1
+
+
+def signing_key(index: int) -> Ed25519PrivateKey:
+    """Return the device's key, derived from its index."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"device %d" % index).digest())
+
+
+def known_device(index: int) -> KnownDevice:
+    """Return what everybody knows of a device: ``d1`` for index 0, nations in turn."""
+    name = f"d{index + 1}"
+    peer = Peer(
+        address=address(index),
+        name=name,
+        nation=NATIONS[index % len(NATIONS)],
+        fingerprint=hashlib.sha256(b"certificate of " + name.encode()).digest()[:16],
+    )
+    return KnownDevice(peer, signing_key(index).public_key())
+
+
+def make_identities(n: int, *, freshness_ms: int = 30_000) -> list[Identity]:
+    """Return n identities that trust each other; each belongs to one daemon of one device.
+
+    Call twice for the two daemons of every device: an Identity numbers the messages of one
+    instance of one daemon. ``begin`` is the engine's to call.
+    """
+    devices = [known_device(index) for index in range(n)]
+    return [
+        Identity(devices[index], signing_key(index), devices, freshness_ms=freshness_ms)
+        for index in range(n)
+    ]
