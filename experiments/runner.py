@@ -1,0 +1,184 @@
+"""Runs a plan into a run directory: loads fleets, runs what is missing, records as it goes.
+
+An interrupted run keeps its finished repetitions; running it again does the rest. A fleet of
+daemons is loaded once per variant and parked between repetitions; one that broke is loaded anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from experiments.errors import ExperimentError, RecordError
+from experiments.latencies import StepRecord
+from experiments.plan import Campaign, Repetition, Variant
+from experiments.record import SA_WRITE_KEY, RunDirectory
+from experiments.steps import RepetitionRunner, Time
+from testbed.errors import TestbedError
+
+if TYPE_CHECKING:
+    from testbed.fleet import Fleet
+
+BROKEN_MAX = 3
+"""A run ends when the daemons broke in this many repetitions in a row."""
+
+LoadFleet = Callable[[Variant, str], "AbstractContextManager[Fleet]"]
+"""Makes a fleet for a variant; the text names the folder for its logs."""
+
+MeasureSaWrites = Callable[[Campaign, int], list[dict[str, Any]]]
+"""Runs the sa-write campaign; returns the rows of sa_writes.csv."""
+
+
+class Display(Protocol):
+    """What the runner shows its progress on (testbed.progress.Progress)."""
+
+    def stage(self, text: str) -> None:
+        """Say what is being done now."""
+
+    def step(self, text: str = "", count: int = 1) -> None:
+        """Count steps as done."""
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+
+
+def step_count(run: RunDirectory) -> int:
+    """Return how many steps are left to do."""
+    todo = [r for r in run.plan.repetitions() if not run.has(r.key)]
+    sa_write = run.plan.sa_write() is not None and not run.has(SA_WRITE_KEY)
+    return sum(len(repetition.steps) for repetition in todo) + int(sa_write)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Runner:
+    """Runs what a run directory lacks."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        load_fleet: LoadFleet,
+        measure_sa_writes: MeasureSaWrites,
+        display: Display,
+        clock: Time | None = None,
+    ) -> None:
+        self._run = run
+        self._plan = run.plan
+        self._load_fleet = load_fleet
+        self._measure_sa_writes = measure_sa_writes
+        self._display = display
+        self._time = clock or Time()
+        self._failed = 0
+
+    def execute(self, session: Mapping[str, Any]) -> None:
+        """Run every missing repetition.
+
+        Args:
+            session: what is known of this invocation (environment, versions); kept in the manifest.
+
+        Raises:
+            ExperimentError: the run cannot go on; what is finished is kept.
+            KeyboardInterrupt: passed on after the manifest says so.
+        """
+        _same_platform(self._run, session)
+        record: dict[str, Any] = {**session, "started": _now(), "loads": []}
+        self._run.manifest["sessions"].append(record)
+        self._run.save_manifest(state="running")
+        state = "interrupted"
+        try:
+            self._sa_writes()
+            self._repetitions(record)
+            state = "complete"
+        except TestbedError as error:
+            state = "failed"
+            raise ExperimentError(f"{error} (finished repetitions are kept: --resume)") from error
+        except ExperimentError:
+            state = "failed"
+            raise
+        finally:
+            record["ended"] = _now()
+            self._run.save_manifest(state=state)
+            self._run.merge()
+
+    def _sa_writes(self) -> None:
+        campaign = self._plan.sa_write()
+        if campaign is None or self._run.has(SA_WRITE_KEY):
+            return
+        self._display.stage("SA writes per backend")
+        rows = self._measure_sa_writes(campaign, self._plan.seed)
+        self._run.write_part(SA_WRITE_KEY, {"sa_writes.csv": rows}, {"campaign": "sa-write"})
+        self._display.step("SA writes")
+
+    def _repetitions(self, record: dict[str, Any]) -> None:
+        todo = [r for r in self._plan.repetitions() if not self._run.has(r.key)]
+        broken_in_row = 0
+        while todo:
+            variant = todo[0].variant
+            number = sum(len(s["loads"]) for s in self._run.manifest["sessions"]) + 1
+            self._display.stage(f"{todo[0].campaign.kind} {variant.name}: loading daemons")
+            began = time.monotonic()
+            with self._load_fleet(variant, f"{number:02d}-{variant.name}") as fleet:
+                load = {
+                    "variant": variant.name,
+                    "seconds": round(time.monotonic() - began, 3),
+                    "facts": fleet.facts,
+                }
+                record["loads"].append(load)
+                self._run.save_manifest()
+                broken = ""
+                while todo and todo[0].variant == variant and not broken:
+                    broken = self._repetition(fleet, todo.pop(0))
+                    broken_in_row = broken_in_row + 1 if broken else 0
+            if broken_in_row >= BROKEN_MAX:
+                raise ExperimentError(f"the daemons broke {BROKEN_MAX} times in a row: {broken}")
+
+    def _repetition(self, fleet: Fleet, repetition: Repetition) -> str:
+        campaign = repetition.campaign
+        head = f"{campaign.kind} {repetition.variant.name}"
+        self._display.stage(f"{head}: repetition {repetition.index}/{campaign.repetitions}")
+
+        def on_step(step: StepRecord) -> None:
+            if step.status != "ok":
+                self._failed += 1
+                self._display.note(
+                    f"{head}, repetition {step.repetition}, step {step.step} "
+                    f"({step.subject} {step.method}): {step.status}: {step.reason}"
+                )
+            self._display.step(f"{step.subject} {step.method}")
+
+        outcome = RepetitionRunner(fleet, repetition, clock=self._time, on_step=on_step).run()
+        self._run.write_part(repetition.key, outcome.tables, outcome.about)
+        left = sum(step.status == "not-run" for step in outcome.steps)
+        if left:
+            self._display.step("not run", count=left)
+        if outcome.broken:
+            self._display.note(f"{head}: daemons are loaded anew: {outcome.broken}")
+        return outcome.broken
+
+
+def _same_platform(run: RunDirectory, session: Mapping[str, Any]) -> None:
+    """Refuse to mix measurements of two platforms in one run."""
+    here = session.get("environment") or {}
+    for earlier in run.manifest["sessions"][:1]:
+        there = earlier.get("environment") or {}
+        for key in ("environment", "accelerator", "kernel"):
+            if there.get(key) != here.get(key):
+                raise RecordError(
+                    f"{run.path.name} was measured with {key} {there.get(key)}, this is "
+                    f"{here.get(key)}: start a new run instead of resuming it"
+                )
+
+
+def failed_steps(run: RunDirectory) -> int:
+    """Return how many recorded steps are not ok."""
+    return sum(row["status"] != "ok" for row in run.rows("steps.csv"))
+
+
+def missing_parts(run: RunDirectory) -> int:
+    """Return how many planned parts are not there."""
+    return len(run.keys()) - len(run.parts())

@@ -1,0 +1,368 @@
+"""One repetition on a loaded fleet: prepare the group, then join or leave step by step, checking.
+
+The daemons are parked before and after. A step whose check fails is recorded as failed and the
+repetition goes on; a step after which the group is not what it should be ends the repetition, and
+the steps after it are recorded as not run. Nothing here decides what counts: rows and flags do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from experiments.latencies import (
+    Bench,
+    Stamp,
+    StepRecord,
+    combine_offsets,
+    event_rows,
+    repetition_rows,
+)
+from experiments.plan import MONITOR, TM, PlannedStep, Repetition
+from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
+
+if TYPE_CHECKING:
+    from testbed.fleet import Fleet
+
+NS_PER_S = 1_000_000_000
+PREPARATION_DEADLINE_S = 60.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """The orchestrator's clock; a test gives a virtual one."""
+
+    now_ns: Callable[[], int] = time.time_ns
+    sleep: Callable[[float], None] = time.sleep
+
+    def sleep_until(self, wall_ns: int) -> None:
+        """Sleep until this UTC time; returns at once if it has passed."""
+        self.sleep(max(0.0, (wall_ns - self.now_ns()) / NS_PER_S))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one repetition left behind: the rows of its tables.
+
+    Attributes:
+        tables: rows by file name.
+        steps: the step records.
+        broken: why the fleet must be loaded anew, or empty.
+        about: further facts for part.json.
+    """
+
+    tables: dict[str, list[dict[str, Any]]]
+    steps: list[StepRecord]
+    broken: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class RepetitionRunner:
+    """Runs one repetition on a fleet whose daemons are parked."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        repetition: Repetition,
+        *,
+        clock: Time | None = None,
+        on_step: Callable[[StepRecord], None] = lambda _step: None,
+    ) -> None:
+        self._fleet = fleet
+        self._repetition = repetition
+        self._campaign = repetition.campaign
+        self._time = clock or Time()
+        self._on_step = on_step
+        self._monitor = self._name(MONITOR)
+        self._tm = self._name(TM)
+        self._started: list[str] = []
+        self._cut: list[str] = []
+        self._stamps: list[Stamp] = []
+        self._role: str | None = None
+        self._broken = ""
+        self._records = [self._blank(step) for step in repetition.steps]
+
+    def _name(self, number: int) -> str:
+        return self._fleet.devices[number - 1]
+
+    def _blank(self, step: PlannedStep) -> StepRecord:
+        expected = tuple(self._name(n) for n in range(1, step.group_size + 1))
+        return StepRecord(
+            campaign=self._campaign.kind,
+            variant=self._repetition.variant.name,
+            repetition=self._repetition.index,
+            step=step.index,
+            group_size=step.group_size,
+            subject=self._name(step.subject),
+            method=step.method,
+            expected=expected,
+        )
+
+    def run(self) -> Outcome:
+        """Run it; only KeyboardInterrupt and errors of ours pass through."""
+        before = after = None
+        try:
+            self._drain()
+            self._stamps.clear()
+            before = self._fleet.clock_offsets()
+            self._prepare()
+            for planned, record in zip(self._repetition.steps, self._records, strict=True):
+                if not self._step(planned, record):
+                    break
+        except TestbedError as error:
+            self._fail_first(f"preparation: {error}")
+            self._note_broken(error)
+        try:
+            self._park()
+            after = self._fleet.clock_offsets()
+        except TestbedError as error:
+            self._note_broken(error)
+            self._broken = self._broken or f"parking: {error}"
+        self._drain()
+        return self._outcome(before, after)
+
+    # --- preparation and parking -----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Start the device that holds the TM role, then the monitor; before leaves, all others."""
+        self._start(self._tm)
+        self._await_group([self._tm])
+        self._start(self._monitor)
+        group = [self._monitor, self._tm]
+        self._await_group(group)
+        if self._campaign.kind == "leave":
+            others = [name for name in self._fleet.devices if name not in group]
+            stagger_ns = self._campaign.stagger_ms * 1_000_000
+            first = self._time.now_ns() + stagger_ns
+            for number, device in enumerate(others):
+                at = max(first + number * stagger_ns, self._time.now_ns() + stagger_ns)
+                self._start(device, at)
+                self._time.sleep_until(at)
+            self._await_group([*group, *others])
+        self._role = None
+
+    def _start(self, device: str, at_wall_ns: int | None = None) -> None:
+        self._started.append(device)
+        self._fleet.start(device, at_wall_ns)
+
+    def _await_group(self, devices: Sequence[str]) -> None:
+        self._fleet.await_members(devices, deadline_s=PREPARATION_DEADLINE_S)
+
+    def _park(self) -> None:
+        """Stop every started device, last first, and plug every cut cable in again."""
+        for device in reversed(self._started):
+            self._fleet.stop(device)
+        self._started.clear()
+        for device in self._cut:
+            self._fleet.heal(device)
+        self._cut.clear()
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def _step(self, planned: PlannedStep, record: StepRecord) -> bool:
+        """Run one step; return whether the group is fit for the next."""
+        record.begin_wall_ns = self._time.now_ns()
+        intact = False
+        try:
+            self._ensure_tm(record)
+            if record.method == "start":
+                self._trigger_join(planned, record)
+            else:
+                self._trigger_leave(planned, record)
+            self._await_epoch(record)
+            intact = True
+            self._check(planned, record)
+            intact = self._check_members(record)
+            self._after_leave(record)
+        except TestbedError as error:
+            _fail(record, str(error))
+            self._note_broken(error)
+            intact = intact and not self._broken
+        if record.status != "failed":
+            record.status = "ok"
+        record.end_wall_ns = self._time.now_ns()
+        self._on_step(record)
+        return intact
+
+    def _ensure_tm(self, record: StepRecord) -> None:
+        """Before each step the second device holds the TM role, as in the paper."""
+        if self._role is None:
+            self._role = str(self._fleet.status(self._tm, "miked").get("role"))
+        record.tm = self._tm
+        if self._role != "tm":
+            record.handover = True
+            self._fleet.handover(self._tm)
+
+    def _trigger_join(self, planned: PlannedStep, record: StepRecord) -> None:
+        """Give the joiner its trigger time ahead of it; the joiner's own clock releases it."""
+        lead_ns = self._campaign.lead_ms * 1_000_000
+        at = self._time.now_ns() + lead_ns + planned.jitter_ns
+        record.trigger_wall_ns = at
+        self._start(record.subject, at)
+        if self._time.now_ns() >= at:
+            _fail(record, "the trigger time had passed before the daemon was armed")
+        self._time.sleep_until(at)
+        self._fleet.idle()
+
+    def _trigger_leave(self, planned: PlannedStep, record: StepRecord) -> None:
+        self._time.sleep(planned.jitter_ns / NS_PER_S)
+        self._fleet.idle()
+        if record.method == "cut":
+            self._cut.append(record.subject)
+            record.trigger_wall_ns = self._fleet.cut(record.subject)
+        else:
+            record.trigger_wall_ns = self._time.now_ns()
+            self._fleet.stop(record.subject)
+            self._started.remove(record.subject)
+
+    def _await_epoch(self, record: StepRecord) -> None:
+        """Wait until every expected device has written one and the same epoch."""
+        assert record.trigger_wall_ns is not None
+        end = record.trigger_wall_ns + self._campaign.deadline_ms * 1_000_000
+        while True:
+            left_s = max(0.001, (end - self._time.now_ns()) / NS_PER_S)
+            found = self._fleet.await_event(
+                "t_written",
+                record.expected,
+                since_wall_ns=record.trigger_wall_ns,
+                deadline_s=left_s,
+            )
+            epochs = {str(event.fields.get("epoch")) for event in found.values()}
+            if len(epochs) == 1:
+                record.epoch = epochs.pop()
+                break
+            if self._time.now_ns() >= end:
+                raise DeadlineError(f"devices wrote different epochs: {', '.join(sorted(epochs))}")
+            self._time.sleep(_POLL_S)
+        idle = self._fleet.idle()
+        record.idle_percent = float(idle.mean_percent)
+        record.starved = record.idle_percent < self._campaign.idle_floor_percent
+
+    def _check(self, planned: PlannedStep, record: StepRecord) -> None:
+        """Read the SADs of all devices back and compare; send one red multicast packet."""
+        deadline_s = self._campaign.check_deadline_ms / 1000
+        sad = self._fleet.sad_check(record.expected, deadline_s)
+        record.spis = sad.spis
+        if sad.applicable:
+            record.sad_ok = sad.ok
+            if not sad.ok:
+                _fail(record, f"SAD check: {sad.reason}")
+            elif sad.epoch is not None and sad.epoch != record.epoch:
+                record.sad_ok = False
+                _fail(record, f"SAD check: SADs hold {sad.epoch}, not {record.epoch}")
+        record.packet_sender = self._name(planned.packet_sender)
+        packet = self._fleet.packet_check(record.expected, [record.packet_sender], deadline_s)
+        if packet.applicable:
+            record.packet_ok = packet.ok
+            if not packet.ok:
+                _fail(record, f"packet check: {packet.reason}")
+
+    def _check_members(self, record: StepRecord) -> bool:
+        """Ask the TM who is a member; its role is what the next step begins with."""
+        status = self._fleet.status(self._tm, "miked")
+        self._role = str(status.get("role"))
+        members = {str(address) for address in status.get("members", ())}
+        expected = {str(self._fleet.addresses[name]) for name in record.expected}
+        if members == expected:
+            return True
+        _fail(record, f"members are {len(members)} devices, not the {len(expected)} expected")
+        return False
+
+    def _after_leave(self, record: StepRecord) -> None:
+        """A cut device is stopped first and plugged in again after that."""
+        if record.method == "cut":
+            self._fleet.stop(record.subject)
+            self._started.remove(record.subject)
+            self._fleet.heal(record.subject)
+            self._cut.remove(record.subject)
+
+    # --- results ---------------------------------------------------------------------------------
+
+    def _fail_first(self, reason: str) -> None:
+        """Put a failure outside any step on the first step that has not run."""
+        for record in self._records:
+            if record.status == "not-run":
+                _fail(record, reason)
+                self._on_step(record)
+                return
+
+    def _note_broken(self, error: TestbedError) -> None:
+        if isinstance(error, DaemonDiedError):
+            self._broken = str(error)
+
+    def _drain(self) -> None:
+        """Take the events written since the last call."""
+        try:
+            events = self._fleet.events()
+            kernel = self._fleet.kernel_events()
+        except TestbedError as error:
+            self._broken = self._broken or f"traces: {error}"
+            return
+        self._stamps += [
+            Stamp(e.wall_ns, e.mono_ns, e.device, e.daemon, e.point, e.fields) for e in events
+        ]
+        self._stamps += [
+            Stamp(
+                wall_ns=e.wall_ns,
+                mono_ns=0,
+                device=e.device,
+                daemon="kernel",
+                point=f"xfrm.{e.kind}",
+                fields={**e.fields, "spi": e.spi},
+            )
+            for e in kernel
+        ]
+
+    def _outcome(self, before: Any, after: Any) -> Outcome:
+        for record in self._records:
+            if record.status == "not-run" and not record.reason:
+                record.reason = "an earlier step of the repetition broke the group"
+        names = self._fleet.devices
+        bench = Bench(
+            monitor=self._monitor,
+            addresses={name: str(self._fleet.addresses[name]) for name in names},
+            clocks={
+                name: combine_offsets((before or {}).get(name), (after or {}).get(name))
+                for name in names
+            },
+            paper_mode=self._repetition.variant.sa_mode == "paper",
+            clock_bound_ms=self._campaign.clock_bound_ms,
+        )
+        about = {
+            "campaign": self._campaign.kind,
+            "variant": self._repetition.variant.name,
+            "repetition": self._repetition.index,
+        }
+        return Outcome(
+            tables={
+                "events.csv": event_rows(self._records, bench, self._stamps, about),
+                "latencies.csv": repetition_rows(self._records, bench, self._stamps, self._tm),
+                "steps.csv": [record.row() for record in self._records],
+                "clocks.csv": [*_clocks(about, "before", before), *_clocks(about, "after", after)],
+            },
+            steps=self._records,
+            broken=self._broken,
+            about={**about, "broken": self._broken, "addresses": dict(bench.addresses)},
+        )
+
+
+def _fail(record: StepRecord, reason: str) -> None:
+    """Record a failure; the first reason stands first."""
+    record.status = "failed"
+    text = " ".join(reason.split())
+    record.reason = f"{record.reason}; {text}" if record.reason else text
+
+
+def _clocks(about: dict[str, Any], when: str, offsets: Any) -> Iterable[dict[str, Any]]:
+    for device, offset in (offsets or {}).items():
+        yield {
+            **about,
+            "device": device,
+            "when": when,
+            "offset_ns": offset.offset_ns,
+            "delay_ns": offset.delay_ns,
+            "bound_ns": offset.bound_ns,
+        }
