@@ -1,0 +1,114 @@
+"""The SAD and SPD of a kernel through XFRM netlink: the project's own backend.
+
+All operations of one `NetlinkBackend.apply` travel in as few sends as possible (usually one) and
+each is acknowledged by the kernel; the outcome of each is the kernel's own error number and
+words.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from protocol.ipsec.backend import (
+    AddSa,
+    DeletePolicy,
+    DeleteSa,
+    IpsecError,
+    Operation,
+    Outcome,
+    PutPolicy,
+)
+from protocol.ipsec.model import Policy, SecurityAssociation
+from protocol.ipsec.validation import policy_defect, sa_defect
+from protocol.xfrm.messages import (
+    Ack,
+    DelPolicy,
+    DelSa,
+    DumpPolicies,
+    DumpSas,
+    Message,
+    NewPolicy,
+    NewSa,
+    UpdPolicy,
+)
+from protocol.xfrm.socket import XfrmSocket
+
+
+class NetlinkBackend:
+    """An `IpsecBackend` over NETLINK_XFRM.
+
+    Args:
+        namespace: nsfs path or process id of another network namespace, or None.
+    """
+
+    name = "netlink"
+    kernel = True
+
+    def __init__(self, namespace: str | int | None = None) -> None:
+        self._socket = XfrmSocket(namespace)
+
+    def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Perform the operations in order, in as few sends as possible; one outcome each."""
+        defects = [_defect(operation) for operation in operations]
+        sent = [
+            _message(operation)
+            for operation, defect in zip(operations, defects, strict=True)
+            if not defect
+        ]
+        acks = iter(self._socket.request(sent))
+        return [
+            Outcome(errno.EINVAL, defect) if defect else _outcome(next(acks)) for defect in defects
+        ]
+
+    def dump_sas(self) -> list[SecurityAssociation]:
+        """Return every SA of the SAD that the model can express, with its keys."""
+        return [
+            message.sa
+            for message in self._socket.dump(DumpSas())
+            if isinstance(message, NewSa) and isinstance(message.sa, SecurityAssociation)
+        ]
+
+    def dump_policies(self) -> list[Policy]:
+        """Return every policy of the SPD that the model can express."""
+        return [
+            message.policy
+            for message in self._socket.dump(DumpPolicies())
+            if isinstance(message, NewPolicy) and isinstance(message.policy, Policy)
+        ]
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        self._socket.close()
+
+
+def _defect(operation: Operation) -> str:
+    """Say why the operation cannot even be put into bytes, or return an empty string."""
+    match operation:
+        case AddSa(sa):
+            return sa_defect(sa)
+        case PutPolicy(policy):
+            return policy_defect(policy)
+    return ""
+
+
+def _message(operation: Operation) -> Message:
+    """Return the request that performs the operation."""
+    match operation:
+        case AddSa(sa):
+            return NewSa(sa)
+        case DeleteSa(sa_id):
+            return DelSa(sa_id)
+        case PutPolicy(policy):
+            return UpdPolicy(policy)
+        case DeletePolicy(policy_id):
+            return DelPolicy(policy_id)
+    raise IpsecError(f"no operation: {type(operation).__name__}")
+
+
+def _outcome(ack: Ack) -> Outcome:
+    """Return what the kernel said of one request."""
+    if ack.errno == 0:
+        return Outcome()
+    return Outcome(ack.errno, ack.text or os.strerror(ack.errno))
