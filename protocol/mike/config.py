@@ -34,22 +34,24 @@ class MikeConfig:
             own verdict (4 x 1000).
         repair_delay_ms: how long a member waits for what it misses before it asks. 100: longer than
             any reordering inside one network, shorter than a human notices.
-        repair_retry_max_ms: the question is repeated, doubling from `repair_delay_ms` up to this. 1000.
+        repair_retry_max_ms: the question is repeated, doubling from `repair_delay_ms` up to this.
+            1000.
         repeat_interval_min_ms: the TM answers one device's JOIN or REPAIR at most this often. 50: a
             flood from one device costs 20 signatures a second.
         tree_retry_ms: first repetition of a TREE whose sponsors are still silent; it doubles. 100.
         sponsor_timeout_ms: a sponsor silent for so long is excluded by the next epoch. 1500: four
             repetitions of TREE; a living device joins again by itself.
-        handover_retry_ms: first repetition of a HANDOVER until the new TM is heard; it doubles. 100.
+        handover_retry_ms: first repetition of a HANDOVER until the new TM is heard; it doubles.
+            100.
         handover_tries: HANDOVERs sent in all before the TM keeps its role. 6: three seconds.
         election_timeout_ms: how long each candidate of an election has before the next one acts.
             500: IDP instances notice a silent device within one jitter of each other.
-        takeover_grace_ms: how long a TREE of a not yet acceptable TM is kept. 5000: IDP's verdict on
-            the old TM (4 x 1000) comes within it.
+        takeover_grace_ms: how long a TREE of a not yet acceptable TM is kept. 5000: IDP's verdict
+            on the old TM (4 x 1000) comes within it.
         rejoin_backoff_ms: an excluded device joins again after a random time in 0.5 to 1.5 of this.
             1000: RFC 9838 section 2.4 asks for a random wait.
-        members_max: largest group this device serves as TM or follows. 64: the paper's "approximately 50" with
-            room; a TREE of it stays below `datagram_size_max`.
+        members_max: largest group this device serves as TM or follows. 64: the paper's
+            "approximately 50" with room; a TREE of it stays below `datagram_size_max`.
         datagram_size_max: bytes of UDP payload we refuse to exceed. 8192: fragmentation by the
             protocol itself is a later step; IP fragments carry it until then.
         keys_kept: published keys kept, the newest included. 2: make before break needs the last
@@ -80,7 +82,9 @@ class MikeConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             if type(value) is not int or value < 1:
-                raise LocalError(f"mike.{item.name} must be a whole number of at least 1: {value!r}")
+                raise LocalError(
+                    f"mike.{item.name} must be a whole number of at least 1: {value!r}"
+                )
         if self.join_retry_max_ms < self.join_retry_ms:
             raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
         if self.members_max > 255:

@@ -26,7 +26,8 @@ class PublishKey(Effect):
     """Store a group key where IDP can fetch it, before any later effect is performed.
 
     Attributes:
-        pointer: names the key: the printed epoch id, usable as a file name (``12-0a1b2c3d4e5f6071``).
+        pointer: names the key: the printed epoch id (``12-0a1b2c3d4e5f6071``), usable as a file
+            name.
         group_key: 32 bytes, input of ``protocol.ipsec.schedule``; never printed.
     """
 
