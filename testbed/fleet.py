@@ -153,7 +153,7 @@ class Fleet:
         """Have every daemon write its trace out (costs a control request each)."""
         raise NotImplementedError
 
-    def await_event(  # noqa: D417
+    def await_event(
         self,
         point: str,
         devices: Sequence[str],
