@@ -1,0 +1,65 @@
+"""Reading the files of an identity: bounded, and secrets only when nobody else can read them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from protocol.core.errors import LocalError
+
+FILE_MAX = 1 << 20
+"""Largest file read, in bytes; a CRL of ten thousand entries is half of it."""
+
+SECRET_LENGTH = 32
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file of at most `FILE_MAX` bytes."""
+    return _read(path, private=False)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a secret: a regular file of ours (or root's) with mode 0600 or 0400, else refuse."""
+    return _read(path, private=True)
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise LocalError(f"{path}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise LocalError(f"{path}: not a regular file")
+        mode = stat.S_IMODE(status.st_mode)
+        if private and mode not in (0o600, 0o400):
+            raise LocalError(f"{path}: mode {mode:04o}, must be 0600")
+        if private and status.st_uid not in (0, os.geteuid()):
+            raise LocalError(f"{path}: belongs to user {status.st_uid}, must be ours")
+        data = file.read(FILE_MAX + 1)
+    if len(data) > FILE_MAX:
+        raise LocalError(f"{path}: larger than {FILE_MAX} bytes")
+    return data
+
+
+def list_files(directory: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a directory with one of these suffixes, sorted by name."""
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        raise LocalError(f"{directory}: {error.strerror}") from None
+    return [entry for entry in entries if entry.suffix in suffixes]
+
+
+def load_secret(path: Path) -> bytes:
+    """Read the per-device secret of the local interface: 32 bytes in hexadecimal, mode 0600."""
+    text = read_private(path)
+    try:
+        secret = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_LENGTH:
+        raise LocalError(f"{path}: not {SECRET_LENGTH} bytes in hexadecimal")
+    return secret
