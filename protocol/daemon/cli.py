@@ -1,0 +1,212 @@
+"""The command lines ``idpd`` and ``miked``, with help that teaches; see `protocol.daemon.entry`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from protocol.core.errors import LocalError
+from protocol.daemon import entry
+from protocol.daemon.config import load
+from protocol.daemon.control import request
+
+_TITLES = {
+    "idpd": "The IPsec discovery protocol (IDP): finds the other devices, writes the SAs.",
+    "miked": "The group key protocol (MIKE): agrees with the other devices on the group key.",
+}
+
+_EXAMPLE_HELP = """\b
+Examples:
+  {daemon} run d3.toml                    # parked until told to start
+  {daemon} start --config d3.toml         # start now
+  {daemon} status --config d3.toml        # what it knows
+  {daemon} status --socket /run/d3/{daemon}.sock --json
+  {daemon} stop --config d3.toml          # leave the group, stay loaded
+"""
+
+
+def command_line(daemon: str) -> click.Group:
+    """Return the click group of one daemon."""
+
+    @click.group(
+        name=daemon,
+        help=f"{_TITLES[daemon]}\n\n{_EXAMPLE_HELP.format(daemon=daemon)}",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    def group() -> None:
+        """Hold the commands together."""
+
+    group.add_command(_run_command(daemon))
+    group.add_command(_status_command(daemon))
+    group.add_command(_start_command(daemon))
+    group.add_command(
+        _simple_command(daemon, "stop", "Leave the group and park; answers when done.")
+    )
+    group.add_command(_simple_command(daemon, "shutdown", "Stop and end the daemon process."))
+    group.add_command(_simple_command(daemon, "flush", "Write trace and log out now."))
+    if daemon == "miked":
+        group.add_command(_handover_command(daemon))
+    return group
+
+
+def _run_command(daemon: str) -> click.Command:
+    @click.command("run", short_help="Run the daemon in the foreground.")
+    @click.argument("config", type=click.Path(path_type=Path))
+    @click.option(
+        entry.EXIT_WITH_PARENT,
+        "with_parent",
+        is_flag=True,
+        help="End, in order, when the program that started the daemon ends.",
+    )
+    @click.option(
+        entry.RECORD_DATAGRAMS,
+        "record",
+        is_flag=True,
+        help="Write every event to the trace, datagrams in full (never keys), for replay.",
+    )
+    @click.option(entry.DEBUG, "debug", is_flag=True, help="Log debug lines too.")
+    def run(config: Path, with_parent: bool, record: bool, debug: bool) -> None:
+        """Run the daemon of the device described in CONFIG, a TOML file, in the foreground.
+
+        It loads everything, then waits for `start` unless the file says `park = false`. SIGTERM or
+        Ctrl-C leaves the group, removes its SAs and policies, and ends; a second one ends at once.
+        """
+        flags = {
+            entry.EXIT_WITH_PARENT: with_parent,
+            entry.RECORD_DATAGRAMS: record,
+            entry.DEBUG: debug,
+        }
+        sys.exit(entry.run(daemon, config, frozenset(name for name, on in flags.items() if on)))
+
+    return run
+
+
+def _status_command(daemon: str) -> click.Command:
+    @click.command("status", short_help="Show what the daemon knows.")
+    @_where
+    @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+    def status(socket: Path | None, config: Path | None, as_json: bool) -> None:
+        """Show the daemon's state, peers or members, epoch, and what it refused and why."""
+        answer = _ask(daemon, socket, config, {"cmd": "status"})
+        answer.pop("ok")
+        if as_json:
+            click.echo(json.dumps(answer, indent=2))
+        else:
+            click.echo("\n".join(status_lines(answer)))
+
+    return status
+
+
+def _start_command(daemon: str) -> click.Command:
+    @click.command("start", short_help="Start the protocol, now or at a given time.")
+    @_where
+    @click.option(
+        "--at-wall-ns",
+        type=int,
+        default=None,
+        metavar="NS",
+        help="Trigger time on the device's clock, UTC nanoseconds since 1970.",
+    )
+    def start(socket: Path | None, config: Path | None, at_wall_ns: int | None) -> None:
+        """Start a parked daemon's protocol instance, now or at a pre-calculated time."""
+        answer = _ask(daemon, socket, config, {"cmd": "start", "at_wall_ns": at_wall_ns})
+        click.echo(f"{answer['state']}, trigger {_time(answer['trigger_wall_ns'])}")
+
+    return start
+
+
+def _simple_command(daemon: str, name: str, text: str) -> click.Command:
+    @click.command(name, help=text)
+    @_where
+    def simple(socket: Path | None, config: Path | None) -> None:
+        answer = _ask(daemon, socket, config, {"cmd": name}, timeout_s=30.0)
+        click.echo(answer.get("state", "done"))
+
+    return simple
+
+
+def _handover_command(daemon: str) -> click.Command:
+    @click.command("handover", short_help="Make another member transaction manager (TM).")
+    @_where
+    @click.argument("to", metavar="ADDRESS")
+    def handover(socket: Path | None, config: Path | None, to: str) -> None:
+        """Hand the role of transaction manager to the member with this black address."""
+        answer = _ask(daemon, socket, config, {"cmd": "handover", "to": to})
+        click.echo(f"handing over to {answer['to']}")
+
+    return handover
+
+
+def _where(function: Any) -> Any:
+    """Add the two ways to say which daemon is meant."""
+    path = click.Path(path_type=Path)
+    socket = click.option("--socket", type=path, help="Control socket of the daemon.")
+    config = click.option("--config", type=path, help="TOML file of the device.")
+    return socket(config(function))
+
+
+def _ask(
+    daemon: str,
+    socket: Path | None,
+    config: Path | None,
+    message: Mapping[str, Any],
+    timeout_s: float = 5.0,
+) -> dict[str, Any]:
+    if (socket is None) == (config is None):
+        raise click.UsageError("give either --socket or --config")
+    try:
+        if config is not None:
+            socket = load(config).control_socket(daemon)
+        assert socket is not None
+        return request(socket, message, timeout_s)
+    except LocalError as error:
+        click.echo(f"{daemon}: {error}", err=True)
+        sys.exit(1)
+
+
+def status_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return a status as lines for people."""
+    lines = [
+        f"{answer['daemon']} of {answer['device']} ({answer['nation']}), {answer['address']}:"
+        f" {answer['state']}, process {answer['pid']}"
+    ]
+    for name in ("role", "tm", "epoch", "active_epoch", "backend", "sa_mode"):
+        if answer.get(name) is not None:
+            lines.append(f"  {name.replace('_', ' '):13} {answer[name]}")
+    for name in ("members", "peers"):
+        entries = answer.get(name)
+        if entries:
+            lines.append(f"  {name}")
+            lines += [f"    {_entry(item)}" for item in entries]
+    for refusal in answer.get("refused", []):
+        lines.append(
+            f"  refused {refusal.get('peer')}: {refusal.get('reason')}"
+            f" (last {_time(refusal.get('last_wall_ns'))})"
+        )
+    if answer.get("trace_error"):
+        lines.append(f"  trace cannot be written: {answer['trace_error']}")
+    counters = answer.get("counters", {})
+    if counters:
+        lines.append("  counters")
+        lines += [f"    {name} {count}" for name, count in counters.items()]
+    return lines
+
+
+def _entry(item: object) -> str:
+    if isinstance(item, Mapping):
+        heard = item.get("last_hello_ms")
+        tail = "" if heard is None else f", heard {heard} ms ago"
+        return f"{item.get('address')} {item.get('name')}: {item.get('state')}{tail}"
+    return str(item)
+
+
+def _time(wall_ns: object) -> str:
+    if not isinstance(wall_ns, int):
+        return "never"
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")

@@ -1,0 +1,325 @@
+"""The one TOML file of a device, checked and turned into data (docs/ARCHITECTURE.md, Daemons).
+
+Both daemons read the same file. Every mistake is one line that names file, section and field::
+
+    d3.toml: [idp] hello_interval_ms must be a whole number from 50 to 60000, not 'x'
+
+Relative paths are relative to the file. The protocols' own settings are checked by their own
+classes (`protocol.idp.config.IdpConfig`, `protocol.mike.config.MikeConfig`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, NoReturn
+
+from protocol.core.errors import LocalError
+from protocol.identity.files import load_secret
+from protocol.idp.config import IdpConfig
+from protocol.mike.config import MikeConfig
+
+BACKENDS = ("netlink", "command", "pfkey", "memory")
+
+CONFIG_BYTES_MAX = 256 * 1024
+INTERFACE_NAME_MAX = 15
+"""IFNAMSIZ of Linux, less the terminating zero."""
+
+
+class ConfigFileError(LocalError):
+    """The file cannot be read, or a setting in it is wrong; the text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSection:
+    """``[device]``: who this device is and where its daemons keep their files."""
+
+    name: str
+    nation: str
+    address: IPv6Address
+    run_directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySection:
+    """``[identity]``: where certificates, keys and revocation lists lie."""
+
+    certificate: Path
+    key: Path
+    anchors: Path
+    peers: Path
+    revocations: Path | None
+    freshness_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSection:
+    """``[local]``: the interface between the two daemons on ::1."""
+
+    secret: bytes = field(repr=False)
+    idp_port: int
+    mike_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSection:
+    """Multicast group and port of one protocol."""
+
+    group: IPv6Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Everything the daemons of one device are told.
+
+    Attributes:
+        black_interface: interface on the black network.
+        multicast_hops: hop limit of the protocols' multicast.
+        idp_channel: group and port of IDP.
+        mike_channel: group and port of MIKE.
+        idp: settings of the IDP engine, from ``[idp]`` and ``[ipsec]``.
+        mike: settings of the MIKE engine.
+        backend: ``netlink``, ``command``, ``pfkey`` or ``memory``.
+        xfrm_interface: name of the xfrm interface.
+        responder_port: port of the NTP on-wire responder, 0 for none.
+        injected_offset_us: shift of the wall clock, for tests of the clock measurement only.
+        park: wait for ``start`` on the control socket.
+    """
+
+    device: DeviceSection
+    identity: IdentitySection
+    local: LocalSection
+    black_interface: str
+    multicast_hops: int
+    idp_channel: ChannelSection
+    mike_channel: ChannelSection
+    idp: IdpConfig
+    mike: MikeConfig
+    backend: str
+    xfrm_interface: str
+    responder_port: int
+    injected_offset_us: int
+    park: bool
+
+    def control_socket(self, daemon: str) -> Path:
+        """Return the path of a daemon's control socket."""
+        return self.device.run_directory / f"{daemon}.sock"
+
+    def trace_file(self, daemon: str) -> Path:
+        """Return the path of a daemon's trace."""
+        return self.device.run_directory / f"{daemon}.trace.jsonl"
+
+    def log_file(self, daemon: str) -> Path:
+        """Return the path of a daemon's log."""
+        return self.device.run_directory / f"{daemon}.log"
+
+    @property
+    def key_directory(self) -> Path:
+        """Where miked leaves group keys for idpd."""
+        return self.device.run_directory / "keys"
+
+
+def load(path: Path) -> DeviceConfig:
+    """Read and check the file of one device.
+
+    Raises:
+        ConfigFileError: one line that names the file and, if it can be read, section and field.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigFileError(f"{path}: cannot read: {error.strerror}") from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigFileError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes")
+    try:
+        tables = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path.name}: not TOML: {error}") from error
+    return _Reader(path, tables).device_config()
+
+
+def load_run_directory(path: Path) -> Path:
+    """Read only ``run_directory``: for a client that looks for a control socket."""
+    return load(path).device.run_directory
+
+
+SECTIONS = ("device", "black", "identity", "local", "idp", "mike", "ipsec", "clock", "start")
+
+_CHANNEL_KEYS = frozenset({"group", "port"})
+
+
+class _Reader:
+    """Takes the tables apart; every method names section and field when it refuses."""
+
+    def __init__(self, path: Path, tables: Mapping[str, Any]) -> None:
+        self._path = path
+        self._tables: dict[str, dict[str, Any]] = {}
+        for name, table in tables.items():
+            if name not in SECTIONS:
+                self.fail(name, "", f"unknown section (known: {', '.join(SECTIONS)})")
+            if not isinstance(table, dict):
+                self.fail(name, "", "must be a table")
+            self._tables[name] = dict(table)
+
+    def fail(self, section: str, key: str, problem: str) -> NoReturn:
+        place = f"[{section}] {key}" if key else f"[{section}]"
+        raise ConfigFileError(f"{self._path.name}: {place} {problem}")
+
+    def device_config(self) -> DeviceConfig:
+        """Read every section; refuse what is left over."""
+        device = DeviceSection(
+            name=self.text("device", "name"),
+            nation=self.text("device", "nation"),
+            address=self.address("device", "address", multicast=False),
+            run_directory=self.directory("device", "run_directory"),
+        )
+        config = DeviceConfig(
+            device=device,
+            identity=self.identity(),
+            local=self.local(),
+            black_interface=self.interface("black", "interface", None),
+            multicast_hops=self.integer("black", "multicast_hops", 1, 255, 32),
+            idp_channel=self.channel("idp", "ff0e::1d0", 47500),
+            mike_channel=self.channel("mike", "ff0e::319e", 47510),
+            backend=self.choice("ipsec", "backend", BACKENDS, "netlink"),
+            xfrm_interface=self.interface("ipsec", "interface", "xfrm0"),
+            idp=self.idp(),
+            mike=self.mike(),
+            responder_port=self.integer("clock", "responder_port", 0, 65535, 0),
+            injected_offset_us=self.integer(
+                "clock", "injected_offset_us", -3_600_000_000, 3_600_000_000, 0
+            ),
+            park=self.boolean("start", "park", default=True),
+        )
+        for section, table in self._tables.items():
+            for key in table:
+                self.fail(section, key, "is not a setting")
+        return config
+
+    def take(self, section: str, key: str, default: Any = None) -> Any:
+        """Remove one value from its table; without a default it must be there."""
+        value = self._tables.get(section, {}).pop(key, default)
+        if value is None:
+            self.fail(section, key, "is missing")
+        return value
+
+    def text(self, section: str, key: str, default: str | None = None) -> str:
+        value = self.take(section, key, default)
+        if not isinstance(value, str) or not value or not value.isprintable():
+            self.fail(section, key, f"must be a text, not {value!r}")
+        return value
+
+    def integer(self, section: str, key: str, low: int, high: int, default: int | None) -> int:
+        value = self.take(section, key, default)
+        if type(value) is not int or not low <= value <= high:
+            self.fail(section, key, f"must be a whole number from {low} to {high}, not {value!r}")
+        return int(value)
+
+    def boolean(self, section: str, key: str, *, default: bool) -> bool:
+        value = self.take(section, key, default)
+        if not isinstance(value, bool):
+            self.fail(section, key, f"must be true or false, not {value!r}")
+        return value
+
+    def choice(self, section: str, key: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.take(section, key, default)
+        if value not in choices:
+            self.fail(section, key, f"must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    def interface(self, section: str, key: str, default: str | None) -> str:
+        value = self.text(section, key, default)
+        if len(value) > INTERFACE_NAME_MAX or "/" in value or " " in value:
+            self.fail(section, key, f"must be an interface name, not {value!r}")
+        return value
+
+    def address(
+        self, section: str, key: str, *, multicast: bool, default: str | None = None
+    ) -> IPv6Address:
+        value = self.take(section, key, default)
+        kind = "IPv6 multicast address" if multicast else "IPv6 unicast address"
+        try:
+            address = IPv6Address(value if isinstance(value, str) else "")
+        except ValueError:
+            self.fail(section, key, f"must be an {kind}, not {value!r}")
+        if address.is_multicast != multicast or address.is_unspecified or address.scope_id:
+            self.fail(section, key, f"must be an {kind}, not {value!r}")
+        return address
+
+    def path(self, section: str, key: str) -> Path:
+        return self._path.parent / Path(self.text(section, key)).expanduser()
+
+    def directory(self, section: str, key: str) -> Path:
+        path = self.path(section, key)
+        if not path.is_dir():
+            self.fail(section, key, f"must be an existing directory, not {str(path)!r}")
+        return path
+
+    def identity(self) -> IdentitySection:
+        has_revocations = "revocations" in self._tables.get("identity", {})
+        return IdentitySection(
+            certificate=self.path("identity", "certificate"),
+            key=self.path("identity", "key"),
+            anchors=self.directory("identity", "anchors"),
+            peers=self.directory("identity", "peers"),
+            revocations=self.directory("identity", "revocations") if has_revocations else None,
+            freshness_ms=self.integer("identity", "freshness_ms", 100, 3_600_000, 30_000),
+        )
+
+    def local(self) -> LocalSection:
+        path = self.path("local", "secret")
+        try:
+            secret = load_secret(path)
+        except LocalError as error:
+            self.fail("local", "secret", f"is not usable: {error}")
+        section = LocalSection(
+            secret=secret,
+            idp_port=self.integer("local", "idp_port", 1, 65535, 47501),
+            mike_port=self.integer("local", "mike_port", 1, 65535, 47502),
+        )
+        if section.idp_port == section.mike_port:
+            self.fail("local", "mike_port", "must differ from idp_port")
+        return section
+
+    def channel(self, section: str, group: str, port: int) -> ChannelSection:
+        return ChannelSection(
+            self.address(section, "group", multicast=True, default=group),
+            self.integer(section, "port", 1, 65535, port),
+        )
+
+    def idp(self) -> IdpConfig:
+        idp = self._tables.pop("idp", {})
+        ipsec = self._tables.pop("ipsec", {})
+        try:
+            return IdpConfig.from_tables(idp, ipsec)
+        except LocalError as error:
+            text = str(error)
+            if not text.startswith("["):
+                section = "ipsec" if text.partition(":")[0] in {*ipsec, "sa_group"} else "idp"
+                text = f"[{section}] {text}"
+            raise ConfigFileError(f"{self._path.name}: {text}") from error
+
+    def mike(self) -> MikeConfig:
+        table = self._tables.pop("mike", {})
+        known = [item.name for item in fields(MikeConfig)]
+        for key in table:
+            if key not in known:
+                names = ", ".join(sorted([*known, *_CHANNEL_KEYS]))
+                self.fail("mike", key, f"is not a setting (known: {names})")
+        try:
+            return MikeConfig(**table)
+        except LocalError as error:
+            text = str(error).removeprefix("mike.")
+            raise ConfigFileError(f"{self._path.name}: [mike] {text}") from error
+
+
+def check_run_directory(path: Path) -> None:
+    """Refuse a run directory in which we cannot make files."""
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigFileError(f"{path}: no right to write in the run directory")

@@ -1,0 +1,66 @@
+"""From the command line to a running daemon, by the shortest way.
+
+``run CONFIG`` is taken apart here by hand, because importing click costs as much as ten joins;
+everything else, ``--help`` and wrong usage included, goes to click (`protocol.daemon.cli`), which
+knows the same command and the same options.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protocol.daemon.service import Service
+
+EXIT_WITH_PARENT = "--exit-with-parent"
+RECORD_DATAGRAMS = "--record-datagrams"
+DEBUG = "--debug"
+RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, DEBUG})
+
+
+def main_of(daemon: str, arguments: list[str]) -> int:
+    """Run the command line of a daemon; return the exit status."""
+    if len(arguments) >= 2 and arguments[0] == "run" and not arguments[1].startswith("-"):
+        flags = frozenset(arguments[2:])
+        if flags <= RUN_FLAGS:
+            return run(daemon, Path(arguments[1]), flags)
+    from protocol.daemon.cli import command_line
+
+    command_line(daemon).main(arguments, prog_name=daemon)
+    return 0
+
+
+def _idp_service() -> type[Service]:
+    from protocol.daemon.idpservice import IdpService
+
+    return IdpService
+
+
+def _mike_service() -> type[Service]:
+    from protocol.daemon.mikeservice import MikeService
+
+    return MikeService
+
+
+def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
+    """Run a daemon until it is told to end; every error is one line on standard error."""
+    from protocol.core.errors import LocalError
+    from protocol.daemon.config import load
+
+    try:
+        config = load(config_path)
+        service_of = _idp_service if daemon == "idpd" else _mike_service
+        service = service_of()(
+            config,
+            recording=RECORD_DATAGRAMS in flags,
+            exit_with_parent=EXIT_WITH_PARENT in flags,
+            log_level="debug" if DEBUG in flags else "info",
+        )
+        return service.run()
+    except LocalError as error:
+        sys.stderr.write(f"{daemon}: {' '.join(str(error).splitlines())}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,71 @@
+"""miked: MIKE's engine with the key directory."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.engine import Engine
+from protocol.core.errors import LocalError
+from protocol.daemon.control import Handler
+from protocol.daemon.effects import MikeEffects
+from protocol.daemon.entropy import OsKeySource
+from protocol.daemon.service import Service, State
+from protocol.daemon.sockets import GroupSocket, LocalSocket
+from protocol.identity.identity import Identity
+from protocol.mike.engine import MikeEngine
+from protocol.mike.events import HandoverRequested
+
+
+class MikeService(Service):
+    """The process ``miked``."""
+
+    daemon = "miked"
+
+    def make_engine(self, identity: Identity) -> Engine:
+        """Return the parked engine."""
+        return MikeEngine(self.config.mike, identity, OsKeySource())
+
+    def open_group(self) -> GroupSocket:
+        """Open the black channel of MIKE."""
+        channel = self.config.mike_channel
+        return GroupSocket(
+            self.config.black_interface,
+            self.config.device.address,
+            channel.group,
+            channel.port,
+            self.config.multicast_hops,
+        )
+
+    def open_local(self) -> LocalSocket:
+        """Open the channel to idpd."""
+        return LocalSocket(self.config.local.mike_port, self.config.local.idp_port)
+
+    def prepare(self) -> None:
+        """Make the key directory and remove keys that a killed daemon left."""
+        self.keys.create()
+        removed = self.keys.clean()
+        if removed:
+            self.log.write("warning", f"removed {removed} keys of a killed daemon")
+        self.runtime.perform_with(MikeEffects(self.keys, self.log).table())
+
+    def clean_up(self) -> None:
+        """Make sure that no key of ours is left."""
+        self.keys.clean()
+
+    def more_commands(self) -> dict[str, Handler]:
+        """Return the hand-over of the role of transaction manager."""
+        return {"handover": self._on_handover}
+
+    def _on_handover(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            to = IPv6Address(str(request.get("to")))
+        except ValueError as error:
+            raise LocalError("to must be the black address of a member") from error
+        status = self.engine.status(self.clock.now())
+        if self.state is not State.RUNNING or status.get("role") != "tm":
+            raise LocalError("this device is not the transaction manager: nothing to hand over")
+        if str(to) not in status.get("members", []):
+            raise LocalError(f"{to} is not a member of the group")
+        self.runtime.deliver(HandoverRequested(to))
+        return {"to": str(to)}

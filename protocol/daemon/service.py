@@ -1,0 +1,396 @@
+"""What both daemons share: parked, armed, running; the control commands; an orderly end.
+
+A daemon is loaded once and then parked, silent and outside of every multicast group. ``start`` arms
+it; at the trigger it becomes an instance of its protocol; ``stop`` parks it again with nothing left
+behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
+from protocol.core.errors import LocalError
+from protocol.daemon.clock import Clock, SystemClock
+from protocol.daemon.config import DeviceConfig, check_run_directory
+from protocol.daemon.control import ControlServer, Handler
+from protocol.daemon.effects import CommonEffects
+from protocol.daemon.keys import KeyDirectory
+from protocol.daemon.logfile import LogFile
+from protocol.daemon.loop import Loop, Signals, watch_parent
+from protocol.daemon.runtime import Runtime
+from protocol.daemon.sockets import GroupSocket, LocalSocket
+from protocol.daemon.trace import TraceWriter
+from protocol.daemon.warmup import warm_up
+from protocol.identity.identity import Identity
+
+SPIN_NS = 2_000_000
+"""The daemon wakes this long before the trigger and watches the clock for the rest: a sleep alone
+ends 50 to 100 us late, and a millisecond late under emulation."""
+
+RECHECK_NS = 1_000_000_000
+"""The trigger is a wall time, and the wall clock may be set: look again this long before."""
+
+TRIGGER_DISTANCE_NS_MAX = 3_600_000_000_000
+"""A trigger further away than an hour, either way, is a mistake of units or of a clock."""
+
+GARBAGE_OBJECTS = 20_000
+"""The cycle collector runs when idle once this many objects were made, never in a join."""
+
+TRIGGER_TIMER = "daemon.trigger"
+OWN_TIMERS = "daemon."
+"""Prefix of timers that are not the engine's."""
+
+
+class State(StrEnum):
+    """What a daemon is doing."""
+
+    PARKED = "parked"
+    ARMED = "armed"
+    RUNNING = "running"
+
+
+class Service:
+    """One daemon process.
+
+    Subclasses say which engine, which channels and which effects.
+
+    Attributes:
+        daemon: ``idpd`` or ``miked``.
+    """
+
+    daemon: ClassVar[str]
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        *,
+        recording: bool = False,
+        exit_with_parent: bool = False,
+        log_level: str = "info",
+    ) -> None:
+        self.config = config
+        self.state = State.PARKED
+        self.loop = Loop()
+        self.clock: Clock = SystemClock(config.injected_offset_us * 1000)
+        self._recording = recording
+        self._exit_with_parent = exit_with_parent
+        self._log_level = log_level
+        self._trigger_wall_ns: int | None = None
+        self._ignored: Counter[str] = Counter()
+
+    # What a subclass provides.
+
+    def make_engine(self, identity: Identity) -> Engine:
+        """Return the parked engine."""
+        raise AssertionError(self)
+
+    def open_group(self) -> GroupSocket:
+        """Open the black channel."""
+        raise AssertionError(self)
+
+    def open_local(self) -> LocalSocket:
+        """Open the channel to the other daemon."""
+        raise AssertionError(self)
+
+    def prepare(self) -> None:
+        """Open what else is needed and remove what a killed predecessor left."""
+
+    def arm_more(self) -> None:
+        """Join what else a running daemon is a member of."""
+
+    def clean_up(self) -> None:
+        """Remove what an instance may have left outside of this process."""
+
+    def release(self) -> None:
+        """Close what `prepare` opened."""
+
+    def more_commands(self) -> dict[str, Handler]:
+        """Return further control commands."""
+        return {}
+
+    def more_counters(self) -> Mapping[str, int]:
+        """Return further counters for ``status``."""
+        return {}
+
+    def more_status(self) -> dict[str, Any]:
+        """Return further fields for ``status``."""
+        return {}
+
+    # Life.
+
+    def run(self) -> int:
+        """Open everything, serve until told to end, leave nothing behind; return the status."""
+        config = self.config
+        run_directory = config.device.run_directory
+        check_run_directory(run_directory)
+        name = config.device.name
+        os.umask(0o077)
+        self.keys = KeyDirectory(config.key_directory)
+        self.trace = TraceWriter(config.trace_file(self.daemon), name, self.daemon, self.clock)
+        self.log = LogFile(config.log_file(self.daemon), self.clock, level=self._log_level)
+        signals = Signals(self.loop, self.loop.stop)
+        try:
+            return self._serve()
+        except LocalError as error:
+            self.log.write("error", str(error))
+            raise
+        finally:
+            self.trace.close()
+            self.log.close()
+            signals.close()
+
+    def _serve(self) -> int:
+        # The control socket comes first as a lock (one daemon a device) and is answered last.
+        control = ControlServer(self.config.control_socket(self.daemon), self.loop)
+        try:
+            self._open()
+            control.serve(self._commands())
+            self.log.write("info", f"{self.daemon} of {self.config.device.name} is ready")
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            if not self.config.park:
+                self._arm(None)
+            self.control = control
+            self.loop.run()
+            return 0
+        finally:
+            control.close()
+            self._close()
+
+    def _open(self) -> None:
+        identity = self.load_identity()
+        self.engine = self.make_engine(identity)
+        self.identity = identity
+        self.group = self.open_group()
+        self.local = self.open_local()
+        self.runtime = Runtime(
+            self.engine, self.clock, self.trace, self.log, recording=self._recording
+        )
+        channels: dict[str, GroupSocket | LocalSocket] = {
+            "group": self.group,
+            "local": self.local,
+        }
+        common = CommonEffects(self.runtime, self.loop, self.trace, self.log, channels)
+        self.runtime.perform_with(common.table())
+        self.prepare()
+        self.loop.add_reader(self.local.fileno(), self._local_readable)
+        self.loop.add_reader(self.group.fileno(), self._group_readable)
+        self.loop.idle_wanted = self._idle_wanted
+        self.loop.on_idle = self._idle
+        if self._exit_with_parent:
+            watch_parent(self.loop, self.loop.stop)
+        warm_up()
+
+    def load_identity(self) -> Identity:
+        """Read certificates and keys; say so if others will refuse ours."""
+        from protocol.identity.certificates import IdentityFiles, load_identity
+
+        device, section = self.config.device, self.config.identity
+        files = IdentityFiles(
+            section.certificate,
+            section.key,
+            section.anchors,
+            section.peers,
+            section.revocations,
+            section.freshness_ms,
+        )
+        now = self.clock.now()
+        identity, notices = load_identity(files, device.address, now.wall_ns)
+        if (identity.me.name, identity.me.nation) != (device.name, device.nation):
+            raise LocalError(
+                f"{section.certificate}: certificate is for {identity.me.name} of"
+                f" {identity.me.nation}, [device] says {device.name} of {device.nation}"
+            )
+        for notice in notices:
+            self.log.write("warning", notice)
+        problem = identity.own_problem(now)
+        if problem is not None:
+            self.log.write("error", f"other devices will refuse us: {problem}")
+        return identity
+
+    def _close(self) -> None:
+        """Stop in order; every step is tried, whatever the one before met."""
+        for step in (self._stop, self.release):
+            try:
+                step()
+            except (LocalError, AttributeError) as error:
+                # AttributeError: start-up failed before this part existed.
+                if isinstance(error, LocalError):
+                    self.log.write("error", str(error))
+        for part in ("group", "local"):
+            channel = getattr(self, part, None)
+            if channel is not None:
+                channel.close()
+
+    # Datagrams.
+
+    def _local_readable(self) -> None:
+        received = self.local.receive()
+        if received is None:
+            return
+        if self.state is State.RUNNING:
+            self.runtime.deliver(DatagramReceived("local", received[1], received[0]))
+        else:
+            self._ignored["local.ignored_parked"] += 1
+
+    def _group_readable(self) -> None:
+        received = self.group.receive()
+        if received is None:
+            return
+        if self.state is State.RUNNING:
+            self.runtime.deliver(DatagramReceived("group", received[1], received[0]))
+        else:
+            self._ignored["group.ignored_parked"] += 1
+
+    # Idle.
+
+    def _idle_wanted(self) -> bool:
+        return self.trace.pending or self.log.pending or gc.get_count()[0] > GARBAGE_OBJECTS
+
+    def _idle(self) -> None:
+        self.trace.flush()
+        self.log.flush()
+        if gc.get_count()[0] > GARBAGE_OBJECTS:
+            gc.collect()
+
+    # Control commands.
+
+    def _commands(self) -> dict[str, Handler]:
+        return {
+            "status": self._on_status,
+            "start": self._on_start,
+            "stop": self._on_stop,
+            "flush": self._on_flush,
+            "shutdown": self._on_shutdown,
+            **self.more_commands(),
+        }
+
+    def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """Describe daemon and engine as plain JSON values; never key material."""
+        engine = self.engine.status(self.clock.now())
+        counters: Counter[str] = Counter(engine.pop("counters", {}))
+        for more in (
+            self.identity.refusals if "AUTH-1" not in counters else {},
+            self.group.counters,
+            self.local.counters,
+            self.runtime.counters,
+            self._ignored,
+            self.more_counters(),
+        ):
+            counters.update(more)
+        losses = {
+            "trace.lost": self.trace.lost_total,
+            "log.lost": self.log.lost_total,
+            "log.suppressed": self.log.suppressed_total,
+            "control.rejected": self.control.rejected_total,
+        }
+        counters.update({name: count for name, count in losses.items() if count})
+        return {
+            **engine,
+            "daemon": self.daemon,
+            "device": self.config.device.name,
+            "nation": self.config.device.nation,
+            "address": str(self.config.device.address),
+            "state": self.state.value,
+            "pid": os.getpid(),
+            "startup_wall_ns": self.identity.startup_wall_ns,
+            "trigger_wall_ns": self._trigger_wall_ns,
+            "counters": dict(sorted(counters.items())),
+            "refused": engine.get("refused", self.identity.recent_refusals),
+            "trace_error": self.trace.error,
+            **self.more_status(),
+        }
+
+    def _on_start(self, request: dict[str, Any]) -> dict[str, Any]:
+        at_wall_ns = request.get("at_wall_ns")
+        if at_wall_ns is not None and type(at_wall_ns) is not int:
+            raise LocalError("at_wall_ns must be UTC in nanoseconds, or null for now")
+        self._arm(at_wall_ns)
+        return {"state": self.state.value, "trigger_wall_ns": self._trigger_wall_ns}
+
+    def _arm(self, at_wall_ns: int | None) -> None:
+        """Prepare for the trigger; without a time, trigger as soon as this command is answered."""
+        if self.state is not State.PARKED:
+            raise LocalError(f"cannot start: the daemon is {self.state.value} (stop it first)")
+        now = self.clock.now()
+        if at_wall_ns is None:
+            at_wall_ns = now.wall_ns
+        elif abs(at_wall_ns - now.wall_ns) > TRIGGER_DISTANCE_NS_MAX:
+            raise LocalError("at_wall_ns is more than an hour away from this device's clock")
+        self._trigger_wall_ns = at_wall_ns
+        try:
+            self.group.join()
+            self.arm_more()
+        except LocalError:
+            self.group.leave()
+            raise
+        self._idle()
+        self.state = State.ARMED
+        self._set_trigger()
+
+    def _set_trigger(self) -> None:
+        now = self.clock.now()
+        left_ns = (self._trigger_wall_ns or 0) - now.wall_ns - SPIN_NS
+        if left_ns > RECHECK_NS:
+            left_ns -= RECHECK_NS // 2
+        self.loop.set_timer(TRIGGER_TIMER, now.mono_ns + max(left_ns, 0), self._on_trigger)
+
+    def _on_trigger(self, _name: str) -> None:
+        trigger_wall_ns = self._trigger_wall_ns or 0
+        if trigger_wall_ns - self.clock.now().wall_ns > 2 * SPIN_NS:
+            self._set_trigger()
+            return
+        while self.clock.now().wall_ns < trigger_wall_ns:
+            pass
+        self.group.drain()
+        self.local.drain()
+        self.state = State.RUNNING
+        woke = self.clock.now()
+        self.runtime.deliver(Started(trigger_wall_ns))
+        late_ns = woke.wall_ns - trigger_wall_ns
+        self.trace.report("daemon.woke", {"trigger_wall_ns": trigger_wall_ns, "late_ns": late_ns})
+
+    def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._stop()
+        self._flush()
+        return {"state": self.state.value}
+
+    def _stop(self) -> None:
+        """Park: engine stopped, groups left, nothing of ours in kernel or key directory."""
+        was_running = self.state is State.RUNNING
+        self.loop.cancel_timer(TRIGGER_TIMER)
+        try:
+            if was_running:
+                self.runtime.deliver(Stopped())
+        finally:
+            self.state = State.PARKED
+            self._trigger_wall_ns = None
+            self.loop.cancel_timers_except(OWN_TIMERS)
+            self.group.leave()
+            if was_running:
+                self.clean_up()
+
+    def _on_flush(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._flush()
+        return {}
+
+    def _flush(self) -> None:
+        written = self.trace.flush()
+        self.log.flush()
+        if not written:
+            raise LocalError(f"the trace cannot be written: {self.trace.error}")
+
+    def _on_shutdown(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._stop()
+        self.loop.stop()
+        return {"state": self.state.value}

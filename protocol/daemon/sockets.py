@@ -1,0 +1,288 @@
+"""The daemons' UDP sockets: the black multicast channel and the local one between the daemons.
+
+A datagram socket here never blocks and never raises for what the network did: a datagram that
+cannot be sent or is too long is counted. Opening one may fail, with cause and cure in one line.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter
+from ipaddress import IPv6Address
+
+from protocol.core.errors import LocalError
+
+DATAGRAM_BYTES_MAX = 8192
+"""Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
+
+RECEIVE_BUFFER_BYTES = 1024 * 1024
+"""Room for the burst with which a large group answers a join while we are not scheduled."""
+
+SOURCES_MAX = 1024
+"""Parsed source addresses remembered; a flood of forged ones empties the table, nothing more."""
+
+LOCALHOST = IPv6Address("::1")
+
+# Linux values that the socket module of Python 3.11 does not name.
+_IPV6_MULTICAST_ALL = 29
+_MCAST_JOIN_GROUP = 42
+_MCAST_BLOCK_SOURCE = 43
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+
+
+class DatagramSocket:
+    """A bound, non-blocking UDP socket over IPv6.
+
+    Attributes:
+        counters: what was dropped, by reason.
+    """
+
+    def __init__(self, sock: socket.socket, name: str) -> None:
+        self.counters: Counter[str] = Counter()
+        self._socket = sock
+        self._name = name
+        self._sources: dict[str, IPv6Address] = {}
+
+    def fileno(self) -> int:
+        """Return the descriptor, for the loop."""
+        return self._socket.fileno()
+
+    def receive(self) -> tuple[bytes, IPv6Address] | None:
+        """Return one datagram and its source address without scope, or None."""
+        try:
+            payload, address = self._socket.recvfrom(DATAGRAM_BYTES_MAX + 1)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self.counters[f"{self._name}.receive_failed.{_errno_name(error)}"] += 1
+            return None
+        if len(payload) > DATAGRAM_BYTES_MAX:
+            self.counters[f"{self._name}.oversized"] += 1
+            return None
+        text = address[0]
+        source = self._sources.get(text)
+        if source is None:
+            if len(self._sources) >= SOURCES_MAX:
+                self._sources.clear()
+            source = IPv6Address(text.partition("%")[0])
+            self._sources[text] = source
+        return payload, source
+
+    def drain(self) -> int:
+        """Throw away what is queued; return how many datagrams that were."""
+        dropped = 0
+        while dropped < 10_000:
+            try:
+                self._socket.recvfrom(1)
+            except OSError:
+                break
+            dropped += 1
+        return dropped
+
+    def _sent(self, error: OSError) -> None:
+        self.counters[f"{self._name}.send_failed.{_errno_name(error)}"] += 1
+
+    def close(self) -> None:
+        """Close; idempotent."""
+        self._socket.close()
+
+
+class GroupSocket(DatagramSocket):
+    """The black channel of one protocol: its multicast group, and unicast to the same port.
+
+    It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
+    every datagram leaves with the device's certified address as source.
+    """
+
+    def __init__(
+        self, interface: str, address: IPv6Address, group: IPv6Address, port: int, hops: int
+    ) -> None:
+        index = interface_index(interface)
+        check_address(interface, address)
+        sock = _udp_socket()
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+            _enlarge_receive_buffer(sock)
+            sock.bind(("::", port))
+        except OSError as error:
+            sock.close()
+            raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
+        super().__init__(sock, "group")
+        self._membership = group.packed + struct.pack("@I", index)
+        self._joined = False
+        self._port = port
+        self._group_target = (str(group), port, 0, index)
+        self._ancillary = [
+            (
+                socket.IPPROTO_IPV6,
+                socket.IPV6_PKTINFO,
+                address.packed + struct.pack("@I", index),
+            )
+        ]
+
+    def join(self) -> None:
+        """Become a member of the group; idempotent."""
+        if self._joined:
+            return
+        try:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, self._membership)
+        except OSError as error:
+            raise LocalError(f"cannot join the group of port {self._port}: {error}") from error
+        self._joined = True
+
+    def leave(self) -> None:
+        """Leave the group and forget what is queued; idempotent."""
+        if not self._joined:
+            return
+        self._joined = False
+        try:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, self._membership)
+        except OSError as error:
+            self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
+        self.drain()
+
+    def send(self, payload: bytes, destination: IPv6Address | None) -> None:
+        """Send to the group, or to one device; a refusal by the kernel is counted."""
+        target = self._group_target if destination is None else (str(destination), self._port, 0, 0)
+        try:
+            self._socket.sendmsg((payload,), self._ancillary, 0, target)
+        except OSError as error:
+            self._sent(error)
+
+
+class LocalSocket(DatagramSocket):
+    """The channel between idpd and miked on ::1; authenticity is the protocol's business."""
+
+    def __init__(self, own_port: int, other_port: int) -> None:
+        sock = _udp_socket()
+        try:
+            _enlarge_receive_buffer(sock)
+            sock.bind((str(LOCALHOST), own_port))
+        except OSError as error:
+            sock.close()
+            raise LocalError(
+                f"cannot open port {own_port} on ::1: {error.strerror}"
+                " (is the daemon already running here? is the interface lo up?)"
+            ) from error
+        super().__init__(sock, "local")
+        self._target = (str(LOCALHOST), other_port)
+
+    def send(self, payload: bytes, _destination: IPv6Address | None) -> None:
+        """Send to the other daemon; a refusal by the kernel is counted."""
+        try:
+            self._socket.sendto(payload, self._target)
+        except OSError as error:
+            self._sent(error)
+
+
+class EspMembership:
+    """Membership of the black interface in the group of the ESP packets.
+
+    The kernel decrypts only what its interface listens to. Own packets are excluded as a source:
+    looped back, each would be taken for a replay by the own SA.
+    """
+
+    def __init__(self, interface: str, address: IPv6Address, group: IPv6Address) -> None:
+        self._interface = interface
+        self._address = address
+        self._group = group
+        self._socket: socket.socket | None = None
+
+    def join(self) -> None:
+        """Join, with the own address blocked as source; idempotent."""
+        if self._socket is not None:
+            return
+        index = interface_index(self._interface)
+        sock = _udp_socket()
+        group = _sockaddr(self._group)
+        try:
+            sock.setsockopt(
+                socket.IPPROTO_IPV6, _MCAST_JOIN_GROUP, struct.pack("@I4x", index) + group
+            )
+            sock.setsockopt(
+                socket.IPPROTO_IPV6,
+                _MCAST_BLOCK_SOURCE,
+                struct.pack("@I4x", index) + group + _sockaddr(self._address),
+            )
+        except OSError as error:
+            sock.close()
+            raise LocalError(
+                f"cannot join {self._group} on {self._interface}: {error.strerror}"
+            ) from error
+        self._socket = sock
+
+    def leave(self) -> None:
+        """Leave; idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def interface_index(interface: str) -> int:
+    """Return the index of an interface, or say that there is none."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise LocalError(
+            f"no interface {interface} in this network namespace (see `ip link`)"
+        ) from error
+
+
+def check_address(interface: str, address: IPv6Address) -> None:
+    """Refuse an address this device cannot use yet or at all."""
+    with _udp_socket() as sock:
+        try:
+            sock.bind((str(address), 0, 0, interface_index(interface)))
+        except OSError as error:
+            raise LocalError(
+                f"address {address} is not usable on {interface}: not assigned, or duplicate"
+                " address detection has not ended (see `ip -6 address`)"
+            ) from error
+
+
+def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.socket:
+    """Open a UDP socket whose datagrams carry the kernel's receive time (SO_TIMESTAMPNS)."""
+    sock = _udp_socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.bind((str(address), port, 0, interface_index(interface) if interface else 0))
+    except OSError as error:
+        sock.close()
+        raise LocalError(f"cannot open port {port} on {address}: {error.strerror}") from error
+    return sock
+
+
+def _udp_socket() -> socket.socket:
+    sock = socket.socket(
+        socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _enlarge_receive_buffer(sock: socket.socket) -> None:
+    """Ask for a large buffer; without the privilege the kernel grants what its limit allows."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+
+def _sockaddr(address: IPv6Address) -> bytes:
+    """Return the address as a ``struct sockaddr_storage``."""
+    return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")
+
+
+def _errno_name(error: OSError) -> str:
+    """Return the symbolic name of an error number, for a counter."""
+    import errno
+
+    return errno.errorcode.get(error.errno or 0, "unknown")
