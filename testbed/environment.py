@@ -134,6 +134,8 @@ def _guest_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(_PASSED_PREFIXES) or name in _PASSED
     }
+    environment["HOME"] = "/root"
+    environment["LANG"] = "C.UTF-8"
     environment["PATH"] = f"{layout.VENV}/bin:{layout.SYSTEM_PATH}"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -58,8 +58,17 @@ def check_namespaces() -> Check:
 
 def check_esp() -> Check:
     """Check whether the kernel takes an ESP security association."""
-    argv = "ip xfrm state add src ::1 dst ::1 proto esp spi 0x100 mode transport aead".split()
-    argv += ["rfc4106(gcm(aes))", "0x" + "11" * 20, "128"]
+    argv = ["ip", "xfrm", "state", "add", "src", "::1", "dst", "::1", "proto", "esp"]
+    argv += [
+        "spi",
+        "0x100",
+        "mode",
+        "transport",
+        "aead",
+        "rfc4106(gcm(aes))",
+        "0x" + "11" * 20,
+        "128",
+    ]
     done = _in_namespace(*argv)
     if done.returncode == 0:
         return Check("esp", State.OK, "the kernel took an AES-GCM SA")

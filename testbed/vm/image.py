@@ -1,4 +1,4 @@
-"""The guest's cached file systems: a root image and an initial RAM disk, rebuilt when inputs change.
+"""The guest's cached file systems, a root image and an initial RAM disk: rebuilt on new inputs.
 
 Inputs are the versions of the Debian packages, the kernel, the virtual environment and the code
 that builds. The project's own code is no part of it: it travels at each boot (`shipment.py`).
@@ -31,9 +31,9 @@ _TOOLS: Final = {
     "busybox": "busybox-static",
 }
 _SKELETON: Final = (
-    "dev etc home mnt opt proc root run srv sys tmp "
-    "usr/bin usr/sbin usr/lib usr/lib64 var/lib var/log var/tmp"
-).split()
+    *("dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp"),
+    *("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "var/lib", "var/log", "var/tmp"),
+)
 # Development tools that no guest runs.
 _VENV_UNWANTED: Final = re.compile(
     r"bin/ruff$|lib/[^/]+/site-packages/(mypy|mypyc|pip|ruff|[0-9a-f]{20}__mypyc[^/]*)(/|$)"
@@ -214,12 +214,10 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _compile_python(stage: Path) -> None:
-    """Compile what the host has not compiled: in the guest every compilation takes ten times as long."""
+    """Compile what the host has not: in the guest every compilation takes ten times as long."""
     folders = [str(path) for path in sorted(stage.glob("usr/lib/python3*"))]
-    _tool(
-        ["/usr/bin/python3", "-m", "compileall", "-q", "-j", "2", "-s", str(stage), "-p", "/"]
-        + folders
-    )
+    compiler = ["/usr/bin/python3", "-m", "compileall", "-q", "-j", "2"]
+    _tool([*compiler, "-s", str(stage), "-p", "/", *folders])
 
 
 def _make_file_system(stage: Path, image: Path) -> None:
@@ -230,7 +228,7 @@ def _make_file_system(stage: Path, image: Path) -> None:
     argv = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0"]
     argv += ["-N", str(entries + 4096), "-d", str(stage), str(image)]
     argv += [f"{(size >> 20) * 11 // 10 + 128 + len(str(entries))}M"]
-    # In a user namespace of its own an ordinary user's files become root's, as the guest wants them.
+    # In a user namespace of one's own an ordinary user's files are root's, as the guest wants.
     as_root = ["unshare", "--map-root-user"]
     if os.geteuid() != 0 and subprocess.run([*as_root, "true"], check=False).returncode == 0:
         argv = [*as_root, *argv]

@@ -5,13 +5,12 @@ The guest lays it over its root file system, so that the project has the same pa
 
 import hashlib
 import io
-import json
 import os
 import py_compile
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +66,8 @@ def write_shipment(target: Path, job: Job, project: Path, cache: Path) -> None:
                 if compiled is not None:
                     name = f"{path.stem}.{sys.implementation.cache_tag}.pyc"
                     _add(archive, str(path.parent / "__pycache__" / name), compiled)
-        _add(archive, "/etc/testbed/job.json", json.dumps(asdict(job)).encode())
+        for name, content in job_files(job).items():
+            _add(archive, f"/etc/testbed/{name}", content)
         _add(archive, "/etc/testbed/python", f"{Path(sys.executable).resolve()}\n".encode())
         _add(
             archive, "/etc/testbed/agent.py", (layout.GUEST_FILES.parent / "agent.py").read_bytes()
@@ -79,8 +79,23 @@ def write_shipment(target: Path, job: Job, project: Path, cache: Path) -> None:
             old.unlink(missing_ok=True)
 
 
+def job_files(job: Job) -> dict[str, bytes]:
+    """Return the files by which the guest's agent learns what to do; see `agent.py`."""
+    shares = "".join(f"{tag} {path}\n" for tag, path in job.shares.items())
+    environment = [f"{name}={value}" for name, value in job.environment.items()]
+    return {
+        "command": _fields([job.cwd, *job.argv]),
+        "environment": _fields(environment),
+        "shares": os.fsencode(shares),
+    }
+
+
+def _fields(fields: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(field) + b"\0" for field in fields)
+
+
 def _regular_content(path: Path) -> bytes | None:
-    """Return a file's content; None for what another process removed meanwhile, or a dangling link."""
+    """Return a file's content; None for what is removed meanwhile, or a dangling link."""
     try:
         return path.read_bytes()
     except OSError:
@@ -99,7 +114,7 @@ def _cache_key(path: Path, source: bytes) -> str:
 
 
 def _compiled(path: Path, kept: Path) -> bytes | None:
-    """Return the compiled form of a source, from the cache if it is there; None if it is no Python."""
+    """Return the compiled form of a source, from the cache if there; None if it is no Python."""
     try:
         return kept.read_bytes()
     except FileNotFoundError:

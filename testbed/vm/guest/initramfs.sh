@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# First process of the guest: loads what the root file system needs, lays the project over it, and
-# hands over. In a trial boot it only says that it lives.
+# First process of the guest: loads what the root file system needs, lays the project over it,
+# mounts what a system has, and hands over. In a trial boot it only says that it lives.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -32,6 +32,30 @@ mount -t ext4 -o ro /dev/vda /image &&
     echo "testbed: the guest's root file system cannot be mounted" >/dev/console
     poweroff -f
 }
+
+# Busybox does here in half the time what the system's own tools would do later.
+mkdir /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
+ln -s /proc/self/fd/1 /dev/stdout
+ln -s /proc/self/fd/2 /dev/stderr
+mount -t tmpfs -o mode=755 run /root/run
+mkdir /root/run/netns /root/run/lock
+mount -t tmpfs -o mode=1777,size=75% tmp /root/tmp
+mount -t cgroup2 cgroup /sys/fs/cgroup
+echo testbed >/proc/sys/kernel/hostname
+ip link set lo up
+while read -r tag path; do
+    mkdir -p "/root$path"
+    # Every write goes to the host at once: whatever ends the guest, finished results are there.
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none "$tag" "/root$path" || {
+        echo "testbed: cannot mount $path" >/dev/console
+        poweroff -f
+    }
+done </root/etc/testbed/shares
+
 mount --move /dev /root/dev
 mount --move /proc /root/proc
 mount --move /sys /root/sys
