@@ -73,7 +73,7 @@ class Stamp:
 class ClockError:
     """A device's clock against the reference clock over one repetition."""
 
-    offset_ns: float = 0.0
+    offset_ns: int = 0
     bound_ns: float = 0.0
 
 
@@ -85,10 +85,11 @@ def combine_offsets(before: Any, after: Any) -> ClockError:
     """
     known = [exchange for exchange in (before, after) if exchange is not None]
     if not known:
-        return ClockError(0.0, float("inf"))
-    offsets = [float(exchange.offset_ns) for exchange in known]
+        return ClockError(0, float("inf"))
+    offsets = [int(exchange.offset_ns) for exchange in known]
     drift = (max(offsets) - min(offsets)) / 2
-    return ClockError(sum(offsets) / len(offsets), max(e.bound_ns for e in known) + drift)
+    bound = max(float(exchange.bound_ns) for exchange in known)
+    return ClockError(sum(offsets) // len(offsets), bound + drift)
 
 
 @dataclass(slots=True)
@@ -144,14 +145,14 @@ class Bench:
 
     def clock(self, device: str) -> ClockError:
         """Return a device's clock error; unknown is an infinite bound."""
-        return self.clocks.get(device, ClockError(0.0, float("inf")))
+        return self.clocks.get(device, ClockError(0, float("inf")))
 
 
 class _Index:
     """The stamps of one step on the reference clock, found by device and point."""
 
-    def __init__(self, bench: Bench, stamps: Iterable[Stamp], begin_ns: float, end_ns: float):
-        self._found: dict[tuple[str, str, str], list[tuple[float, Mapping[str, Any]]]] = {}
+    def __init__(self, bench: Bench, stamps: Iterable[Stamp], begin_ns: int, end_ns: float):
+        self._found: dict[tuple[str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
         for stamp in stamps:
             at = stamp.wall_ns - bench.clock(stamp.device).offset_ns
             if begin_ns - _SLACK_NS <= at < end_ns:
@@ -160,10 +161,10 @@ class _Index:
         for found in self._found.values():
             found.sort(key=lambda item: item[0])
 
-    def all(self, device: str, daemon: str, point: str) -> list[tuple[float, Mapping[str, Any]]]:
+    def all(self, device: str, daemon: str, point: str) -> list[tuple[int, Mapping[str, Any]]]:
         return self._found.get((device, daemon, point), [])
 
-    def first(self, device: str, daemon: str, point: str, **wanted: str | None) -> float | None:
+    def first(self, device: str, daemon: str, point: str, **wanted: str | None) -> int | None:
         for at, fields in self.all(device, daemon, point):
             if all(
                 value is None or str(fields.get(name, "")).lower() == value.lower()
@@ -173,7 +174,7 @@ class _Index:
         return None
 
 
-def _ms(later: float | None, earlier: float | None) -> float | None:
+def _ms(later: int | None, earlier: int | None) -> float | None:
     return None if later is None or earlier is None else (later - earlier) / NS_PER_MS
 
 
@@ -192,7 +193,7 @@ def step_rows(
     if step.trigger_wall_ns is None:
         return [_base(step, bench, device) | {"flags": "not-run"} for device in step.expected]
     joining = step.campaign == "join"
-    trigger = float(step.trigger_wall_ns)
+    trigger = step.trigger_wall_ns
     if joining:
         trigger -= bench.clock(step.subject).offset_ns
     index = _Index(bench, stamps, trigger, end_ns)
@@ -202,7 +203,7 @@ def step_rows(
         if joining:
             values, missing = _join_values(step, bench, index, device, trigger)
         else:
-            values, missing = _leave_values(step, bench, index, device, trigger, tm)
+            values, missing = _leave_values(step, bench, index, (device, tm), trigger)
         row.update(values)
         row["kernel_written_difference_ms"] = _kernel_difference(step, index, device)
         row["ok"] = step.status == "ok" and row["total_ms"] is not None
@@ -241,8 +242,8 @@ def _base(step: StepRecord, bench: Bench, device: str) -> dict[str, Any]:
 
 
 def _tail(
-    step: StepRecord, bench: Bench, index: _Index, device: str, started: float | None
-) -> tuple[dict[str, float | None], float | None, list[str]]:
+    step: StepRecord, bench: Bench, index: _Index, device: str, started: int | None
+) -> tuple[dict[str, float | None], int | None, list[str]]:
     """Return the phases from MIKE's start to the SAs written, t_written, and what is missing."""
     epoch = step.epoch
     if epoch is None:
@@ -263,7 +264,7 @@ def _tail(
 
 
 def _join_values(
-    step: StepRecord, bench: Bench, index: _Index, device: str, trigger: float
+    step: StepRecord, bench: Bench, index: _Index, device: str, trigger: int
 ) -> tuple[dict[str, float | None], list[str]]:
     joiner = step.subject
     address = bench.addresses.get(joiner)
@@ -286,8 +287,9 @@ def _join_values(
 
 
 def _leave_values(
-    step: StepRecord, bench: Bench, index: _Index, device: str, trigger: float, tm: str
+    step: StepRecord, bench: Bench, index: _Index, devices: tuple[str, str], trigger: int
 ) -> tuple[dict[str, float | None], list[str]]:
+    device, tm = devices
     address = bench.addresses.get(step.subject)
     detected = index.first(tm, "idpd", "t_signal", kind="leave", peer=address)
     signalled = index.first(tm, "miked", "t_mike_in", kind="leave", peer=address)

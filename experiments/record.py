@@ -17,7 +17,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from experiments.errors import RecordError
 from experiments.plan import Plan
@@ -81,7 +82,7 @@ class RunDirectory:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
-        self._lock: io.TextIOWrapper | None = None
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, path: Path, plan: Plan, about: Mapping[str, Any]) -> RunDirectory:
@@ -139,11 +140,11 @@ class RunDirectory:
 
     def _acquire(self) -> None:
         """Lock the run; the kernel releases the lock when the process ends, however it ends."""
-        lock = (self.path / ".lock").open("w")
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            lock.close()
+            os.close(lock)
             raise RecordError(f"{self.path.name} is being written by another process") from error
         self._lock = lock
 
@@ -156,8 +157,19 @@ class RunDirectory:
     def close(self) -> None:
         """Release the lock; idempotent."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def save_manifest(self, **changes: Any) -> None:
         """Write the manifest with these changes."""

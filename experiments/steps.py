@@ -83,6 +83,8 @@ class RepetitionRunner:
         self._stamps: list[Stamp] = []
         self._role: str | None = None
         self._broken = ""
+        self._skew_ns = 0
+        self._epoch: str | None = None
         self._records = [self._blank(step) for step in repetition.steps]
 
     def _name(self, number: int) -> str:
@@ -108,6 +110,7 @@ class RepetitionRunner:
             self._drain()
             self._stamps.clear()
             before = self._fleet.clock_offsets()
+            self._skew_ns = max((abs(o.offset_ns) for o in before.values()), default=0)
             self._prepare()
             for planned, record in zip(self._repetition.steps, self._records, strict=True):
                 if not self._step(planned, record):
@@ -149,7 +152,7 @@ class RepetitionRunner:
         self._fleet.start(device, at_wall_ns)
 
     def _await_group(self, devices: Sequence[str]) -> None:
-        self._fleet.await_members(devices, deadline_s=PREPARATION_DEADLINE_S)
+        self._epoch = self._fleet.await_members(devices, deadline_s=PREPARATION_DEADLINE_S)
 
     def _park(self) -> None:
         """Stop every started device, last first, and plug every cut cable in again."""
@@ -219,7 +222,11 @@ class RepetitionRunner:
             self._started.remove(record.subject)
 
     def _await_epoch(self, record: StepRecord) -> None:
-        """Wait until every expected device has written one and the same epoch."""
+        """Wait until every expected device has written one and the same new epoch.
+
+        Each device stamps with its own clock, so the search begins earlier by the largest offset;
+        what the last step wrote is told apart by its epoch.
+        """
         assert record.trigger_wall_ns is not None
         end = record.trigger_wall_ns + self._campaign.deadline_ms * 1_000_000
         while True:
@@ -227,15 +234,15 @@ class RepetitionRunner:
             found = self._fleet.await_event(
                 "t_written",
                 record.expected,
-                since_wall_ns=record.trigger_wall_ns,
+                since_wall_ns=record.trigger_wall_ns - self._skew_ns,
                 deadline_s=left_s,
             )
             epochs = {str(event.fields.get("epoch")) for event in found.values()}
-            if len(epochs) == 1:
-                record.epoch = epochs.pop()
+            if len(epochs) == 1 and epochs != {self._epoch}:
+                record.epoch = self._epoch = epochs.pop()
                 break
             if self._time.now_ns() >= end:
-                raise DeadlineError(f"devices wrote different epochs: {', '.join(sorted(epochs))}")
+                raise DeadlineError(f"no common new epoch: {', '.join(sorted(epochs))}")
             self._time.sleep(_POLL_S)
         idle = self._fleet.idle()
         record.idle_percent = float(idle.mean_percent)

@@ -1,0 +1,366 @@
+"""summary.json, summary.md and the printed table: ours against the paper's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import analysis, paper
+from experiments.analysis import Run, select, variants
+from experiments.plan import Plan
+from experiments.schema import SCHEMA_VERSION, SUMMARY
+
+MEMORY_MARK = "WITHOUT KERNEL SAs (memory backend)"
+_FAILURES_SHOWN = 20
+
+
+def environment_label(manifest: dict[str, Any]) -> str:
+    """Return one line about where it was measured."""
+    sessions = manifest.get("sessions") or [{}]
+    known = sessions[0].get("environment") or {}
+    where = known.get("environment", "unknown environment")
+    accelerator = known.get("accelerator", "none")
+    if where == "vm":
+        kind = {"tcg": "TCG, software emulation"}.get(accelerator, accelerator)
+        where = f"VM ({kind})"
+    return f"{where}, kernel {known.get('kernel', 'unknown')}, {known.get('cpus', '?')} CPUs"
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Return the documented keys of summary.json (experiments/schema.py)."""
+    seed = run.seed
+    plan = Plan.from_json(run.manifest["plan"])
+    done = {path.name for path in (run.path / "parts").glob("*") if path.is_dir()}
+    planned = {r.key for r in plan.repetitions()} | ({"sa-write"} if plan.sa_write() else set())
+    summary: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "run": run.manifest["run"],
+        "experiment": run.manifest["experiment"],
+        "environment": environment_label(run.manifest),
+        "kernel_sas": not run.memory,
+        "complete": planned <= done if done else run.manifest.get("state") == "complete",
+        "checks": _checks(run, plan),
+        "join": {v: _join(run, v, seed) for v in variants(run.latencies, "join")},
+        "phases": {
+            v: analysis.phases(select(run.latencies, "join", v, role="monitor"), seed)
+            for v in variants(run.latencies, "join")
+        },
+        "leave": {v: _leave(run, v, seed) for v in variants(run.latencies, "leave")},
+        "dispersal": _dispersal(run, seed),
+        "mike": {v: _mike(run, v, seed) for v in variants(run.latencies, "join")},
+        "sa_write": analysis.sa_writes(run.sa_writes, seed),
+        "clock": _clock(run, plan),
+        "kernel_check": _kernel_check(run),
+        "cold_start": _cold_start(run),
+        "paper": paper.values(),
+        "failures": _failures(run),
+    }
+    summary["ratios"] = _ratios(summary)
+    return {name: summary[name] for name in SUMMARY}
+
+
+def _join(run: Run, variant: str, seed: int) -> dict[str, Any]:
+    result = {}
+    for role in ("monitor", "joiner"):
+        frame = select(run.latencies, "join", variant, role=role)
+        estimates = analysis.by_size(frame, "total_ms", seed)
+        result[role] = {
+            "values": int((frame["ok"].astype(float) == 1).sum()),
+            "by_size": estimates,
+            "slope_ms_per_member": analysis.slope_interval(frame, "total_ms", seed),
+            "growth_3_to_max": analysis.growth(estimates),
+        }
+    return result
+
+
+def _leave(run: Run, variant: str, seed: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    frame = select(run.latencies, "leave", variant, role="monitor")
+    for method, group in frame.groupby("method"):
+        ok = group["ok"].astype(float) == 1
+        result[str(method)] = {
+            "from_trigger": analysis.median_interval(
+                analysis.censored(group["total_ms"], ok), seed
+            ),
+            "from_detection": analysis.median_interval(
+                analysis.censored(group["from_detection_ms"], ok), seed
+            ),
+            "from_detection_by_size": analysis.by_size(group, "from_detection_ms", seed),
+            "slope_ms_per_member": analysis.slope_interval(group, "from_detection_ms", seed),
+        }
+    return result
+
+
+def _dispersal(run: Run, seed: int) -> dict[str, Any]:
+    spread = analysis.dispersal(run.latencies)
+    result: dict[str, Any] = {}
+    for (campaign, variant), group in spread.groupby(["campaign", "variant"], sort=False):
+        result.setdefault(str(campaign), {})[str(variant)] = analysis.by_size(
+            group, "dispersal_ms", seed
+        )
+    return result
+
+
+def _mike(run: Run, variant: str, seed: int) -> dict[str, Any]:
+    """Return join sent to key computed at the joiner, and the slowest of all members per step."""
+    joiner = select(run.latencies, "join", variant, role="joiner")
+    everyone = select(run.latencies, "join", variant)
+    slowest = everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
+        join_to_key_ms=("join_to_key_ms", "max"), ok=("ok", "min")
+    )
+    spread = everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
+        spread_ms=("join_to_key_ms", lambda values: values.max() - values.min()), ok=("ok", "min")
+    )
+    return {
+        "joiner": analysis.by_size(joiner, "join_to_key_ms", seed),
+        "slowest_member": analysis.by_size(slowest, "join_to_key_ms", seed),
+        "spread_over_members": analysis.by_size(spread, "spread_ms", seed),
+    }
+
+
+def _checks(run: Run, plan: Plan) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for campaign in plan.campaigns:
+        for variant in campaign.variants:
+            steps = select(run.steps, campaign.kind, variant.name)
+            rows = select(run.latencies, campaign.kind, variant.name)
+            status = steps["status"]
+            result.setdefault(campaign.kind, {})[variant.name] = {
+                "planned": campaign.repetitions * (plan.devices - 2),
+                "recorded": len(steps),
+                "ok": int((status == "ok").sum()),
+                "failed": int((status == "failed").sum()),
+                "not_run": int((status == "not-run").sum()),
+                "sad_passed": int((steps["sad_ok"].astype(float) == 1).sum()),
+                "sad_failed": int((steps["sad_ok"].astype(float) == 0).sum()),
+                "packet_passed": int((steps["packet_ok"].astype(float) == 1).sum()),
+                "packet_failed": int((steps["packet_ok"].astype(float) == 0).sum()),
+                "handovers": int((steps["handover"].astype(float) == 1).sum()),
+                "starved": int((steps["starved"].astype(float) == 1).sum()),
+                "idle_percent_median": analysis.plain(steps["idle_percent"].median()),
+                "clock_flagged": int(rows["flags"].str.contains("clock-bound").sum()),
+            }
+    return result
+
+
+def _ratios(summary: dict[str, Any]) -> dict[str, Any]:
+    writes = summary["sa_write"]
+    ours = (writes.get("netlink") or {}).get("delete+write") or {}
+    theirs = (writes.get("command") or {}).get("delete+write") or {}
+    result: dict[str, Any] = {
+        "sa_netlink_to_command": analysis.ratio(ours.get("median_ms"), theirs.get("median_ms")),
+        "sa_of": "delete+write over netlink / the same with a command per SA",
+        "join_netlink_to_command": None,
+        "join_of": "median join at the monitor, largest group, netlink+per-sender / command+paper",
+    }
+    joins = summary["join"]
+    if {"netlink+per-sender", "command+paper"} <= set(joins):
+        medians = []
+        for name in ("netlink+per-sender", "command+paper"):
+            sizes = joins[name]["monitor"]["by_size"]
+            last = max(sizes, key=int, default=None)
+            medians.append(sizes[last]["median_ms"] if last else None)
+        result["join_netlink_to_command"] = analysis.ratio(*medians)
+    return result
+
+
+def _clock(run: Run, plan: Plan) -> dict[str, Any]:
+    limit = min((c.clock_bound_ms for c in plan.campaigns), default=1.0)
+    rows = run.latencies
+    return {
+        "largest_offset_ms": analysis.plain(rows["offset_ms"].abs().max()),
+        "largest_bound_ms": analysis.plain(rows["clock_bound_ms"].max()),
+        "limit_ms": limit,
+        "rows": len(rows),
+        "rows_above": int(rows["flags"].str.contains("clock-bound").sum()),
+    }
+
+
+def _kernel_check(run: Run) -> dict[str, Any]:
+    found = run.latencies["kernel_written_difference_ms"].dropna().astype(float)
+    if found.empty:
+        return {"n": 0, "median_ms": None, "min_ms": None, "max_ms": None}
+    return {
+        "n": len(found),
+        "median_ms": analysis.plain(found.median()),
+        "min_ms": analysis.plain(found.min()),
+        "max_ms": analysis.plain(found.max()),
+    }
+
+
+def _cold_start(run: Run) -> list[dict[str, Any]]:
+    loads = [load for s in run.manifest.get("sessions", []) for load in s.get("loads", [])]
+    result = []
+    for load in loads:
+        facts = load.get("facts") or {}
+        starts = {name: value for name, value in facts.items() if "ready" in name or "cold" in name}
+        result.append({"variant": load["variant"], "load_s": load["seconds"], **starts})
+    return result
+
+
+def _failures(run: Run) -> list[dict[str, Any]]:
+    bad = run.steps[run.steps["status"] != "ok"]
+    names = ["campaign", "variant", "repetition", "step", "subject", "method", "status", "reason"]
+    rows = bad[names].head(_FAILURES_SHOWN)
+    return [
+        {k: (int(v) if isinstance(v, (np.integer, float)) else v) for k, v in row.items()}
+        for row in rows.to_dict("records")
+    ]
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _interval(estimate: dict[str, Any] | None, unit: str = "ms") -> str:
+    if not estimate or not estimate.get("n"):
+        return "-"
+    if estimate.get("median_ms") is None:
+        return f"beyond the deadline ({estimate['failed']} of {estimate['n']} failed)"
+    value, low, high = (estimate[k] for k in ("median_ms", "low_ms", "high_ms"))
+    digits = 3 if value < 10 else 1
+    top = f"{high:.{digits}f}" if high is not None else "?"
+    bottom = f"{low:.{digits}f}" if low is not None else "?"
+    failed = f", {estimate['failed']} failed" if estimate["failed"] else ""
+    return f"{value:.{digits}f} {unit} [{bottom}, {top}] (n={estimate['n']}{failed})"
+
+
+def _slope(estimate: dict[str, Any]) -> str:
+    if estimate.get("slope") is None:
+        return "-"
+    return f"{estimate['slope']:.2f} ms per member [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def table(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows (quantity, ours, the paper's) of the summary table."""
+    known = summary["paper"]
+    rows: list[tuple[str, str, str]] = []
+    about400 = f"about {known['join_latency_ms']['value']:.0f} ms"
+    for variant, data in summary["join"].items():
+        sizes = data["monitor"]["by_size"]
+        for size in dict.fromkeys([min(sizes, key=int), max(sizes, key=int)] if sizes else []):
+            rows.append(
+                (f"join, monitor, {size} members, {variant}", _interval(sizes[size]), about400)
+            )
+        last = max(data["joiner"]["by_size"], key=int, default=None)
+        if last:
+            text = _interval(data["joiner"]["by_size"][last])
+            rows.append((f"join, joining device, {last} members, {variant}", text, "-"))
+        slope = _slope(data["monitor"]["slope_ms_per_member"])
+        rows.append((f"join, slope, {variant}", slope, "too little to be visible"))
+        grown = data["monitor"]["growth_3_to_max"]
+        if grown["ratio"] is not None:
+            name = f"join, growth {grown['from']} to {grown['to']} members, {variant}"
+            rows.append((name, f"{grown['ratio']:.2f} x", "hardly increases"))
+    for variant, data in summary["mike"].items():
+        last = max(data["joiner"], key=int, default=None)
+        if last:
+            said = f"about {known['mike_at_10_ms']['value']:.0f} ms at 10"
+            text = _interval(data["joiner"][last])
+            rows.append((f"MIKE alone, joining device, {last} members, {variant}", text, said))
+            text = _interval(data["spread_over_members"][last])
+            rows.append((f"MIKE alone, spread over members, {last} members, {variant}", text, "-"))
+    rows += _leave_rows(summary)
+    for campaign, data in summary["dispersal"].items():
+        for variant, sizes in data.items():
+            last = max(sizes, key=int)
+            name = f"dispersal, {campaign}, {last} members, {variant}"
+            rows.append((name, _interval(sizes[last]), "minimal"))
+    for backend, operations in summary["sa_write"].items():
+        for operation, estimate in operations.items():
+            said = f"{known['sa_write_ms']['value']:.0f} ms" if operation == "write" else "-"
+            text = estimate.get("reason") if estimate["median_ms"] is None else None
+            rows.append((f"SA {operation}, {backend}", text or _interval(estimate), said))
+    ratios = summary["ratios"]
+    for key, name in (
+        ("sa_netlink_to_command", "SA delete+write, netlink / command"),
+        ("join_netlink_to_command", "join at the largest group, netlink / command+paper"),
+    ):
+        if ratios[key] is not None:
+            rows.append((name, f"1/{1 / ratios[key]:.1f}", "-"))
+    return rows
+
+
+def _leave_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = []
+    for variant, methods in summary["leave"].items():
+        for method, data in methods.items():
+            head = f"leave by {method}, monitor, {variant}"
+            rows.append((f"{head}, from trigger", _interval(data["from_trigger"]), "-"))
+            rows.append((f"{head}, from detection", _interval(data["from_detection"]), "-"))
+    return rows
+
+
+def checks_lines(summary: dict[str, Any]) -> list[str]:
+    """Return one line per campaign and variant: what passed and what did not."""
+    lines = []
+    for campaign, data in summary["checks"].items():
+        for variant, c in data.items():
+            packet = f"packets {c['packet_passed']} passed, {c['packet_failed']} failed"
+            if not summary["kernel_sas"] and not c["packet_passed"] + c["packet_failed"]:
+                packet = "packets not applicable without kernel SAs"
+            lines.append(
+                f"{campaign} {variant}: {c['ok']} of {c['planned']} steps ok, "
+                f"{c['failed']} failed, {c['not_run']} not run; SADs {c['sad_passed']} passed, "
+                f"{c['sad_failed']} failed; {packet}; starved {c['starved']}, "
+                f"hand-overs {c['handovers']}, clock flags {c['clock_flagged']}"
+            )
+    return lines
+
+
+def text(summary: dict[str, Any]) -> str:
+    """Return the summary for a terminal."""
+    rows = [("", "ours: median [95 % interval]", "the paper's"), *table(summary)]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    head = [f"{summary['run']}: {summary['environment']}"]
+    if not summary["kernel_sas"]:
+        head.append(MEMORY_MARK)
+    if not summary["complete"]:
+        head.append("INCOMPLETE: not every planned repetition is there (--resume goes on)")
+    return "\n".join([*head, *lines, *checks_lines(summary)]) + "\n"
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Return summary.md."""
+    lines = [f"# {summary['experiment']}: {summary['run']}", "", summary["environment"] + "."]
+    if not summary["kernel_sas"]:
+        lines += ["", f"**{MEMORY_MARK}**: protocol timing only."]
+    if "TCG" in summary["environment"]:
+        lines += ["", "Software emulation: absolute times are functional only; ratios count."]
+    if not summary["complete"]:
+        lines += ["", "**Incomplete**: not every planned repetition is there."]
+    lines += ["", "| | ours: median [95 % interval] | the paper's |", "|---|---|---|"]
+    lines += [f"| {a} | {b} | {c} |" for a, b, c in table(summary)]
+    lines += ["", "Failed steps count as slower than every measured one.", ""]
+    lines += [f"* {line}" for line in checks_lines(summary)]
+    clock = summary["clock"]
+    if clock["rows"]:
+        lines.append(
+            f"* clocks: largest offset {clock['largest_offset_ms']} ms, largest error bound "
+            f"{clock['largest_bound_ms']} ms, limit {clock['limit_ms']} ms"
+        )
+    check = summary["kernel_check"]
+    if check["n"]:
+        lines.append(
+            f"* t_written minus the kernel's notification: median {check['median_ms']:.3f} ms, "
+            f"{check['min_ms']:.3f} to {check['max_ms']:.3f} ms (n={check['n']})"
+        )
+    if summary["failures"]:
+        lines += ["", "## Steps that are not ok", ""]
+        lines += [
+            f"* {f['campaign']} {f['variant']}, repetition {f['repetition']}, step {f['step']}: "
+            f"{f['status']}: {f['reason']}"
+            for f in summary["failures"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path) -> dict[str, Any]:
+    """Make summary.json and summary.md of a run; return the summary."""
+    summary = summarise(analysis.read_run(path))
+    (path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (path / "summary.md").write_text(markdown(summary), encoding="utf-8")
+    return summary
