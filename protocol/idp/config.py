@@ -1,0 +1,214 @@
+"""Settings of an IDP instance: each with its unit, its default and the reason for it.
+
+The paper fixes the dead factor (four) and gives no hello interval; everything else here is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.errors import LocalError
+from protocol.ipsec.model import Suite
+
+HELLO_INTERVAL_MS_MIN = 50
+HELLO_INTERVAL_MS_MAX = 60_000
+"""Bounds of a hello interval, our own and a peer's announced one (rule IDP-2). Below 50 ms a peer
+would make all others verify more than 20 signatures a second; above a minute a dead peer would be
+believed for more than four."""
+
+DEAD_FACTOR_MIN = 2
+DEAD_FACTOR_MAX = 20
+"""Bounds of a dead factor (rule IDP-3): with 1, one late hello would cost a rekey."""
+
+
+class SaMode(StrEnum):
+    """How the group's SAs are laid out and replaced.
+
+    ``per-sender``: one SA for each sender, new ones written before old ones go. ``paper``: one SA
+    that all share, the old one deleted before the new one is written.
+    """
+
+    PER_SENDER = "per-sender"
+    PAPER = "paper"
+
+
+class ConfigError(LocalError):
+    """A setting is not allowed; the text names the field, the value and what would be allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdpConfig:
+    """Settings of one IDP instance; checked on construction.
+
+    Attributes:
+        sa_group: black multicast group of the ESP packets (outer destination of the group's SAs).
+        if_id: id of the xfrm interface; None selects the policy-based path, which protects only
+            traffic that the device itself sends.
+        reqid: ties the group's SAs to its policies. Any non-zero value that nothing else uses.
+        sa_mode: see `SaMode`.
+        suite: algorithms of the group's SAs. In mode ``paper`` an AEAD is refused: many senders
+            on one key would repeat nonces (RFC 6054).
+        sa_directions: let the kernel enforce the direction of an SA (Linux 6.10 and newer).
+        hello_interval_ms: period of the hello. 1000: a dead device is noticed within 4 to 5 s and
+            ten devices cost each other nine signature checks a second.
+        dead_factor: silent for this many of a peer's hello intervals means down (the paper: 4).
+        jitter_ms: each hello is moved by a random time in [-jitter, +jitter], so that devices
+            started by one trigger do not stay in step (as RFC 2328 and RFC 7761 do). At most a
+            quarter of the hello interval, so that `dead_factor` - 1 hellos always fit.
+        triggered_hello_spread_ms: a device that meets a new one answers with a hello after a
+            random time below this. 250, a quarter of the default interval: nine answers are
+            25 ms apart on average, and do not compete with the key agreement, which starts at
+            the same moment.
+        triggered_hello_gap_ms: at least this long between two triggered hellos of ours, however
+            many devices appear (their answers are merged into one).
+        activation_delay_ms: from "SAs of the new epoch written" to "our policy uses them"
+            (RFC 5374 section 4.2.1: about the time in which every member has the new epoch).
+        deactivation_delay_ms: from there to the removal of the SAs of the older epochs: packets
+            still under way stay readable.
+        max_peers: size of the connectivity table. 256: the paper's network has "a few dozens".
+        max_epochs: epochs of SAs kept side by side when rekeys come faster than the delays; the
+            SPI's two epoch bits (protocol.ipsec.schedule) keep four apart.
+        retry_ms: pause before the one repetition of a key fetch or of a batch that failed.
+    """
+
+    sa_group: IPv6Address
+    if_id: int | None = 66
+    reqid: int = 7
+    sa_mode: SaMode = SaMode.PER_SENDER
+    suite: Suite = Suite.AES_GCM_128
+    sa_directions: bool = True
+    hello_interval_ms: int = 1000
+    dead_factor: int = 4
+    jitter_ms: int = 20
+    triggered_hello_spread_ms: int = 250
+    triggered_hello_gap_ms: int = 100
+    activation_delay_ms: int = 200
+    deactivation_delay_ms: int = 1000
+    max_peers: int = 256
+    max_epochs: int = 4
+    retry_ms: int = 100
+
+    def __post_init__(self) -> None:
+        """Check every field, and those that depend on one another.
+
+        Raises:
+            ConfigError: names the first field that is wrong.
+        """
+        if not self.sa_group.is_multicast:
+            raise ConfigError(f"sa_group: {self.sa_group} is not a multicast address")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name}: {value!r} is not a whole number")
+            if not low <= value <= high:
+                raise ConfigError(f"{name}: {value} is not between {low} and {high}")
+        if self.if_id is not None and not 1 <= self.if_id <= 0xFFFFFFFF:
+            raise ConfigError(f"if_id: {self.if_id} is not between 1 and 4294967295")
+        if self.jitter_ms * 4 > self.hello_interval_ms:
+            raise ConfigError(
+                f"jitter_ms: {self.jitter_ms} is more than a quarter of hello_interval_ms"
+                f" ({self.hello_interval_ms})"
+            )
+        if self.triggered_hello_spread_ms > self.hello_interval_ms:
+            raise ConfigError(
+                f"triggered_hello_spread_ms: {self.triggered_hello_spread_ms} is more than"
+                f" hello_interval_ms ({self.hello_interval_ms}): the hello itself would be earlier"
+            )
+        if self.sa_mode is SaMode.PAPER and self.suite in _AEAD:
+            raise ConfigError(
+                f"suite: {self.suite.value} with sa_mode paper would repeat nonces (RFC 6054):"
+                " use 3des-sha1 or aes-cbc-sha256"
+            )
+
+    @property
+    def dead_interval_ms(self) -> int:
+        """How long others wait for our next hello before they take us for down."""
+        return self.dead_factor * self.hello_interval_ms
+
+    @classmethod
+    def from_tables(cls, idp: Mapping[str, Any], ipsec: Mapping[str, Any]) -> IdpConfig:
+        """Build the settings from the tables ``[idp]`` and ``[ipsec]`` of a device's TOML file.
+
+        Keys that belong to the daemon's sockets and to the choice of the backend are left to the
+        daemon (``group`` and ``port`` of ``[idp]``; ``backend`` and ``interface`` of ``[ipsec]``).
+
+        Raises:
+            ConfigError: an unknown key, a wrong type, or a value that is not allowed.
+        """
+        values: dict[str, Any] = {}
+        for table, content in (("idp", idp), ("ipsec", ipsec)):
+            for key, value in content.items():
+                if key in _DAEMON_KEYS[table]:
+                    continue
+                name = _FIELD_OF[table].get(key)
+                if name is None:
+                    known = ", ".join(sorted({*_FIELD_OF[table], *_DAEMON_KEYS[table]}))
+                    raise ConfigError(f"[{table}] {key}: unknown (known: {known})")
+                values[name] = _convert(f"[{table}] {key}", name, value)
+        if "sa_group" not in values:
+            raise ConfigError("[ipsec] group: missing (black multicast group of the ESP packets)")
+        return cls(**values)
+
+
+_AEAD = (Suite.AES_GCM_128, Suite.AES_GCM_256)
+
+_RANGES: tuple[tuple[str, int, int], ...] = (
+    ("reqid", 1, 0xFFFFFFFF),
+    ("hello_interval_ms", HELLO_INTERVAL_MS_MIN, HELLO_INTERVAL_MS_MAX),
+    ("dead_factor", DEAD_FACTOR_MIN, DEAD_FACTOR_MAX),
+    ("jitter_ms", 0, HELLO_INTERVAL_MS_MAX),
+    ("triggered_hello_spread_ms", 0, HELLO_INTERVAL_MS_MAX),
+    ("triggered_hello_gap_ms", 0, HELLO_INTERVAL_MS_MAX),
+    ("activation_delay_ms", 0, 60_000),
+    ("deactivation_delay_ms", 0, 300_000),
+    ("max_peers", 1, 4096),
+    ("max_epochs", 2, 4),
+    ("retry_ms", 1, 60_000),
+)
+
+_IPSEC_FIELDS = {
+    "group": "sa_group",
+    "if_id": "if_id",
+    "reqid": "reqid",
+    "sa_mode": "sa_mode",
+    "suite": "suite",
+    "sa_directions": "sa_directions",
+    "activation_delay_ms": "activation_delay_ms",
+    "deactivation_delay_ms": "deactivation_delay_ms",
+    "max_epochs": "max_epochs",
+}
+_FIELD_OF: dict[str, dict[str, str]] = {
+    "ipsec": _IPSEC_FIELDS,
+    "idp": {
+        field.name: field.name
+        for field in fields(IdpConfig)
+        if field.name not in _IPSEC_FIELDS.values()
+    },
+}
+_DAEMON_KEYS: dict[str, frozenset[str]] = {
+    "idp": frozenset({"group", "port"}),
+    "ipsec": frozenset({"backend", "interface"}),
+}
+
+
+def _convert(label: str, name: str, value: object) -> object:
+    """Turn a TOML value into the field's type where TOML has none for it."""
+    try:
+        if name == "sa_group":
+            return IPv6Address(str(value))
+        if name == "sa_mode":
+            return SaMode(str(value))
+        if name == "suite":
+            return Suite(str(value))
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from None
+    if name == "sa_directions":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{label}: {value!r} is not true or false")
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{label}: {value!r} is not a whole number")
+    return value

@@ -1,0 +1,252 @@
+"""The connectivity table: which devices are there, which fell silent, and what each change means.
+
+Pure: it is told what was heard and what time it is, and says which change follows from
+`TRANSITIONS`. Only the engine owns and drives a table. Entries of lost devices stay, because only
+they tell a RESTORE (known start-up time-stamp) from a JOIN; they give way when the table is full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.identity import Peer
+from protocol.idp.messages import Hello
+from protocol.idp.rules import check_startup_not_older, check_table_room, is_silent
+from protocol.idpmike import EpochId, SignalKind
+
+
+class PeerState(StrEnum):
+    """State of one device in the table."""
+
+    ABSENT = "absent"
+    UP = "up"
+    LOST = "lost"
+
+
+class PeerEvent(StrEnum):
+    """What can happen to one device."""
+
+    HELLO_SAME_STARTUP = "hello, same start-up time-stamp"
+    HELLO_LATER_STARTUP = "hello, later start-up time-stamp"
+    SILENT = "silent for the dead interval"
+    EVICTED = "table full, longest lost"
+
+
+class ChangeKind(StrEnum):
+    """Why a signal follows; ``join`` and ``restart`` are both JOIN for MIKE."""
+
+    JOIN = "join"
+    RESTART = "restart"
+    RESTORE = "restore"
+    LEAVE = "leave"
+
+
+TRANSITIONS: dict[tuple[PeerState, PeerEvent], tuple[PeerState, ChangeKind | None]] = {
+    (PeerState.ABSENT, PeerEvent.HELLO_LATER_STARTUP): (PeerState.UP, ChangeKind.JOIN),
+    (PeerState.UP, PeerEvent.HELLO_SAME_STARTUP): (PeerState.UP, None),
+    (PeerState.UP, PeerEvent.HELLO_LATER_STARTUP): (PeerState.UP, ChangeKind.RESTART),
+    (PeerState.UP, PeerEvent.SILENT): (PeerState.LOST, ChangeKind.LEAVE),
+    (PeerState.LOST, PeerEvent.HELLO_SAME_STARTUP): (PeerState.UP, ChangeKind.RESTORE),
+    (PeerState.LOST, PeerEvent.HELLO_LATER_STARTUP): (PeerState.UP, ChangeKind.RESTART),
+    (PeerState.LOST, PeerEvent.EVICTED): (PeerState.ABSENT, None),
+}
+"""Every move a device can make in the table (docs/idp.md section 5); any other is a bug."""
+
+SIGNAL_OF: dict[ChangeKind, SignalKind] = {
+    ChangeKind.JOIN: SignalKind.JOIN,
+    ChangeKind.RESTART: SignalKind.JOIN,
+    ChangeKind.RESTORE: SignalKind.RESTORE,
+    ChangeKind.LEAVE: SignalKind.LEAVE,
+}
+
+
+@dataclass(slots=True)
+class PeerEntry:
+    """One device; changed by `ConnectivityTable` only.
+
+    Attributes:
+        address: black address.
+        name: from the certificate.
+        nation: from the certificate.
+        startup_wall_ns: start-up time-stamp of its present instance.
+        first_mono_ns: when this instance was first heard.
+        last_mono_ns: when it was last heard.
+        dead_interval_ns: silence after which it is down, as it announced.
+        hello_interval_ms: as it announced.
+        state: ``UP`` or ``LOST``.
+        epoch: as it announced.
+    """
+
+    address: IPv6Address
+    name: str
+    nation: str
+    startup_wall_ns: int
+    first_mono_ns: int
+    last_mono_ns: int
+    dead_interval_ns: int
+    hello_interval_ms: int
+    state: PeerState
+    epoch: EpochId | None
+
+    @property
+    def deadline_mono_ns(self) -> int:
+        """When it is down unless heard before."""
+        return self.last_mono_ns + self.dead_interval_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that MIKE is told of.
+
+    Attributes:
+        kind: why.
+        address: of the device.
+        name: of the device.
+        startup_wall_ns: of the instance concerned.
+    """
+
+    kind: ChangeKind
+    address: IPv6Address
+    name: str
+    startup_wall_ns: int
+
+    @property
+    def signal(self) -> SignalKind:
+        """What MIKE is told."""
+        return SIGNAL_OF[self.kind]
+
+
+class ConnectivityTable:
+    """At most ``max_peers`` devices, by black address, in the order in which they were met."""
+
+    def __init__(self, max_peers: int) -> None:
+        self._max_peers = max_peers
+        self._entries: dict[IPv6Address, PeerEntry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._entries
+
+    def get(self, address: IPv6Address) -> PeerEntry | None:
+        """Return the entry of one device."""
+        return self._entries.get(address)
+
+    def entries(self) -> list[PeerEntry]:
+        """Return all entries, sorted by address."""
+        return [self._entries[address] for address in sorted(self._entries)]
+
+    def instances_up(self) -> list[tuple[IPv6Address, int]]:
+        """Return address and start-up time-stamp of every device that is up, sorted."""
+        return [
+            (entry.address, entry.startup_wall_ns)
+            for entry in self.entries()
+            if entry.state is PeerState.UP
+        ]
+
+    def describe(self, now_mono_ns: int) -> list[dict[str, Any]]:
+        """Return the table as plain JSON values."""
+        return [
+            {
+                "address": str(entry.address),
+                "name": entry.name,
+                "nation": entry.nation,
+                "state": entry.state.value,
+                "last_hello_ms": (now_mono_ns - entry.last_mono_ns) // 1_000_000,
+                "startup_wall_ns": entry.startup_wall_ns,
+                "epoch": None if entry.epoch is None else str(entry.epoch),
+            }
+            for entry in self.entries()
+        ]
+
+    @property
+    def up_count(self) -> int:
+        """Number of devices that are up."""
+        return sum(entry.state is PeerState.UP for entry in self._entries.values())
+
+    @property
+    def next_deadline_mono_ns(self) -> int | None:
+        """When the first of the devices that are up would be down; None if none is up."""
+        deadlines = [e.deadline_mono_ns for e in self._entries.values() if e.state is PeerState.UP]
+        return min(deadlines, default=None)
+
+    def heard(
+        self, peer: Peer, startup_wall_ns: int, hello: Hello, now_mono_ns: int
+    ) -> Change | None:
+        """Take in an authenticated, checked hello.
+
+        Returns:
+            The change that follows, or None if the device was known to be up.
+
+        Raises:
+            PeerError: an older instance (IDP-5), or no room (IDP-6); the table is as before.
+        """
+        entry = self._entries.get(peer.address)
+        if entry is None:
+            self._make_room()
+            entry = PeerEntry(
+                address=peer.address,
+                name=peer.name,
+                nation=peer.nation,
+                startup_wall_ns=startup_wall_ns,
+                first_mono_ns=now_mono_ns,
+                last_mono_ns=now_mono_ns,
+                dead_interval_ns=hello.dead_interval_ns,
+                hello_interval_ms=hello.hello_interval_ms,
+                state=PeerState.ABSENT,
+                epoch=hello.epoch,
+            )
+            self._entries[peer.address] = entry
+            return self._move(entry, PeerEvent.HELLO_LATER_STARTUP)
+        check_startup_not_older(startup_wall_ns, entry.startup_wall_ns)
+        entry.last_mono_ns = now_mono_ns
+        entry.dead_interval_ns = hello.dead_interval_ns
+        entry.hello_interval_ms = hello.hello_interval_ms
+        entry.epoch = hello.epoch
+        if startup_wall_ns == entry.startup_wall_ns:
+            if entry.state is PeerState.UP:
+                return None
+            return self._move(entry, PeerEvent.HELLO_SAME_STARTUP)
+        entry.name, entry.nation = peer.name, peer.nation
+        entry.startup_wall_ns = startup_wall_ns
+        entry.first_mono_ns = now_mono_ns
+        return self._move(entry, PeerEvent.HELLO_LATER_STARTUP)
+
+    def expire(self, now_mono_ns: int) -> list[Change]:
+        """Move every device that was silent for its dead interval; in the order of addresses."""
+        changes = []
+        for entry in self.entries():
+            if entry.state is PeerState.UP and is_silent(
+                entry.last_mono_ns, entry.dead_interval_ns, now_mono_ns
+            ):
+                change = self._move(entry, PeerEvent.SILENT)
+                assert change is not None
+                changes.append(change)
+        return changes
+
+    def excuse(self, until_mono_ns: int) -> None:
+        """Let no device be down before this time: we did not listen, so silence proves nothing."""
+        for entry in self._entries.values():
+            if entry.state is PeerState.UP and entry.deadline_mono_ns < until_mono_ns:
+                entry.last_mono_ns = until_mono_ns - entry.dead_interval_ns
+
+    def _make_room(self) -> None:
+        """Evict the longest lost device if the table is full; refuse if all are up."""
+        if len(self._entries) < self._max_peers:
+            return
+        lost = [entry for entry in self._entries.values() if entry.state is PeerState.LOST]
+        check_table_room(len(self._entries) - len(lost), self._max_peers)
+        oldest = min(lost, key=lambda entry: (entry.last_mono_ns, entry.address))
+        self._move(oldest, PeerEvent.EVICTED)
+        del self._entries[oldest.address]
+
+    def _move(self, entry: PeerEntry, event: PeerEvent) -> Change | None:
+        """Make one move of `TRANSITIONS`."""
+        entry.state, kind = TRANSITIONS[entry.state, event]
+        if kind is None:
+            return None
+        return Change(kind, entry.address, entry.name, entry.startup_wall_ns)

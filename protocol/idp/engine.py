@@ -1,0 +1,437 @@
+"""The engine of IDP: the only place where the state of an instance changes.
+
+Parked until `Started`, then: hello, JOIN of ourselves to MIKE, policies. From there on it keeps the
+connectivity table, tells MIKE of every change, and turns MIKE's statuses into SAs. Normative
+description: docs/idp.md.
+
+Absent on purpose: prefix announcements, routes, unicast SAs, certificate distribution, gateways and
+a good-bye on the wire; their message kinds are kept (`protocol.idp.messages.MessageKind`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.counters import RefusalLog, RuleCounters
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Event,
+    Instant,
+    KeySource,
+    Log,
+    Report,
+    SendDatagram,
+    SetTimer,
+    Started,
+    Stopped,
+    TimerExpired,
+)
+from protocol.core.errors import PeerError
+from protocol.identity import PROTOCOL_IDP, Identity, Opened, RefusedError
+from protocol.idp import rules
+from protocol.idp.config import IdpConfig
+from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
+from protocol.idp.events import KeyFetched, LinkChanged, SasApplied
+from protocol.idp.keying import TIMER_KEY, GroupSync
+from protocol.idp.messages import Hello, MessageKind
+from protocol.idp.signalling import Signalling
+from protocol.idpmike import CHANNEL as LOCAL
+from protocol.idpmike import TIMER as LOCAL_TIMER
+from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
+
+GROUP = "group"
+"""Channel of the black network."""
+
+NS_PER_MS = 1_000_000
+
+TIMER_HELLO = "idp.hello"
+TIMER_ANSWER = "idp.answer"
+TIMER_EXPIRY = "idp.expiry"
+TIMER_PLAN = "idp.plan"
+TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN)
+
+WANTED = frozenset(int(kind) for kind in MessageKind)
+
+
+class EngineState(StrEnum):
+    """State of the instance."""
+
+    PARKED = "parked"
+    RUNNING = "running"
+
+
+TRANSITIONS: dict[tuple[EngineState, type[Event]], EngineState] = {
+    (EngineState.PARKED, Started): EngineState.RUNNING,
+    (EngineState.RUNNING, Stopped): EngineState.PARKED,
+}
+"""Every move of the instance (docs/idp.md section 4). Elsewhere these events are ignored."""
+
+
+class IdpEngine:
+    """One device's IDP, driven by events and the time.
+
+    Args:
+        config: settings.
+        identity: who we are, how we sign, whom we trust.
+        local_secret: the per-device secret of the interface to MIKE.
+        keys: where unpredictable bytes come from (jitter only).
+    """
+
+    def __init__(
+        self, config: IdpConfig, identity: Identity, local_secret: bytes, keys: KeySource
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._me = identity.me.address
+        self._keys = keys
+        self._mike = Signalling(local_secret)
+        self._counters = RuleCounters()
+        self._sync = GroupSync(config, identity.me.address, self._counters)
+        self._refusals = RefusalLog()
+        self._state = EngineState.PARKED
+        self._startup_wall_ns = 0
+        self._link_up = True
+        self._interval_ns = config.hello_interval_ms * NS_PER_MS
+        self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
+        self._reset()
+
+    def _reset(self) -> None:
+        """Drop everything that belongs to one instance, except what must outlive it."""
+        self._table = ConnectivityTable(self._config.max_peers)
+        self._expiry_mono_ns: int | None = None
+        self._sent_mono_ns: int | None = None
+        self._audible_mono_ns: int | None = None
+        self._cut_off_mono_ns: int | None = None
+        self._answered_mono_ns: int | None = None
+        self._newcomers: dict[IPv6Address, None] = {}
+        self._plan_wake_mono_ns: int | None = None
+
+    # The two entries.
+
+    def handle(self, event: Event, now: Instant) -> list[Effect]:
+        """Consume one event; return what is to be done, in order."""
+        match event:
+            case DatagramReceived():
+                if event.channel == LOCAL:
+                    return self._on_local(event, now)
+                return self._on_group(event, now)
+            case TimerExpired():
+                return self._on_timer(event.name, now)
+            case SasApplied():
+                return self._on_sas_applied(event, now)
+            case KeyFetched():
+                return self._on_key_fetched(event, now)
+            case LinkChanged():
+                return self._on_link_changed(event.up, now)
+            case Started():
+                return self._on_started(event, now)
+            case Stopped():
+                return self._on_stopped(now)
+        return []
+
+    def status(self, now: Instant) -> dict[str, Any]:
+        """Describe the present state as plain JSON values; never key material."""
+        counters = RuleCounters()
+        for source in (self._counters.as_dict(), self._identity.refusals):
+            for name, amount in source.items():
+                counters.count(name, amount)
+        refused = [entry.as_dict() for entry in self._refusals.recent()]
+        refused += self._identity.recent_refusals
+        return {
+            "daemon": "idpd",
+            "device": self._identity.me.name,
+            "address": str(self._me),
+            "state": self._state.value,
+            "startup_wall_ns": self._startup_wall_ns,
+            "counters": counters.as_dict(),
+            "refused": refused,
+            "peers": self._table.describe(now.mono_ns),
+            "link_up": self._link_up,
+            "cut_off": self._cut_off_mono_ns is not None,
+            "local": self._mike.status(),
+            "sa_mode": self._config.sa_mode.value,
+            **self._sync.status(),
+        }
+
+    # Start and stop.
+
+    def _move(self, event: Event) -> bool:
+        """Make a move of `TRANSITIONS`; False if the event means nothing in this state."""
+        state = TRANSITIONS.get((self._state, type(event)))
+        if state is None:
+            return False
+        self._state = state
+        return True
+
+    def _on_started(self, event: Started, now: Instant) -> list[Effect]:
+        """Begin an instance; the hello and the JOIN come first, because latency starts here."""
+        if not self._move(event):
+            return [Log("warning", "start ignored: already running")]
+        self._reset()
+        self._startup_wall_ns = max(event.trigger_wall_ns, self._startup_wall_ns + 1)
+        self._identity.begin(self._startup_wall_ns)
+        effects: list[Effect] = [Report("t_start", {"trigger_wall_ns": event.trigger_wall_ns})]
+        # Without an xfrm interface only the policies keep red traffic from leaving in clear.
+        policies_first = self._config.if_id is None
+        if policies_first:
+            effects += self._sync.start()
+        effects += self._hello(now, triggered=False)
+        effects.append(Report("t_hello"))
+        effects += self._mike.begin(self._me, self._startup_wall_ns, now)
+        if not policies_first:
+            effects += self._sync.start()
+        effects.append(self._next_hello_timer(now))
+        return effects
+
+    def _on_stopped(self, now: Instant) -> list[Effect]:
+        """Leave in order: tell MIKE, remove SAs and policies. Others notice by our silence."""
+        if not self._move(Stopped()):
+            return []
+        effects = self._mike.signal(SignalKind.LEAVE, self._me, self._startup_wall_ns, now)
+        effects.append(self._sync.stop())
+        effects += [CancelTimer(name) for name in TIMERS]
+        self._reset()
+        return effects
+
+    # Hellos.
+
+    def _hello(
+        self, now: Instant, *, triggered: bool, destination: IPv6Address | None = None
+    ) -> list[Effect]:
+        """Send one hello, to the group unless there is a destination."""
+        hello = Hello(
+            hello_interval_ms=self._config.hello_interval_ms,
+            dead_factor=self._config.dead_factor,
+            triggered=triggered,
+            epoch=self._sync.epoch,
+        )
+        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), now)
+        if destination is None:
+            self._sent_mono_ns = now.mono_ns
+            if self._link_up:
+                self._note_audible(now)
+        return [SendDatagram(GROUP, payload, destination)]
+
+    def _note_audible(self, now: Instant) -> None:
+        """IDP-9: others may hear us now; remember if they have not for too long."""
+        if rules.was_inaudible(self._audible_mono_ns, self._dead_interval_ns, now.mono_ns):
+            self._cut_off_mono_ns = now.mono_ns
+        self._audible_mono_ns = now.mono_ns
+
+    def _next_hello_timer(self, now: Instant) -> SetTimer:
+        jitter_ns = self._config.jitter_ms * NS_PER_MS
+        moved_ns = self._random_below(2 * jitter_ns) - jitter_ns
+        return SetTimer(TIMER_HELLO, now.mono_ns + self._interval_ns + moved_ns)
+
+    def _random_below(self, bound_ns: int) -> int:
+        """Return a random number below the bound, 0 if the bound is 0."""
+        return int.from_bytes(self._keys.random_bytes(8), "big") % bound_ns if bound_ns else 0
+
+    def _on_hello_due(self, now: Instant) -> list[Effect]:
+        """Send the periodic hello; it also answers every device that waits for an answer."""
+        effects = self._hello(now, triggered=False)
+        if self._newcomers:
+            self._newcomers.clear()
+            effects.append(CancelTimer(TIMER_ANSWER))
+        effects.append(self._next_hello_timer(now))
+        return effects
+
+    def _answer_later(self, address: IPv6Address, now: Instant) -> list[Effect]:
+        """IDP-8: let a new device know us before our next hello is due."""
+        waiting = bool(self._newcomers)
+        self._newcomers[address] = None
+        if waiting:
+            return []
+        at_mono_ns = rules.triggered_hello_mono_ns(
+            now.mono_ns,
+            self._answered_mono_ns,
+            self._config.triggered_hello_gap_ms * NS_PER_MS,
+            self._random_below(self._config.triggered_hello_spread_ms * NS_PER_MS),
+        )
+        return [SetTimer(TIMER_ANSWER, at_mono_ns)]
+
+    def _on_answer_due(self, now: Instant) -> list[Effect]:
+        """Answer: one new device by unicast, so that the others need not verify it, more by one."""
+        if not self._newcomers:
+            return []
+        only = next(iter(self._newcomers)) if len(self._newcomers) == 1 else None
+        self._newcomers.clear()
+        self._answered_mono_ns = now.mono_ns
+        return self._hello(now, triggered=True, destination=only)
+
+    def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
+        """Take a datagram of the black network: authenticate, decode, check, then act."""
+        if not rules.may_read(self._state is EngineState.RUNNING):
+            self._counters.count("IDP-15")
+            return []
+        try:
+            opened = self._identity.open(
+                event.payload, PROTOCOL_IDP, event.source, now, wanted=WANTED
+            )
+        except RefusedError as refused:
+            return refused.effects
+        if opened is None:
+            return []
+        try:
+            rules.check_not_own_address(opened.peer.address, self._me)
+            hello = Hello.decode(opened.body)
+            rules.check_hello(hello)
+            return self._on_hello(opened, hello, now)
+        except PeerError as error:
+            return self._refuse(opened.peer.name, error, now)
+
+    def _on_hello(self, opened: Opened, hello: Hello, now: Instant) -> list[Effect]:
+        """A device is there."""
+        peer = opened.peer
+        change = self._table.heard(peer, opened.startup_wall_ns, hello, now.mono_ns)
+        entry = self._table.get(peer.address)
+        assert entry is not None
+        effects: list[Effect] = []
+        back = rules.proves_reconnection(self._cut_off_mono_ns, entry.first_mono_ns)
+        if back:
+            self._cut_off_mono_ns = None
+            effects += self._detected(
+                Change(ChangeKind.RESTORE, self._me, self._identity.me.name, self._startup_wall_ns),
+                now,
+            )
+        if change is not None:
+            effects += self._detected(change, now)
+            if not hello.triggered:
+                effects += self._answer_later(peer.address, now)
+        if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
+            effects += self._expiry_timer()
+        return effects
+
+    # Changes of the connectivity table.
+
+    def _detected(self, change: Change, now: Instant) -> list[Effect]:
+        """Tell MIKE of a change."""
+        fields = {"peer": str(change.address), "name": change.name, "kind": change.kind.value}
+        return [
+            Report("t_detect", fields),
+            *self._mike.signal(change.signal, change.address, change.startup_wall_ns, now),
+        ]
+
+    def _expiry_timer(self) -> list[Effect]:
+        """Set the timer for the device that would be down first.
+
+        Hellos move deadlines back without touching the timer: when it fires too early, it is set
+        again, at most once per dead interval.
+        """
+        self._expiry_mono_ns = self._table.next_deadline_mono_ns
+        if self._expiry_mono_ns is None:
+            return []
+        return [SetTimer(TIMER_EXPIRY, self._expiry_mono_ns)]
+
+    def _on_expiry_due(self, now: Instant) -> list[Effect]:
+        """IDP-7: find who is down; IDP-10: unless it was us who did not run."""
+        due_mono_ns = self._expiry_mono_ns
+        if due_mono_ns is None:
+            return []
+        if rules.was_not_running(due_mono_ns, self._interval_ns, now.mono_ns):
+            self._counters.count("idp.excused")
+            self._table.excuse(now.mono_ns + self._interval_ns)
+        effects: list[Effect] = []
+        changes = self._table.expire(now.mono_ns)
+        for change in changes:
+            effects += self._detected(change, now)
+        if changes and self._table.up_count == 0:
+            self._cut_off_mono_ns = now.mono_ns
+        return effects + self._expiry_timer()
+
+    def _on_link_changed(self, up: bool, now: Instant) -> list[Effect]:
+        """The black interface lost or found its carrier."""
+        if up == self._link_up:
+            return []
+        self._link_up = up
+        if self._state is EngineState.PARKED:
+            return []
+        effects: list[Effect] = [Report("idp.link", {"up": up})]
+        gap_ns = self._config.triggered_hello_gap_ms * NS_PER_MS
+        rested = self._sent_mono_ns is None or now.mono_ns - self._sent_mono_ns >= gap_ns
+        if up and rested:
+            effects += self._on_hello_due(now)
+        return effects
+
+    # The interface to MIKE.
+
+    def _on_local(self, event: DatagramReceived, now: Instant) -> list[Effect]:
+        """Take a datagram of the local interface."""
+        running = self._state is EngineState.RUNNING
+        if not rules.may_read(running or self._mike.waits):
+            self._counters.count("IDP-15")
+            return []
+        try:
+            message, effects = self._mike.handle(event, now)
+        except PeerError as error:
+            return self._refuse(str(event.source), error, now)
+        if isinstance(message, GroupStatus) and running:
+            return self._on_group_status(message, now) + effects
+        if isinstance(message, LinkOpened) and running:
+            own = (self._me, self._startup_wall_ns)
+            return effects + self._mike.repeat(own, self._table.instances_up(), now)
+        return effects
+
+    def _on_group_status(self, status: GroupStatus, now: Instant) -> list[Effect]:
+        """MIKE has a group key, or we are no member any more."""
+        effects: list[Effect] = [
+            Report("t_status", {"epoch": str(status.epoch), "members": len(status.members)})
+        ]
+        try:
+            rules.check_status(status.members, status.tm, self._config.max_peers + 1)
+        except PeerError as error:
+            return effects + self._refuse("MIKE", error, now)
+        return effects + self._planned(self._sync.on_status(status, now.mono_ns))
+
+    def _on_key_fetched(self, event: KeyFetched, now: Instant) -> list[Effect]:
+        try:
+            return self._planned(self._sync.on_key(event.pointer, event.group_key, now.mono_ns))
+        except PeerError as error:
+            effects = self._refuse("MIKE", error, now)
+            return effects + self._planned(self._sync.on_key(event.pointer, None, now.mono_ns))
+
+    def _on_sas_applied(self, event: SasApplied, now: Instant) -> list[Effect]:
+        return self._planned(self._sync.on_applied(event.label, event.outcomes, now.mono_ns))
+
+    def _planned(self, effects: list[Effect]) -> list[Effect]:
+        """Keep the plan's timer where the plan wants to be woken."""
+        wake_mono_ns = self._sync.wake_mono_ns
+        if wake_mono_ns != self._plan_wake_mono_ns:
+            self._plan_wake_mono_ns = wake_mono_ns
+            if wake_mono_ns is None:
+                return [*effects, CancelTimer(TIMER_PLAN)]
+            return [*effects, SetTimer(TIMER_PLAN, wake_mono_ns)]
+        return effects
+
+    # Timers and refusals.
+
+    def _on_timer(self, name: str, now: Instant) -> list[Effect]:
+        if name == LOCAL_TIMER:
+            given_up, effects = self._mike.on_timer(name, now)
+            if given_up:
+                self._counters.count("idp.signal_given_up", given_up)
+            return effects
+        if not rules.may_read(self._state is EngineState.RUNNING):
+            return []
+        if name == TIMER_PLAN:
+            self._plan_wake_mono_ns = None
+            return self._planned(self._sync.on_plan_due(now.mono_ns))
+        handlers: dict[str, Callable[[Instant], list[Effect]]] = {
+            TIMER_HELLO: self._on_hello_due,
+            TIMER_ANSWER: self._on_answer_due,
+            TIMER_EXPIRY: self._on_expiry_due,
+            TIMER_KEY: lambda _: self._sync.on_key_due(),
+        }
+        return handlers[name](now) if name in handlers else []
+
+    def _refuse(self, peer: str, error: PeerError, now: Instant) -> list[Effect]:
+        """Count what broke a rule; one line in the log per peer, rule and minute."""
+        self._counters.count(error.rule)
+        if not self._refusals.note(peer, error.rule, error.reason, now):
+            return []
+        return [Log("warning", f"refused a message of {peer}: {error.reason} ({error.rule})")]

@@ -1,0 +1,83 @@
+"""Events and effects of IDP besides the common ones in `protocol.core.engine`.
+
+The contract with whoever runs the engine (daemon or simulator):
+
+* effects are performed in the order returned;
+* every `ApplySas` is answered by exactly one `SasApplied` with the same label and one outcome per
+  operation, in the order of the `ApplySas` effects. If the backend as a whole failed
+  (`protocol.ipsec.backend.IpsecError`), every outcome carries an error;
+* every `FetchKey` is answered by exactly one `KeyFetched` with the same pointer;
+* the answers are events like any other: they are handed in after the effect list that caused them
+  was performed to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from protocol.core.engine import Effect, Event
+from protocol.ipsec.backend import Operation, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySas(Effect):
+    """Perform these operations on the SAD and SPD as one batch, in order.
+
+    Attributes:
+        label: what the batch is for: ``policies``, ``write:EPOCH``, ``activate:EPOCH``,
+            ``delete:EPOCH``, ``exclude`` (we are no member any more), ``remove`` (stop), or
+            ``repair:...`` for what failed before; goes to the trace.
+        operations: never empty.
+    """
+
+    label: str
+    operations: Sequence[Operation]
+
+
+@dataclass(frozen=True, slots=True)
+class SasApplied(Event):
+    """A batch was performed.
+
+    Attributes:
+        label: of the `ApplySas`.
+        outcomes: one for each operation, in order.
+    """
+
+    label: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchKey(Effect):
+    """Read the group key that MIKE's status points at.
+
+    Attributes:
+        pointer: as in ``GroupStatus``.
+    """
+
+    pointer: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFetched(Event):
+    """The group key was read, or could not be.
+
+    Attributes:
+        pointer: of the `FetchKey`.
+        group_key: None if there is no such key, or it is not readable.
+    """
+
+    pointer: str
+    group_key: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged(Event):
+    """The carrier of the black interface came or went.
+
+    Attributes:
+        up: True if the interface can send now.
+    """
+
+    up: bool

@@ -1,0 +1,193 @@
+"""From MIKE's status to the SA plan: fetch the key behind the pointer, derive the SAs, plan them.
+
+Pure state, owned and driven by the engine. At most one status is being followed: the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import CancelTimer, Effect, Log, Report, SetTimer
+from protocol.idp import rules
+from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.events import ApplySas, FetchKey
+from protocol.idp.saplan import EpochSas, SaPlan
+from protocol.idpmike import EpochId, GroupStatus
+from protocol.ipsec.backend import Operation, Outcome
+from protocol.ipsec.grouppolicy import GroupPath
+from protocol.ipsec.schedule import sender_sas, shared_sa
+
+NS_PER_MS = 1_000_000
+
+TIMER_KEY = "idp.key"
+
+REMOVAL = "remove"
+REMOVAL_AGAIN = "repair:remove"
+"""Labels of what removes everything at stop."""
+
+
+class GroupSync:
+    """Keeps the SAD in step with the group.
+
+    Attributes:
+        epoch: the newest epoch whose key we have, or None.
+    """
+
+    def __init__(self, config: IdpConfig, own: IPv6Address, counters: RuleCounters) -> None:
+        self._config = config
+        self._own = own
+        self._counters = counters
+        path = GroupPath(own=own, group=config.sa_group, if_id=config.if_id, reqid=config.reqid)
+        self._plan = SaPlan(config, path)
+        self._removal: Sequence[Operation] = ()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._wanted: GroupStatus | None = None
+        self._fetched_again = False
+        self._excluded = False
+        self._key_failure = ""
+        self.epoch: EpochId | None = None
+
+    @property
+    def wake_mono_ns(self) -> int | None:
+        """When `on_plan_due` has something to do."""
+        return self._plan.wake_mono_ns
+
+    def status(self) -> dict[str, Any]:
+        """Return our part of ``idpd status``."""
+        written, active = self._plan.written_epoch, self._plan.active_epoch
+        return {
+            "epoch": None if written is None else str(written),
+            "active_epoch": None if active is None else str(active),
+            "key_epoch": None if self.epoch is None else str(self.epoch),
+            "excluded": self._excluded,
+            "sas": self._plan.describe(),
+            "sa_failures": self._plan.failures,
+            "last_failure": self._key_failure or self._plan.last_failure,
+        }
+
+    def start(self) -> list[Effect]:
+        """Write the policies."""
+        self._removal = ()
+        return self._plan.start()
+
+    def stop(self) -> ApplySas:
+        """Forget the group; return the batch that removes its SAs and policies."""
+        self._reset()
+        removal = self._plan.stop()
+        self._removal = removal.operations
+        return removal
+
+    def on_status(self, status: GroupStatus, now_mono_ns: int) -> list[Effect]:
+        """Follow a checked status: fetch the key of a new epoch; remove all if we are excluded."""
+        if rules.is_excluded(self._own, status.members):
+            self._wanted, self.epoch, self._excluded = None, None, True
+            self._counters.count("IDP-12")
+            effects: list[Effect] = [Report("idp.excluded", {"epoch": str(status.epoch)})]
+            return effects + self._plan.want_none(now_mono_ns)
+        self._excluded = False
+        known = self._wanted.epoch if self._wanted is not None else self.epoch
+        if status.epoch == known and not self._key_failure:
+            self._counters.count("idp.status_repeated")
+            return []
+        self._wanted, self._fetched_again, self._key_failure = status, False, ""
+        return [CancelTimer(TIMER_KEY), FetchKey(status.pointer)]
+
+    def on_key(self, pointer: str, group_key: bytes | None, now_mono_ns: int) -> list[Effect]:
+        """Take in the key of the newest status; that of an older one comes too late.
+
+        Raises:
+            PeerError: not a group key (IDP-13).
+        """
+        status = self._wanted
+        if status is None or status.pointer != pointer:
+            return []
+        if group_key is None:
+            return self._on_no_key(status, now_mono_ns)
+        rules.check_group_key(group_key)
+        self._wanted, self.epoch = None, status.epoch
+        return self._plan.want(self._sas(status, group_key), now_mono_ns)
+
+    def on_key_due(self) -> list[Effect]:
+        """Try to fetch the key once more."""
+        return [] if self._wanted is None else [FetchKey(self._wanted.pointer)]
+
+    def on_applied(self, label: str, outcomes: Sequence[Outcome], now_mono_ns: int) -> list[Effect]:
+        """Take in what became of a batch."""
+        if label in (REMOVAL, REMOVAL_AGAIN):
+            return self._on_removed(label, outcomes)
+        failures = self._plan.failures
+        effects = self._plan.applied(label, outcomes, now_mono_ns)
+        if self._plan.failures > failures:
+            self._counters.count("IDP-14", self._plan.failures - failures)
+        return effects
+
+    def on_plan_due(self, now_mono_ns: int) -> list[Effect]:
+        """Take the steps whose time has come."""
+        return self._plan.due(now_mono_ns)
+
+    def _on_removed(self, label: str, outcomes: Sequence[Outcome]) -> list[Effect]:
+        """IDP-14 for the removal at stop, which the plan has already forgotten."""
+        failed = [
+            (operation, outcome)
+            for operation, outcome in zip(self._removal, outcomes, strict=False)
+            if not rules.is_done(operation, outcome)
+        ]
+        self._removal = ()
+        if not failed:
+            return []
+        self._counters.count("IDP-14", len(failed))
+        text = f"{label}: {len(failed)} failed, first: {failed[0][1].text}"
+        if label == REMOVAL_AGAIN:
+            return [Log("error", text)]
+        self._removal = tuple(operation for operation, _ in failed)
+        return [Log("warning", text), ApplySas(REMOVAL_AGAIN, self._removal)]
+
+    def _on_no_key(self, status: GroupStatus, now_mono_ns: int) -> list[Effect]:
+        """IDP-14 for the key: one repetition, then the SAs we have run out."""
+        self._counters.count("IDP-14")
+        text = f"no group key behind {status.pointer}"
+        if not self._fetched_again:
+            self._fetched_again = True
+            at_mono_ns = now_mono_ns + self._config.retry_ms * NS_PER_MS
+            return [Log("warning", text), SetTimer(TIMER_KEY, at_mono_ns)]
+        self._key_failure = text
+        effects: list[Effect] = [
+            Report("idp.key_failed", {"epoch": str(status.epoch)}),
+            Log("error", f"{text}: not in epoch {status.epoch}"),
+        ]
+        return effects + self._plan.give_up(now_mono_ns)
+
+    def _sas(self, status: GroupStatus, group_key: bytes) -> EpochSas:
+        """Derive the SAs of an epoch."""
+        config = self._config
+        if config.sa_mode is SaMode.PAPER:
+            shared = shared_sa(
+                group_key,
+                epoch_number=status.epoch.number,
+                epoch_tag=status.epoch.tag,
+                group=config.sa_group,
+                suite=config.suite,
+                own=self._own,
+                reqid=config.reqid,
+                if_id=config.if_id,
+            )
+            return EpochSas(status.epoch, shared)
+        sas = sender_sas(
+            group_key,
+            epoch_number=status.epoch.number,
+            epoch_tag=status.epoch.tag,
+            members=status.members,
+            group=config.sa_group,
+            suite=config.suite,
+            own=self._own,
+            reqid=config.reqid,
+            if_id=config.if_id,
+            directions=config.sa_directions,
+        )
+        own = next(sa for sa in sas if sa.source == self._own)
+        return EpochSas(status.epoch, own, tuple(sa for sa in sas if sa is not own))

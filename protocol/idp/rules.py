@@ -1,0 +1,151 @@
+"""Every rule of IDP, by its id: a row in docs/idp.md section 6, a check here, a test.
+
+A check on what a peer sent raises `PeerError`; the engine counts it under the rule and drops the
+message. The other rules say when we act; their checks return the answer.
+
+Rule IDP-1 (syntax) is checked while a body is read, in `protocol.idp.messages`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+
+from protocol.core.errors import PeerError
+from protocol.idp.config import (
+    DEAD_FACTOR_MAX,
+    DEAD_FACTOR_MIN,
+    HELLO_INTERVAL_MS_MAX,
+    HELLO_INTERVAL_MS_MIN,
+)
+from protocol.idp.messages import Hello
+from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome
+from protocol.ipsec.schedule import GROUP_KEY_LENGTH
+
+RULES: dict[str, str] = {
+    "IDP-1": "A hello body is exactly 24 bytes, reserved bits and unused epoch fields zero",
+    "IDP-2": "An announced hello interval lies between 50 and 60000 ms",
+    "IDP-3": "An announced dead factor lies between 2 and 20",
+    "IDP-4": "A hello under our own address that another certificate signed is refused",
+    "IDP-5": "The start-up time-stamp of a known device never goes back",
+    "IDP-6": "The connectivity table is bounded; only a lost device gives way",
+    "IDP-7": "Silent for the announced dead factor times the announced hello interval is down",
+    "IDP-8": "A new device is answered once, after a random delay, by a triggered hello",
+    "IDP-9": "A device that was cut off signals RESTORE of itself with the first hello it hears",
+    "IDP-10": "A device that did not run does not take the others' silence for their absence",
+    "IDP-11": "A group status names each member once, at most the table's size, the TM among them",
+    "IDP-12": "A device that is not among the members removes every SA of the group",
+    "IDP-13": "A group key has exactly 32 bytes",
+    "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
+    "IDP-15": "A parked instance reads nothing and says nothing",
+}
+"""One line for each rule; the test compares it with the table of docs/idp.md."""
+
+
+def check_hello(hello: Hello) -> None:
+    """IDP-2 and IDP-3: refuse absurd intervals, which would keep a dead peer alive or flood us."""
+    if not HELLO_INTERVAL_MS_MIN <= hello.hello_interval_ms <= HELLO_INTERVAL_MS_MAX:
+        raise PeerError("IDP-2", f"hello interval of {hello.hello_interval_ms} ms")
+    if not DEAD_FACTOR_MIN <= hello.dead_factor <= DEAD_FACTOR_MAX:
+        raise PeerError("IDP-3", f"dead factor of {hello.dead_factor}")
+
+
+def check_not_own_address(sender: IPv6Address, own: IPv6Address) -> None:
+    """IDP-4: refuse a hello under our address: it would make MIKE join or leave in our name.
+
+    Our own hellos, looped back by multicast, were dropped before: they carry our certificate.
+    """
+    if sender == own:
+        raise PeerError("IDP-4", f"another certificate is in use for our own address {own}")
+
+
+def check_startup_not_older(startup_wall_ns: int, known_wall_ns: int) -> None:
+    """IDP-5: refuse an instance older than the one we know."""
+    if startup_wall_ns < known_wall_ns:
+        back_ms = (known_wall_ns - startup_wall_ns) / 1e6
+        raise PeerError("IDP-5", f"start-up time-stamp went back by {back_ms:.3f} ms")
+
+
+def check_table_room(up_count: int, max_peers: int) -> None:
+    """IDP-6: refuse a new device when the table is full of devices that are up."""
+    if up_count >= max_peers:
+        raise PeerError("IDP-6", f"connectivity table full ({max_peers} devices up)")
+
+
+def is_silent(last_mono_ns: int, dead_interval_ns: int, now_mono_ns: int) -> bool:
+    """IDP-7: whether a device is down."""
+    return now_mono_ns - last_mono_ns >= dead_interval_ns
+
+
+def triggered_hello_mono_ns(
+    now_mono_ns: int, last_mono_ns: int | None, gap_ns: int, delay_ns: int
+) -> int:
+    """IDP-8: when to answer a new device; ``delay_ns`` is random below the spread."""
+    earliest = now_mono_ns if last_mono_ns is None else max(now_mono_ns, last_mono_ns + gap_ns)
+    return earliest + delay_ns
+
+
+def was_inaudible(audible_mono_ns: int | None, dead_interval_ns: int, now_mono_ns: int) -> bool:
+    """IDP-9: whether the others have taken us for down, by their own rule IDP-7."""
+    return audible_mono_ns is not None and now_mono_ns - audible_mono_ns >= dead_interval_ns
+
+
+def proves_reconnection(cut_off_mono_ns: int | None, instance_first_mono_ns: int) -> bool:
+    """IDP-9: whether hearing this instance shows that we are back where we were before the cut."""
+    return cut_off_mono_ns is not None and instance_first_mono_ns <= cut_off_mono_ns
+
+
+def was_not_running(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> bool:
+    """IDP-10: whether a timer fired so late that we did not run, or not often enough, meanwhile."""
+    return now_mono_ns - due_mono_ns > hello_interval_ns // 2
+
+
+def check_status(members: Sequence[IPv6Address], tm: IPv6Address, limit: int) -> None:
+    """IDP-11: refuse a group status that contradicts itself.
+
+    That statuses come once and in order is the local interface's work (`LocalLink`).
+    """
+    if not 1 <= len(members) <= limit:
+        raise PeerError("IDP-11", f"{len(members)} members, not 1 to {limit}")
+    if len(set(members)) != len(members):
+        raise PeerError("IDP-11", "a member is named twice")
+    if tm not in members:
+        raise PeerError("IDP-11", f"transaction manager {tm} is not a member")
+
+
+def is_excluded(own: IPv6Address, members: Sequence[IPv6Address]) -> bool:
+    """IDP-12: whether the group goes on without us."""
+    return own not in members
+
+
+def check_group_key(group_key: bytes) -> None:
+    """IDP-13: refuse a key of another length."""
+    if len(group_key) != GROUP_KEY_LENGTH:
+        raise PeerError("IDP-13", f"group key of {len(group_key)} bytes")
+
+
+def is_done(operation: Operation, outcome: Outcome) -> bool:
+    """IDP-14: whether the SAD or SPD is now as the operation wants it.
+
+    Deleting what is not there leaves nothing to be done again.
+    """
+    if outcome.ok:
+        return True
+    if isinstance(operation, DeleteSa):
+        return outcome.errno == errno.ESRCH
+    if isinstance(operation, DeletePolicy):
+        return outcome.errno in (errno.ENOENT, errno.ESRCH)
+    return False
+
+
+def repetition(operation: Operation) -> list[Operation]:
+    """IDP-14: what tries a failed operation once more; an SA that is in the way goes first."""
+    if isinstance(operation, AddSa):
+        return [DeleteSa(operation.sa.id), operation]
+    return [operation]
+
+
+def may_read(running: bool) -> bool:
+    """IDP-15: whether datagrams and timers mean anything to us now."""
+    return running

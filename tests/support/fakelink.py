@@ -1,0 +1,272 @@
+"""A black network of IDP engines on virtual time, each with a scripted MIKE and an SAD in memory.
+
+Delivery takes `LATENCY_NS`, nothing is lost unless the test says so. The runner performs effects as
+the daemon does: in order, answers after the list is through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Event,
+    Instant,
+    Log,
+    Report,
+    SendDatagram,
+    SetTimer,
+    Started,
+    Stopped,
+    TimerExpired,
+)
+from protocol.idp.config import IdpConfig
+from protocol.idp.engine import IdpEngine
+from protocol.idp.events import ApplySas, FetchKey, KeyFetched, LinkChanged, SasApplied
+from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side, Signal
+from protocol.ipsec.backend import Operation, Outcome
+from protocol.ipsec.memory import MemoryBackend
+from tests.support.identities import address, make_identities
+
+MS = 1_000_000
+WALL_START_NS = 1_800_000_000_000_000_000
+LATENCY_NS = 1 * MS
+LOCAL_LATENCY_NS = MS // 10
+LOOPBACK = IPv6Address("::1")
+SA_GROUP = IPv6Address("ff0e::1")
+
+SignalSeen = tuple[str, IPv6Address]
+
+
+def epoch(number: int) -> EpochId:
+    """Return an epoch id that differs from the others in number and tag."""
+    return EpochId(number, hashlib.sha256(b"epoch %d" % number).digest()[:8])
+
+
+def group_key(number: int) -> bytes:
+    """Return the group key of an epoch."""
+    return hashlib.sha256(b"group key %d" % number).digest()
+
+
+class SeededKeys:
+    """A KeySource whose bytes are a function of seed and count."""
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+        self._count = 0
+
+    def random_bytes(self, length: int) -> bytes:
+        self._count += 1
+        return hashlib.shake_128(f"{self._seed} {self._count}".encode()).digest(length)
+
+
+class FaultyBackend(MemoryBackend):
+    """An SAD that refuses what `refuse` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuse: Callable[[Operation], bool] = lambda operation: False
+        self.errors: list[tuple[Operation, Outcome]] = []
+
+    def apply(self, operations: Any) -> list[Outcome]:
+        outcomes = []
+        for operation in operations:
+            if self.refuse(operation):
+                outcomes.append(Outcome(12, "Cannot allocate memory"))
+            else:
+                outcomes += super().apply([operation])
+            if not outcomes[-1].ok:
+                self.errors.append((operation, outcomes[-1]))
+        return outcomes
+
+
+class Device:
+    """One device: engine, SAD, keys in the key directory, scripted MIKE, what was observed."""
+
+    def __init__(self, net: Network, index: int, config: IdpConfig) -> None:
+        self.net = net
+        self.address = address(index)
+        self.secret = hashlib.sha256(b"local secret %d" % index).digest()
+        self.backend = FaultyBackend()
+        self.key_directory: dict[str, bytes] = {}
+        self.mike = LocalLink(self.secret, Side.MIKE)
+        self.mike_up = True
+        self.signals: list[SignalSeen] = []
+        self.reports: list[tuple[int, Report]] = []
+        self.logs: list[Log] = []
+        self.batches: list[ApplySas] = []
+        self.sent: list[SendDatagram] = []
+        self.connected = True
+        self.timers: dict[str, int] = {}
+        identity = make_identities(net.size)[index]
+        self.engine = IdpEngine(config, identity, self.secret, SeededKeys(f"device {index}"))
+
+    # What a test does to the device.
+
+    def start(self) -> None:
+        self.feed(Started(self.net.now.wall_ns))
+
+    def stop(self) -> None:
+        self.feed(Stopped())
+
+    def link(self, up: bool) -> None:
+        self.connected = up
+        self.feed(LinkChanged(up))
+
+    def status_from_mike(self, number: int, members: list[Device], *, key: bool = True) -> None:
+        """MIKE finished: the key is published, IDP is told."""
+        if key:
+            self.key_directory[str(epoch(number))] = group_key(number)
+        addresses = tuple(member.address for member in members)
+        status = GroupStatus(0, epoch(number), str(epoch(number)), addresses, addresses[0])
+        self._perform_mike(self.mike.send(status, self.net.now))
+
+    # What a test asks.
+
+    def status(self) -> dict[str, Any]:
+        return self.engine.status(self.net.now)
+
+    def points(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return the measurement points with these names, in order."""
+        return [(r.point, dict(r.fields)) for _, r in self.reports if r.point in names]
+
+    def time_of(self, point: str, **fields: Any) -> int:
+        """Return when a point was first reported with these fields, in ms."""
+        for mono_ns, report in self.reports:
+            if report.point == point and fields.items() <= dict(report.fields).items():
+                return mono_ns // MS
+        raise AssertionError(f"{point} {fields} not reported")
+
+    def counter(self, name: str) -> int:
+        return int(self.status()["counters"].get(name, 0))
+
+    @property
+    def labels(self) -> list[str]:
+        return [batch.label for batch in self.batches]
+
+    # The runner.
+
+    def feed(self, event: Event) -> None:
+        """Hand an event in; perform the effects; hand in their answers."""
+        answers: list[Event] = []
+        for effect in self.engine.handle(event, self.net.now):
+            answers += self._perform(effect)
+        for answer in answers:
+            self.feed(answer)
+
+    def _perform(self, effect: Effect) -> list[Event]:
+        match effect:
+            case SendDatagram("local", payload, _):
+                if self.mike_up:
+                    self.net.after(LOCAL_LATENCY_NS, lambda: self._mike_receives(payload))
+            case SendDatagram("group"):
+                self.sent.append(effect)
+                self.net.transmit(self, effect)
+            case SetTimer(name, at_mono_ns):
+                self.timers[name] = at_mono_ns
+                self.net.at(at_mono_ns, lambda: self._expire(name, at_mono_ns))
+            case CancelTimer(name):
+                self.timers.pop(name, None)
+            case Report():
+                self.reports.append((self.net.now.mono_ns, effect))
+            case Log():
+                self.logs.append(effect)
+            case ApplySas(label, operations):
+                self.batches.append(effect)
+                return [SasApplied(label, self.backend.apply(operations))]
+            case FetchKey(pointer):
+                return [KeyFetched(pointer, self.key_directory.get(pointer))]
+            case _:
+                raise AssertionError(effect)
+        return []
+
+    def _expire(self, name: str, at_mono_ns: int) -> None:
+        if self.timers.get(name) == at_mono_ns:
+            del self.timers[name]
+            self.feed(TimerExpired(name))
+
+    # The scripted MIKE.
+
+    def restart_mike(self) -> None:
+        self.mike = LocalLink(self.secret, Side.MIKE)
+        self.mike_up = True
+        self._perform_mike(self.mike.begin(self.net.now))
+
+    def _mike_receives(self, payload: bytes) -> None:
+        message, effects = self.mike.handle(
+            DatagramReceived("local", LOOPBACK, payload), self.net.now
+        )
+        if isinstance(message, Signal):
+            self.signals.append((message.kind.name, message.peer))
+        self._perform_mike(effects)
+
+    def _perform_mike(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendDatagram("local", payload, _):
+                    event = DatagramReceived("local", LOOPBACK, payload)
+                    self.net.after(LOCAL_LATENCY_NS, lambda event=event: self.feed(event))
+                case SetTimer(name, at_mono_ns):
+                    self.net.at(at_mono_ns, lambda name=name: self._mike_timer(name))
+                case _:
+                    pass
+
+    def _mike_timer(self, name: str) -> None:
+        if self.mike_up:
+            self._perform_mike(self.mike.on_timer(name, self.net.now))
+
+
+class Network:
+    """The black network and the time."""
+
+    def __init__(self, size: int, config: IdpConfig | None = None) -> None:
+        self.size = size
+        self.now = Instant(1_000 * MS, WALL_START_NS)
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self.wire: list[tuple[Device, SendDatagram]] = []
+        config = config or IdpConfig(sa_group=SA_GROUP)
+        self.devices = [Device(self, index, config) for index in range(size)]
+
+    def at(self, mono_ns: int, action: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (max(mono_ns, self.now.mono_ns), self._order, action))
+
+    def after(self, delay_ns: int, action: Callable[[], None]) -> None:
+        self.at(self.now.mono_ns + delay_ns, action)
+
+    def run(self, ms: float) -> None:
+        """Let virtual time pass."""
+        end_ns = self.now.mono_ns + int(ms * MS)
+        while self._heap and self._heap[0][0] <= end_ns:
+            at_ns, _, action = heapq.heappop(self._heap)
+            self._set(at_ns)
+            action()
+        self._set(end_ns)
+
+    def _set(self, mono_ns: int) -> None:
+        passed_ns = mono_ns - self.now.mono_ns
+        self.now = Instant(mono_ns, self.now.wall_ns + passed_ns)
+
+    def freeze(self, ms: float) -> None:
+        """Let time pass while nobody runs: all timers and datagrams are late."""
+        self._set(self.now.mono_ns + int(ms * MS))
+
+    def transmit(self, sender: Device, effect: SendDatagram) -> None:
+        self.wire.append((sender, effect))
+        if not sender.connected:
+            return
+        event = DatagramReceived("group", sender.address, effect.payload)
+        for device in self.devices:
+            if effect.destination in (None, device.address):
+                self.after(LATENCY_NS, lambda device=device: self._deliver(device, event))
+
+    def _deliver(self, device: Device, event: DatagramReceived) -> None:
+        if device.connected:
+            device.feed(event)
