@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from protocol.daemon.service import Service
@@ -20,16 +20,15 @@ DEBUG = "--debug"
 RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, DEBUG})
 
 
-def main_of(daemon: str, arguments: list[str]) -> int:
-    """Run the command line of a daemon; return the exit status."""
+def main_of(daemon: str, arguments: list[str]) -> NoReturn:
+    """Run the command line of a daemon and exit."""
     if len(arguments) >= 2 and arguments[0] == "run" and not arguments[1].startswith("-"):
         flags = frozenset(arguments[2:])
         if flags <= RUN_FLAGS:
-            return run(daemon, Path(arguments[1]), flags)
+            sys.exit(run(daemon, Path(arguments[1]), flags))
     from protocol.daemon.cli import command_line
 
     command_line(daemon).main(arguments, prog_name=daemon)
-    return 0
 
 
 def _idp_service() -> type[Service]:

@@ -10,7 +10,7 @@ from protocol.daemon.effects import IdpEffects
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.link import LinkWatch
 from protocol.daemon.reconcile import remove_own
-from protocol.daemon.service import Service, State
+from protocol.daemon.service import Service
 from protocol.daemon.sockets import EspMembership, GroupSocket, LocalSocket, interface_index
 from protocol.daemon.timeserver import TimeServer
 from protocol.identity.identity import Identity
@@ -31,7 +31,7 @@ class IdpService(Service):
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
-        return IdpEngine(self.config.idp, identity, OsKeySource())
+        return IdpEngine(self.config.idp, identity, self.config.local.secret, OsKeySource())
 
     def open_group(self) -> GroupSocket:
         """Open the black channel of IDP."""
@@ -82,8 +82,7 @@ class IdpService(Service):
 
     def _on_link(self, up: bool) -> None:
         self.trace.report("daemon.link", {"up": up})
-        if self.state is State.RUNNING:
-            self.runtime.deliver(LinkChanged(up))
+        self.runtime.deliver(LinkChanged(up))
 
     def arm_more(self) -> None:
         """Become a member of the ESP group."""

@@ -84,11 +84,6 @@ class Loop:
         self.timers.cancel(name)
         self._callbacks.pop(name, None)
 
-    def cancel_timers_except(self, prefix: str) -> None:
-        """Stop every timer whose name does not begin with ``prefix``."""
-        for name in [name for name in self._callbacks if not name.startswith(prefix)]:
-            self.cancel_timer(name)
-
     def fire_due(self, now_mono_ns: int) -> int:
         """Fire what is due, in order of time then of setting; return how many fired.
 

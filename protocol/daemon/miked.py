@@ -9,7 +9,7 @@ def main() -> None:
     """Entry point of the command ``miked``."""
     from protocol.daemon.entry import main_of
 
-    sys.exit(main_of("miked", sys.argv[1:]))
+    main_of("miked", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class MikeService(Service):
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
-        return MikeEngine(self.config.mike, identity, OsKeySource())
+        return MikeEngine(self.config.mike, identity, self.config.local.secret, OsKeySource())
 
     def open_group(self) -> GroupSocket:
         """Open the black channel of MIKE."""

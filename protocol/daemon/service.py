@@ -43,8 +43,6 @@ GARBAGE_OBJECTS = 20_000
 """The cycle collector runs when idle once this many objects were made, never in a join."""
 
 TRIGGER_TIMER = "daemon.trigger"
-OWN_TIMERS = "daemon."
-"""Prefix of timers that are not the engine's."""
 
 
 class State(StrEnum):
@@ -232,13 +230,10 @@ class Service:
     # Datagrams.
 
     def _local_readable(self) -> None:
+        # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
         received = self.local.receive()
-        if received is None:
-            return
-        if self.state is State.RUNNING:
+        if received is not None:
             self.runtime.deliver(DatagramReceived("local", received[1], received[0]))
-        else:
-            self._ignored["local.ignored_parked"] += 1
 
     def _group_readable(self) -> None:
         received = self.group.receive()
@@ -280,7 +275,6 @@ class Service:
         engine = self.engine.status(self.clock.now())
         counters: Counter[str] = Counter(engine.pop("counters", {}))
         for more in (
-            self.identity.refusals if "AUTH-1" not in counters else {},
             self.group.counters,
             self.local.counters,
             self.runtime.counters,
@@ -303,10 +297,8 @@ class Service:
             "address": str(self.config.device.address),
             "state": self.state.value,
             "pid": os.getpid(),
-            "startup_wall_ns": self.identity.startup_wall_ns,
             "trigger_wall_ns": self._trigger_wall_ns,
             "counters": dict(sorted(counters.items())),
-            "refused": engine.get("refused", self.identity.recent_refusals),
             "trace_error": self.trace.error,
             **self.more_status(),
         }
@@ -353,7 +345,6 @@ class Service:
         while self.clock.now().wall_ns < trigger_wall_ns:
             pass
         self.group.drain()
-        self.local.drain()
         self.state = State.RUNNING
         woke = self.clock.now()
         self.runtime.deliver(Started(trigger_wall_ns))
@@ -375,7 +366,6 @@ class Service:
         finally:
             self.state = State.PARKED
             self._trigger_wall_ns = None
-            self.loop.cancel_timers_except(OWN_TIMERS)
             self.group.leave()
             if was_running:
                 self.clean_up()
