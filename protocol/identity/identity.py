@@ -213,7 +213,7 @@ class Identity:
         """
         ordered = sorted(devices, key=_preference)
         self._devices = {d.peer.fingerprint: d for d in ordered}
-        self._devices.pop(self.me.fingerprint, None)
+        self._own = self._devices.pop(self.me.fingerprint, self._own)
         self._by_address = {}
         for device in ordered:
             if device.refusal is None:

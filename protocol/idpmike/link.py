@@ -171,7 +171,9 @@ class LocalLink:
         self.given_up_total += 1
         name = type(pending.message).__name__
         other = self._peer_side.name
-        return Log("warning", f"{other} never acknowledged {name} {pending.message.serial}")
+        # That nobody listened to our start is usual: the other daemon may be parked.
+        level = "info" if isinstance(pending.message, LinkOpened) else "warning"
+        return Log(level, f"{other} never acknowledged {name} {pending.message.serial}")
 
     def on_timer(self, name: str, now: Instant) -> list[Effect]:
         """Repeat what is not acknowledged; other timers' names are ignored."""
