@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from testbed.vm import layout
-from testbed.vm.image import Image
 
 TRIAL_SECONDS: Final = 8
 TRIAL_ANSWER: Final = b"TESTBED-GUEST-ALIVE"
@@ -47,37 +46,38 @@ def machine_identity(release: str) -> str:
     return f"{boot} {os.uname().release} {release}"
 
 
-def kvm_finding(image: Image) -> Finding:
+def kvm_finding(initrd: Path) -> Finding:
     """Return whether KVM boots a guest here, from the cache or by a trial boot."""
     kept = layout.VM_CACHE / "kvm.json"
     machine = machine_identity(layout.guest_kernel_release())
+    finding: Finding | None
     try:
         finding = Finding(**json.loads(kept.read_text()))
     except (OSError, ValueError, TypeError):
         finding = None
     if finding is None or finding.machine != machine:
-        finding = _try_kvm(image, machine)
+        finding = _try_kvm(initrd, machine)
         partial = kept.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(asdict(finding)))
         partial.rename(kept)
     return finding
 
 
-def choose_accelerator(image: Image) -> Accelerator:
+def choose_accelerator(initrd: Path) -> Accelerator:
     """Return the best accelerator that works; TESTBED_ACCELERATOR overrules the trial."""
     wish = os.environ.get("TESTBED_ACCELERATOR", "")
     if wish in set(Accelerator):
         return Accelerator(wish)
-    return Accelerator.KVM if kvm_finding(image).works else Accelerator.TCG
+    return Accelerator.KVM if kvm_finding(initrd).works else Accelerator.TCG
 
 
-def _try_kvm(image: Image, machine: str) -> Finding:
+def _try_kvm(initrd: Path, machine: str) -> Finding:
     if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return Finding(machine, works=False, detail=f"{KVM_DEVICE} is missing or not for this user")
+        return Finding(machine, works=False, detail=f"{KVM_DEVICE} is not there for us")
     argv = [layout.QEMU, "-nodefaults", "-no-user-config", "-machine", "q35", "-m", "512"]
     argv += processor_options(Accelerator.KVM)
     argv += ["-display", "none", "-no-reboot", "-serial", "stdio"]
-    argv += ["-kernel", str(layout.KERNEL / "vmlinuz"), "-initrd", str(image.initrd)]
+    argv += ["-kernel", str(layout.KERNEL / "vmlinuz"), "-initrd", str(initrd)]
     argv += ["-append", "console=ttyS0 quiet panic=-1 edd=off testbed.trial"]
     return trial(argv, machine)
 

@@ -1,10 +1,9 @@
-"""The guest's cached file systems, a root image and an initial RAM disk: rebuilt on new inputs.
+"""The guest's root file system as a cached image, rebuilt when what it is made of changes.
 
 Inputs are the versions of the Debian packages, the kernel, the virtual environment and the code
 that builds. The project's own code is no part of it: it travels at each boot (`shipment.py`).
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,13 +13,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from testbed.vm import layout, modules, packages
+from testbed.vm.initrd import ensure_initrd
 from testbed.vm.layout import TestbedEnvironmentError
+from testbed.vm.tools import cause_of, locked, require_tool, run_tool
 
 _NEEDED_MIB: Final = 3072
 _KEPT_IMAGES: Final = 2
@@ -28,7 +29,6 @@ _TOOLS: Final = {
     "cpio": "cpio",
     "mke2fs": "e2fsprogs",
     "depmod": "kmod",
-    "busybox": "busybox-static",
 }
 _SKELETON: Final = (
     *("dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp"),
@@ -59,7 +59,7 @@ def image_key(packages_: Iterable[packages.Package], release: str, venv: Path) -
         record = path / "RECORD"
         if record.is_file():
             digest.update(record.read_bytes())
-    builders = ("image.py", "packages.py", "modules.py", "guest/initramfs.sh")
+    builders = ("image.py", "packages.py", "modules.py", "tools.py")
     for name in builders:
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:20]
@@ -76,22 +76,15 @@ def ensure_image() -> Image:
     closure = packages.closure(wanted, packages.installed_packages())
     images = layout.VM_CACHE / "images"
     folder = images / image_key(closure, release, layout.VENV)
-    image = Image(root=folder / "root.ext4", initrd=folder / "initrd")
     if not folder.is_dir():
         images.mkdir(parents=True, exist_ok=True)
-        with _locked(images / "lock"):
+        with locked(images / "lock"):
             if not folder.is_dir():
                 _forget_old(images)
                 _build(folder, closure, release)
-    os.utime(folder)
-    return image
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with suppress(PermissionError):  # another user's: it is as good, only its age stays
+        os.utime(folder)
+    return Image(root=folder / "root.ext4", initrd=ensure_initrd())
 
 
 def _forget_old(images: Path) -> None:
@@ -116,48 +109,24 @@ def _build(folder: Path, closure: Sequence[packages.Package], release: str) -> N
         result.mkdir()
         _stage_root(stage, closure, release)
         _make_file_system(stage, result / "root.ext4")
-        _make_initrd(work / "initrd", result / "initrd", release)
         result.rename(folder)
     except (OSError, subprocess.CalledProcessError) as error:
         raise TestbedEnvironmentError(
-            f"the guest's image cannot be built: {_cause(error)}; cure that, or remove .cache/vm"
+            f"the guest's image cannot be built: {cause_of(error)}; cure that, or remove .cache/vm"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _cause(error: OSError | subprocess.CalledProcessError) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        return f"{error.cmd[0]}: {lines[-1] if lines else f'exit status {error.returncode}'}"
-    return str(error)
-
-
 def _check_means(images: Path) -> None:
     for tool, package in _TOOLS.items():
-        if shutil.which(tool, path=layout.search_path()) is None:
-            raise TestbedEnvironmentError(
-                f"{tool} (Debian package {package}) is missing; run 'make setup'"
-            )
+        require_tool(tool, package)
     free = shutil.disk_usage(images).free >> 20
     if free < _NEEDED_MIB:
         raise TestbedEnvironmentError(
             f"disk is short: {free} MiB free, the guest's image needs {_NEEDED_MIB} MiB to build; "
             "free some space"
         )
-
-
-def _tool(argv: Sequence[str], **options: object) -> None:
-    """Run a tool quietly; its complaints travel in the exception."""
-    environment = {**os.environ, "PATH": layout.search_path()}
-    subprocess.run(  # type: ignore[call-overload]
-        argv,
-        check=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        **options,
-    )
 
 
 def _stage_root(stage: Path, closure: Sequence[packages.Package], release: str) -> None:
@@ -176,12 +145,12 @@ def _stage_root(stage: Path, closure: Sequence[packages.Package], release: str) 
     for table in index_folder.glob("modules.builtin*"):
         shutil.copy(table, module_folder)
     (module_folder / "modules.order").touch()
-    _tool(["depmod", "-b", str(stage), release])
+    run_tool(["depmod", "-b", str(stage), release])
 
 
 def _copy(paths: Iterable[str], stage: Path) -> None:
     names = b"".join(os.fsencode(path) + b"\0" for path in paths)
-    _tool(["cpio", "--null", "-pdm", "--quiet", str(stage)], input=names, cwd="/")
+    run_tool(["cpio", "--null", "-pdm", "--quiet", str(stage)], stdin=names)
 
 
 def _compiled(files: Iterable[str]) -> Iterator[str]:
@@ -217,7 +186,7 @@ def _compile_python(stage: Path) -> None:
     """Compile what the host has not: in the guest every compilation takes ten times as long."""
     folders = [str(path) for path in sorted(stage.glob("usr/lib/python3*"))]
     compiler = ["/usr/bin/python3", "-m", "compileall", "-q", "-j", "2"]
-    _tool([*compiler, "-s", str(stage), "-p", "/", *folders])
+    run_tool([*compiler, "-s", str(stage), "-p", "/", *folders])
 
 
 def _make_file_system(stage: Path, image: Path) -> None:
@@ -232,32 +201,4 @@ def _make_file_system(stage: Path, image: Path) -> None:
     as_root = ["unshare", "--map-root-user"]
     if os.geteuid() != 0 and subprocess.run([*as_root, "true"], check=False).returncode == 0:
         argv = [*as_root, *argv]
-    _tool(argv)
-
-
-def _make_initrd(stage: Path, initrd: Path, release: str) -> None:
-    for name in ("bin", "dev", "proc", "sys", "modules"):
-        (stage / name).mkdir(parents=True)
-    busybox = shutil.which("busybox", path=layout.search_path())
-    assert busybox is not None
-    shutil.copy(busybox, stage / "bin" / "busybox")
-    shutil.copy(layout.GUEST_FILES / "initramfs.sh", stage / "init")
-    (stage / "init").chmod(0o755)
-    source = layout.KERNEL / "lib" / "modules" / release
-    order = modules.ModuleIndex.read(source).load_order(modules.BOOT_MODULES)
-    plain = [Path(modules.plain_path(path)).name for path in order]
-    for path, name in zip(order, plain, strict=True):
-        modules.copy_uncompressed(source / path, stage / "modules" / name)
-    (stage / "modules" / "order").write_text("".join(f"{name}\n" for name in plain))
-    names = b"".join(
-        os.fsencode(path.relative_to(stage)) + b"\0" for path in sorted(stage.rglob("*"))
-    )
-    with initrd.open("wb") as archive:
-        subprocess.run(
-            ["cpio", "--null", "-o", "-H", "newc", "--quiet", "--owner=0:0"],
-            input=names,
-            cwd=stage,
-            stdout=archive,
-            stderr=subprocess.PIPE,
-            check=True,
-        )
+    run_tool(argv)

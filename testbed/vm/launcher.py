@@ -17,6 +17,7 @@ from testbed.vm.conversation import Conversation, GuestDiedError, Wires, signals
 from testbed.vm.image import Image, ensure_image
 from testbed.vm.layout import TestbedEnvironmentError
 from testbed.vm.shipment import Job, write_shipment
+from testbed.vm.tools import require_tool
 
 BOOT_ATTEMPTS: Final = 3
 KEPT_RUNS: Final = 5
@@ -118,12 +119,9 @@ def run_guest(job: Job, memory_mib: int) -> int:
     Raises:
         TestbedEnvironmentError: When the guest cannot be booted, or dies before the job ends.
     """
-    if shutil.which(layout.QEMU) is None:
-        raise TestbedEnvironmentError(
-            f"{layout.QEMU} (Debian package qemu-system-x86) is missing; run 'make setup'"
-        )
+    require_tool(layout.QEMU, "qemu-system-x86")
     image = ensure_image()
-    accelerator = choose_accelerator(image)
+    accelerator = choose_accelerator(image.initrd)
     environment = {**job.environment, "TESTBED_ACCELERATOR": accelerator.value}
     job = Job(job.argv, job.cwd, environment, job.shares)
     with _run_folder() as run, signals_caught() as signals:

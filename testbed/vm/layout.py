@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from testbed.errors import TestbedError
+
 PROJECT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = PROJECT / ".cache"
 VM_CACHE: Final = CACHE / "vm"
@@ -16,10 +18,8 @@ QEMU: Final = "qemu-system-x86_64"
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class TestbedEnvironmentError(Exception):
+class TestbedEnvironmentError(TestbedError):
     """One sentence for the user: what is wrong with this machine, and what cures it."""
-
-    __test__ = False  # the name is no test class of pytest's
 
 
 def search_path() -> str:
