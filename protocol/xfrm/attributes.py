@@ -185,6 +185,8 @@ def read_replay_esn(found: tuple[int, bytes]) -> ReplayEsn:
     if len(payload) < _ESN.size:
         raise DecodeError("xfrm_replay_state_esn", offset, f"needs {_ESN.size} bytes")
     words, oseq, seq, oseq_hi, seq_hi, window = _ESN.unpack_from(payload)
-    if len(payload) != _ESN.size + 4 * words or window > 32 * words:
+    # iproute2 leaves the empty bitmap out, which verify_replay (net/xfrm/xfrm_user.c) allows.
+    bitmap_fits = len(payload) in (_ESN.size, _ESN.size + 4 * words)
+    if not bitmap_fits or window > 32 * words:
         raise DecodeError("xfrm_replay_state_esn", offset, "bmp_len does not fit the bitmap")
     return ReplayEsn(oseq, seq, oseq_hi, seq_hi, window)

@@ -24,6 +24,7 @@ from protocol.ipsec.backend import (
     PutPolicy,
 )
 from protocol.ipsec.model import (
+    ESP,
     SUITES,
     Policy,
     PolicyId,
@@ -36,6 +37,12 @@ from protocol.xfrm.namespace import in_namespace
 from protocol.xfrm.netlink import NetlinkBackend
 
 _ANSWER = "RTNETLINK answers: "
+"""What ip prints before the words of an error number."""
+
+_KERNEL_SAID = "Error: "
+"""What ip prints before the kernel's extended acknowledgement; also before complaints of its own,
+which quote the argument and so may show a key."""
+
 _COMMAND_WAIT_S = 30
 
 
@@ -66,6 +73,7 @@ class CommandBackend:
                 line, defect = f"xfrm state add {_sa(sa)}", sa_defect(sa)
             case DeleteSa(sa_id):
                 line = f"xfrm state delete {_sa_id(sa_id)}"
+                defect = "" if sa_id.protocol == ESP else "only ESP"
             case PutPolicy(policy):
                 line, defect = f"xfrm policy update {_policy(policy)}", policy_defect(policy)
             case DeletePolicy(policy_id):
@@ -76,7 +84,7 @@ class CommandBackend:
         import subprocess
 
         try:
-            # The exception of a timeout holds the input: it must not travel further.
+            # The key is in the input only: neither arguments, result nor exceptions repeat it.
             done = subprocess.run(
                 ["ip", "-batch", "-"],
                 input=line + "\n",
@@ -96,6 +104,8 @@ class CommandBackend:
             if said.startswith(_ANSWER):
                 text = said.removeprefix(_ANSWER)
                 return Outcome(self._errors.get(text, errno.EIO), text)
+            if said.startswith(_KERNEL_SAID) and '"' not in said:
+                return Outcome(errno.EINVAL, said.removeprefix(_KERNEL_SAID).rstrip("."))
         hint = "; SA directions need iproute2 6.10" if " dir " in line and "state" in line else ""
         return Outcome(errno.EINVAL, f"ip does not understand the operation{hint}")
 
@@ -113,7 +123,7 @@ class CommandBackend:
 
 
 def _sa_id(sa_id: SaId) -> str:
-    return f"dst {sa_id.destination} proto {sa_id.protocol} spi {sa_id.spi:#x}"
+    return f"dst {sa_id.destination} proto esp spi {sa_id.spi:#x}"
 
 
 def _sa(sa: SecurityAssociation) -> str:

@@ -116,7 +116,7 @@ class PfkeyBackend:
             if error.errno == errno.ENOENT:
                 return []
             raise IpsecError(f"PF_KEY send: {error.strerror}") from None
-        found = []
+        found: list[SecurityAssociation] = []
         while True:
             answer = self._receive()
             if answer.kind != SADB_DUMP or answer.pid != self._pid:
