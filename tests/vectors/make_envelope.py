@@ -1,0 +1,67 @@
+"""Makes envelope.json: ``python -m tests.vectors.make_envelope``.
+
+Keys are those of tests/support/identities.py; Ed25519 is deterministic, so the file is too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from protocol.core.engine import Instant
+from protocol.identity import envelope
+from tests.support.identities import make_identities, signing_key
+
+NOW = Instant(5_000_000_000, 1_790_000_000_123_456_789)
+STARTUP = 1_790_000_000_000_000_000
+CASES = (("empty", 1, 1, b""), ("idp", 1, 2, b"hello"), ("mike", 2, 9, bytes(range(256)) * 4))
+
+
+def vectors() -> dict[str, Any]:
+    """Return the whole file."""
+    device = make_identities(1)[0]
+    device.begin(STARTUP)
+    valid = []
+    for sequence, (name, protocol, kind, body) in enumerate(CASES):
+        datagram = device.seal(protocol, kind, body, NOW)
+        valid.append(
+            {
+                "name": name,
+                "protocol": protocol,
+                "kind": kind,
+                "sender": str(device.me.address),
+                "fingerprint": device.me.fingerprint.hex(),
+                "startup_wall_ns": STARTUP,
+                "sequence": sequence,
+                "sent_wall_ns": NOW.wall_ns,
+                "body": body.hex(),
+                "public_key": signing_key(0).public_key().public_bytes_raw().hex(),
+                "datagram": datagram.hex(),
+                "digest": envelope.digest(datagram).hex(),
+            }
+        )
+    good = bytes.fromhex(str(valid[1]["datagram"]))
+    malformed = [
+        {"name": name, "field": field, "datagram": data.hex()}
+        for name, field, data in (
+            ("nothing", "version", b""),
+            ("version 2", "version", b"\x02" + good[1:]),
+            ("flags", "flags", good[:3] + b"\x80" + good[4:]),
+            ("cut in the fingerprint", "fingerprint", good[:30]),
+            ("cut in the body", "body", good[:64]),
+            ("cut in the signature", "signature", good[:-1]),
+            ("trailing byte", "end", good + b"\x00"),
+            ("body longer than allowed", "body", good[:60] + b"\xff\xff" + good[62:]),
+        )
+    ]
+    return {
+        "comment": "signed envelope, docs/identity.md; made by tests/vectors/make_envelope.py",
+        "label": envelope.LABEL.hex(),
+        "valid": valid,
+        "malformed": malformed,
+    }
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("envelope.json").write_text(json.dumps(vectors(), indent=1) + "\n")
