@@ -103,9 +103,22 @@ Revocations = dict[tuple[x509.Name, int], datetime]
 class _UnusableError(Exception):
     """A certificate that breaks our profile; the text completes "certificate ...".
 
-    It never leaves this module. Beside it, pyca parses lazily and raises ValueError when a
-    malformed field is first looked at, so both are caught.
+    It never leaves this module.
     """
+
+
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What pyca raises on a malformed certificate or CRL: some when reading it, some when a field is
+first looked at."""
+
+_UNUSABLE = (_UnusableError, *_MALFORMED)
 
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
@@ -140,7 +153,7 @@ def load_identity(
     certificate = _one_certificate(files.certificate)
     try:
         own = inspect_device(certificate, anchors, revocations)
-    except (_UnusableError, ValueError) as error:
+    except _UNUSABLE as error:
         raise LocalError(f"{files.certificate}: certificate {error}") from None
     signing_key = _private_key(files.key)
     if signing_key.public_key() != own.verify_key:
@@ -167,7 +180,7 @@ def load_anchors(directory: Path) -> list[Anchor]:
         for certificate in _certificates(path):
             try:
                 anchors.append(inspect_anchor(certificate))
-            except (_UnusableError, ValueError) as error:
+            except _UNUSABLE as error:
                 raise LocalError(f"{path}: certificate {error}") from None
     if not anchors:
         raise LocalError(f"{directory}: no trust anchor")
@@ -189,7 +202,7 @@ def load_devices(
         for certificate in certificates:
             try:
                 devices.append(inspect_device(certificate, anchors, revocations))
-            except (_UnusableError, ValueError) as error:
+            except _UNUSABLE as error:
                 notices.append(f"left out {path}: certificate {error}")
     return devices, notices
 
@@ -203,21 +216,35 @@ def load_revocations(
     if directory is None:
         return revocations, notices
     for path in list_files(directory, CRL_SUFFIXES):
-        crl = _crl(path)
-        issuers = [a for a in anchors if a.certificate.subject == crl.issuer]
-        if not issuers:
-            name = _attribute(crl.issuer, NameOID.COMMON_NAME) or "?"
-            notices.append(f"left out {path}: issuer '{name}' is not among the trust anchors")
-            continue
-        if not any(_is_signed_by(crl, anchor) for anchor in issuers):
-            raise LocalError(f"{path}: CRL is not signed by '{issuers[0].name}'")
-        overdue = crl.next_update_utc
-        if wall_ns is not None and overdue is not None and wall_ns > _to_ns(overdue):
-            since = describe_time(_to_ns(overdue))
-            notices.append(f"CRL of '{issuers[0].name}' is overdue since {since}; it still counts")
-        for entry in crl:
-            revocations[crl.issuer, entry.serial_number] = entry.revocation_date_utc
+        try:
+            crl = x509.load_pem_x509_crl(read_file(path))
+            notices += _add_revocations(path, crl, anchors, wall_ns, revocations)
+        except _MALFORMED:
+            raise LocalError(f"{path}: not a well-formed PEM CRL") from None
     return revocations, notices
+
+
+def _add_revocations(
+    path: Path,
+    crl: x509.CertificateRevocationList,
+    anchors: Sequence[Anchor],
+    wall_ns: int | None,
+    revocations: Revocations,
+) -> list[str]:
+    """Add what one CRL revokes; return notices about it."""
+    issuers = [a for a in anchors if a.certificate.subject == crl.issuer]
+    if not issuers:
+        name = _attribute(crl.issuer, NameOID.COMMON_NAME) or "?"
+        return [f"left out {path}: issuer '{name}' is not among the trust anchors"]
+    if not any(_is_signed_by(crl, anchor) for anchor in issuers):
+        raise LocalError(f"{path}: CRL is not signed by '{issuers[0].name}'")
+    for entry in crl:
+        revocations[crl.issuer, entry.serial_number] = entry.revocation_date_utc
+    overdue = crl.next_update_utc
+    if wall_ns is None or overdue is None or wall_ns <= _to_ns(overdue):
+        return []
+    since = describe_time(_to_ns(overdue))
+    return [f"CRL of '{issuers[0].name}' is overdue since {since}; it still counts"]
 
 
 def inspect_anchor(certificate: x509.Certificate) -> Anchor:
@@ -276,7 +303,7 @@ def _find_anchor(
     for anchor in named:
         try:
             certificate.verify_directly_issued_by(anchor.certificate)
-        except (InvalidSignature, ValueError, TypeError):
+        except (InvalidSignature, *_MALFORMED):
             continue
         return anchor, ""
     if named:
@@ -313,7 +340,7 @@ def _ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
     """Return the subject's key, which must be Ed25519."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except _MALFORMED:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise _UnusableError("does not hold an Ed25519 key")
@@ -324,7 +351,7 @@ def _extensions(certificate: x509.Certificate) -> x509.Extensions:
     """Parse all extensions; pyca does so only when asked."""
     try:
         return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
+    except _MALFORMED:
         raise _UnusableError("has malformed extensions") from None
 
 
@@ -370,7 +397,7 @@ def _is_signed_by(crl: x509.CertificateRevocationList, anchor: Anchor) -> bool:
     """Verify a CRL's signature."""
     try:
         return crl.is_signature_valid(anchor.public_key)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *_MALFORMED):
         return False
 
 
@@ -378,7 +405,7 @@ def _certificates(path: Path) -> list[x509.Certificate]:
     """Read the PEM certificates of a file; at least one."""
     try:
         return x509.load_pem_x509_certificates(read_file(path))
-    except ValueError:
+    except _MALFORMED:
         raise LocalError(f"{path}: no PEM certificate") from None
 
 
@@ -390,19 +417,11 @@ def _one_certificate(path: Path) -> x509.Certificate:
     return certificates[0]
 
 
-def _crl(path: Path) -> x509.CertificateRevocationList:
-    """Read one PEM CRL."""
-    try:
-        return x509.load_pem_x509_crl(read_file(path))
-    except ValueError:
-        raise LocalError(f"{path}: not a PEM CRL") from None
-
-
 def _private_key(path: Path) -> Ed25519PrivateKey:
     """Read our private key; the reason of a failure never quotes the file."""
     try:
         key = load_pem_private_key(read_private(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _MALFORMED:
         raise LocalError(f"{path}: not an unencrypted PEM private key") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise LocalError(f"{path}: not an Ed25519 key")

@@ -27,21 +27,29 @@ def read_private(path: Path) -> bytes:
 def _read(path: Path, *, private: bool) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise LocalError(f"{path}: not a regular file")
+            if private:
+                _check_private(path, os.fstat(descriptor))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(FILE_MAX + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise LocalError(f"{path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise LocalError(f"{path}: not a regular file")
-        mode = stat.S_IMODE(status.st_mode)
-        if private and mode not in (0o600, 0o400):
-            raise LocalError(f"{path}: mode {mode:04o}, must be 0600")
-        if private and status.st_uid not in (0, os.geteuid()):
-            raise LocalError(f"{path}: belongs to user {status.st_uid}, must be ours")
-        data = file.read(FILE_MAX + 1)
     if len(data) > FILE_MAX:
         raise LocalError(f"{path}: larger than {FILE_MAX} bytes")
     return data
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    """Refuse a secret that others may read or may have put there."""
+    mode = stat.S_IMODE(status.st_mode)
+    if mode not in (0o600, 0o400):
+        raise LocalError(f"{path}: mode {mode:04o}, must be 0600")
+    if status.st_uid not in (0, os.geteuid()):
+        raise LocalError(f"{path}: belongs to user {status.st_uid}, must be ours")
 
 
 def list_files(directory: Path, suffixes: tuple[str, ...]) -> list[Path]:
