@@ -2,7 +2,7 @@
 # Bring a bare Debian 12 (or Ubuntu 24.04) to where the testbed runs: Debian packages, a kernel for
 # the guest, a virtual environment in the project. Every step looks first at what is there.
 #
-# Usage: setup.sh [packages|kernel|venv]...   (all three when none is named)
+# Usage: setup.sh [packages|kernel|venv|owner]...   (all when none is named)
 # PYTHON=<interpreter> chooses the interpreter of the virtual environment.
 
 set -euo pipefail
@@ -171,23 +171,21 @@ setup_venv() {
     venv_stamp >"$stamp"
 }
 
-# What root made in a tree that belongs to somebody else goes back to the owner of the tree.
-give_back() {
+# What root made in a tree that belongs to somebody else goes to the owner of the tree.
+setup_owner() {
     local owner
     owner=$(stat -c %u:%g "$project")
     [[ $EUID -eq 0 && $owner != 0:0 ]] || return 0
-    chown -R --no-dereference "$owner" "$cache" "$venv"
+    find "$project" -xdev -user 0 -exec chown --no-dereference "$owner" {} +
 }
 
 mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
 exec 9>"$cache/setup.lock"
 flock 9
-for step in "${@:-packages kernel venv}"; do
-    for name in $step; do
-        case $name in
-        packages | kernel | venv) "setup_$name" ;;
-        *) fail "unknown step '$name'; known: packages kernel venv" ;;
-        esac
-    done
+[[ $# -gt 0 ]] || set -- packages kernel venv owner
+for step in "$@"; do
+    case $step in
+    packages | kernel | venv | owner) "setup_$step" ;;
+    *) fail "unknown step '$step'; known: packages kernel venv owner" ;;
+    esac
 done
-give_back
