@@ -9,24 +9,50 @@ An experiment sees nothing but this class::
         fleet.handover("d2")
         trigger = time.time_ns() + 500_000_000
         fleet.start("d3", at_wall_ns=trigger)
-        fleet.await_written(["d1", "d2", "d3"], since_wall_ns=trigger, deadline_s=10)
-        events = fleet.events()
+        fleet.await_event("t_written", ["d1", "d2", "d3"], since_wall_ns=trigger, deadline_s=10)
         assert fleet.sad_check(["d1", "d2", "d3"]).ok
 
-SKELETON: the signatures are final, the bodies follow.
+Entering it makes the process a run of its own (`testbed.session`), unless it is one already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from testbed.clock import Offset
-from testbed.observer import IdleReport, KernelEvent, PacketCheck, SadCheck
+from testbed import session
+from testbed.capture import start_captures
+from testbed.clock import Offset, measure
+from testbed.cpu import IdleReport, IdleSampler
+from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
+from testbed.errors import TestbedError
+from testbed.network import XFRM, Network
+from testbed.observer import KernelEvent, KernelObserver, SadCheck, SadReader
+from testbed.packets import PacketCheck, RedEndpoint, check, not_applicable
+from testbed.processes import ProcessTable
 from testbed.spec import Topology
+from testbed.trace import Event
+from testbed.wait import wait_until
+from testbed.watch import GroupWatch, TraceLog, check_sads
+
+__all__ = ["Event", "Fleet", "FleetOptions"]
+
+KERNEL_BACKENDS: Final = frozenset({"netlink", "command", "pfkey"})
+BACKENDS: Final = (*sorted(KERNEL_BACKENDS), "memory")
+SA_MODES: Final = ("per-sender", "paper")
+
+_DAEMON_START_DEADLINE_S: Final = 120.0
+_STOP_GRACE_S: Final = 5.0
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +60,45 @@ class FleetOptions:
     """How the devices of a fleet are set up.
 
     Attributes:
-        run_id: names the run; processes and namespaces are found by it. Empty: a new one.
+        run_id: names the run if this process is none yet. Empty: a new one.
         keep: directory that receives logs, traces and configurations at the end; None: thrown away.
         sa_backend: ``netlink``, ``command``, ``pfkey`` or ``memory``.
         sa_mode: ``per-sender`` or ``paper``.
-        suite: algorithm suite of the SAs.
+        suite: algorithm suite of the SAs; empty: AES-GCM, in mode ``paper`` 3DES and SHA-1.
         idp: values that replace defaults in section ``[idp]`` of every device.
         mike: the same for ``[mike]``.
         ipsec: the same for ``[ipsec]``.
         injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
-        capture: whether tcpdump records every black link into ``keep``.
-        seed: makes what the testbed itself chooses repeatable.
+        observe_kernel: whether the kernel's SA notifications are collected.
+        capture: whether tcpdump records every black cable into ``keep``.
+        seed: recorded; the fleet itself chooses nothing at random.
     """
 
     run_id: str = ""
     keep: Path | None = None
     sa_backend: str = "netlink"
     sa_mode: str = "per-sender"
-    suite: str = "aes-gcm-128"
+    suite: str = ""
     idp: Mapping[str, Any] = field(default_factory=dict)
     mike: Mapping[str, Any] = field(default_factory=dict)
     ipsec: Mapping[str, Any] = field(default_factory=dict)
     injected_offset_us: Mapping[str, int] = field(default_factory=dict)
+    observe_kernel: bool = True
     capture: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.sa_backend not in BACKENDS:
+            raise TestbedError(f"SA backend {self.sa_backend!r} is none of {', '.join(BACKENDS)}")
+        if self.sa_mode not in SA_MODES:
+            raise TestbedError(f"SA mode {self.sa_mode!r} is none of {', '.join(SA_MODES)}")
+        if self.capture and self.keep is None:
+            raise TestbedError("a capture needs a directory to keep it in")
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a daemon's trace.
-
-    Attributes:
-        wall_ns: UTC of the device's own clock.
-        mono_ns: monotonic time of the machine.
-        device: name of the device.
-        daemon: ``idpd`` or ``miked``.
-        point: ``t_hello``, ``t_written``, ... or a dotted event name.
-        fields: everything else on the line.
-    """
-
-    wall_ns: int
-    mono_ns: int
-    device: str
-    daemon: str
-    point: str
-    fields: Mapping[str, Any]
+    @property
+    def kernel(self) -> bool:
+        """Whether SAs are really in a kernel."""
+        return self.sa_backend in KERNEL_BACKENDS
 
 
 class Fleet:
@@ -87,20 +107,53 @@ class Fleet:
     Attributes:
         devices: names of the IPsec devices in the order of the topology.
         addresses: black address of each device, as text.
-        facts: what was measured or decided while building (timings, xfrm interface or why not,
-            qdisc per link): goes into the manifest.
+        facts: what was measured or decided while building (timings, xfrm interface or why not):
+            goes into the manifest.
+        network: the built network, for tests and captures.
+        processes: the run's own processes, for fault injection.
     """
 
-    devices: tuple[str, ...]
-    addresses: Mapping[str, str]
-    facts: dict[str, Any]
+    network: Network
+    processes: ProcessTable
 
     def __init__(self, topology: Topology, options: FleetOptions | None = None) -> None:
-        raise NotImplementedError
+        self.topology = topology
+        self.options = options or FleetOptions()
+        self.devices = tuple(node.name for node in topology.devices)
+        self.addresses: Mapping[str, str] = {
+            node.name: str(node.black.ip) for node in topology.devices if node.black
+        }
+        self.facts: dict[str, Any] = {}
+        self._directory = Path()
+        self._devices: dict[str, Device] = {}
+        self._endpoints: dict[str, RedEndpoint] = {}
+        self._started: list[str] = []
+        self._cut: set[str] = set()
+        self._stack = ExitStack()
+        self._observer: KernelObserver | None = None
+        self._trace: TraceLog
+        self._idle: IdleSampler
+        self._sads: SadReader
+
+    # --- life ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Build the network, make the PKI, start idpd and miked of every device, parked."""
-        raise NotImplementedError
+        """Build the network, make the PKI, start idpd and miked of every device, parked.
+
+        Raises:
+            TestbedError: one line with what failed; nothing is left behind.
+        """
+        run = session.begin(sys.argv, self.options.run_id or None)
+        self._directory = run.directory / f"fleet{next(_numbers)}"
+        try:
+            self._directory.mkdir(mode=0o700)
+            self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            self._build(run.run_id)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.facts["run_id"] = run.run_id
+        return self
 
     def __exit__(
         self,
@@ -109,49 +162,178 @@ class Fleet:
         trace: TracebackType | None,
     ) -> None:
         """Stop everything, keep the logs, remove the network."""
-        raise NotImplementedError
+        self._stack.close()
+
+    def _build(self, run_id: str) -> None:
+        start = time.monotonic()
+        self.network = Network(self.topology, with_xfrm=self.options.kernel)
+        self._stack.callback(self.network.stop)
+        self.network.build()
+        if self.options.kernel and not self.network.has_xfrm:
+            raise TestbedError(
+                f"SA backend {self.options.sa_backend} is impossible here: "
+                f"{self.network.xfrm_reason}; use --env vm, or --sa-backend memory"
+            )
+        built = time.monotonic()
+        self._prepare_devices()
+        prepared = time.monotonic()
+        self.processes = ProcessTable(run_id)
+        self._stack.callback(self._keep_logs)
+        self._stack.callback(self._stop_processes)
+        if self.options.capture and self.options.keep is not None:
+            folder = self.options.keep / "capture"
+            folder.mkdir(parents=True, exist_ok=True)
+            start_captures(self.network, self.processes, folder)
+        for device in self._devices.values():
+            device.launch(self.network, self.processes)
+        self._await_daemons()
+        ready = time.monotonic()
+        self._open_eyes()
+        self.facts |= {
+            "network": self.network.facts(),
+            "daemons": 2 * len(self.devices),
+            "timings_ms": {
+                "network": round((built - start) * 1e3, 1),
+                "pki_and_config": round((prepared - built) * 1e3, 1),
+                "daemons": round((ready - prepared) * 1e3, 1),
+                "daemon_cold_start_each": round((ready - prepared) * 5e2 / len(self.devices), 1),
+                "eyes": round((time.monotonic() - ready) * 1e3, 1),
+            },
+            "sa_backend": self.options.sa_backend,
+            "sa_mode": self.options.sa_mode,
+            "suite": self._suite(),
+            "kernel_observed": self._observer is not None,
+        }
+
+    def _suite(self) -> str:
+        return self.options.suite or DEFAULT_SUITE[self.options.sa_mode]
+
+    def _prepare_devices(self) -> None:
+        coalition = make_pki(self._directory / "pki", self.topology.devices)
+        sections = {
+            "idp": self.options.idp,
+            "mike": self.options.mike,
+            "ipsec": self.options.ipsec,
+        }
+        for node in self.topology.devices:
+            device = Device(node, self._directory / node.name)
+            settings = DeviceSettings(
+                self.options.sa_backend,
+                self.options.sa_mode,
+                self._suite(),
+                sections,
+                self.options.injected_offset_us.get(node.name, 0),
+            )
+            files = coalition.files(node.name)
+            device.prepare(node, self.topology, settings, files.directory)
+            self._stack.callback(device.close)
+            self._devices[node.name] = device
+
+    def _await_daemons(self) -> None:
+        def all_up() -> bool:
+            self.processes.check()
+            return all(device.is_up() for device in self._devices.values())
+
+        def describe() -> str:
+            missing = [device.name for device in self._devices.values() if not device.is_up()]
+            return f"the daemons of {', '.join(missing)} have not opened their control sockets"
+
+        wait_until(all_up, _DAEMON_START_DEADLINE_S, describe, pause_s=0.05)
+        for device in self._devices.values():
+            for daemon in DAEMONS:
+                device.ask(daemon, "status")
+
+    def _open_eyes(self) -> None:
+        self._trace = TraceLog({name: device.read_trace for name, device in self._devices.items()})
+        self._watch = GroupWatch(self.addresses, self.status, self.check_alive)
+        self._idle = IdleSampler()
+        self._stack.callback(self._idle.close)
+        nodes = {name: self.network.pid(name) for name in self.devices}
+        self._sads = SadReader(nodes)
+        self._stack.callback(self._sads.close)
+        if not self.options.kernel:
+            return
+        if self.options.observe_kernel:
+            self._observer = KernelObserver(nodes)
+            self._stack.callback(self._observer.close)
+        for node in self.topology.devices:
+            assert node.red is not None
+            endpoint = RedEndpoint(self.network.namespace(node.name), node.red.ip, XFRM)
+            self._stack.callback(endpoint.close)
+            self._endpoints[node.name] = endpoint
+
+    def _stop_processes(self) -> None:
+        killed = self.processes.stop(grace_s=_STOP_GRACE_S)
+        if killed:
+            self.facts["killed_at_end"] = killed
+
+    def _keep_logs(self) -> None:
+        if self.options.keep is not None:
+            for name, device in self._devices.items():
+                device.keep(self.options.keep / name)
 
     # --- actions -------------------------------------------------------------------------------
 
     def start(self, device: str, at_wall_ns: int | None = None) -> None:
         """Start the protocol on a parked device, now or at the pre-calculated trigger time.
 
-        miked is started at once; idpd fires at the trigger. Returns when both acknowledged.
+        miked is started at once; idpd fires at the trigger, by its own clock. Returns when both
+        have acknowledged.
         """
-        raise NotImplementedError
+        self._device(device).ask("miked", "start", at_wall_ns=None)
+        self._device(device).ask("idpd", "start", at_wall_ns=at_wall_ns)
+        if device not in self._started:
+            self._started.append(device)
 
     def stop(self, device: str) -> None:
         """Shut IDP down on a device, then MIKE: both end parked, without SAs and keys.
 
         The others are told nothing: they notice after the dead interval, as in the paper.
         """
-        raise NotImplementedError
+        for daemon in reversed(DAEMONS):
+            self._device(device).ask(daemon, "stop")
+        if device in self._started:
+            self._started.remove(device)
 
     def cut(self, device: str) -> int:
         """Cut the device's black cable, both directions; return when (UTC ns)."""
-        raise NotImplementedError
+        when = self.network.link_down(device)
+        self._cut.add(device)
+        return when
 
     def heal(self, device: str) -> int:
         """Plug the device's black cable in again; return when (UTC ns)."""
-        raise NotImplementedError
+        when = self.network.link_up(device)
+        self._cut.discard(device)
+        return when
 
     def handover(self, device: str, deadline_s: float = 10.0) -> None:
-        """Make this device the transaction manager; returns when all members say it is."""
-        raise NotImplementedError
+        """Make this device the transaction manager; returns when all running devices say it is."""
+        target = self.addresses[self._device(device).name]
+        group = [name for name in self._started if name not in self._cut]
+        current = str(self.status(device, "miked").get("tm"))
+        if current != target:
+            owner = next((n for n, address in self.addresses.items() if address == current), None)
+            if owner is None:
+                raise TestbedError(f"{device} knows no transaction manager (it says {current!r})")
+            self._device(owner).ask("miked", "handover", to=target)
+        self._watch.await_members(group, deadline_s=deadline_s, tm=target)
 
     # --- observation ---------------------------------------------------------------------------
 
     def events(self) -> list[Event]:
         """Return the trace lines written since the last call, all daemons, sorted by time."""
-        raise NotImplementedError
+        return self._trace.new()
 
     def all_events(self) -> list[Event]:
         """Return every trace line read so far; does not read new ones."""
-        raise NotImplementedError
+        return self._trace.all()
 
     def flush(self) -> None:
         """Have every daemon write its trace out (costs a control request each)."""
-        raise NotImplementedError
+        for device in self._devices.values():
+            for daemon in DAEMONS:
+                device.ask(daemon, "flush")
 
     def await_event(
         self,
@@ -170,47 +352,96 @@ class Fleet:
             DeadlineError: names the devices that lack it and what they did instead.
             DaemonDiedError: a daemon ended while we waited.
         """
-        raise NotImplementedError
+
+        def wanted(event: Event) -> bool:
+            return (
+                event.point == point
+                and event.wall_ns >= since_wall_ns
+                and all(event.fields.get(key) == value for key, value in fields.items())
+            )
+
+        return self._trace.await_each(
+            devices, wanted, point, deadline_s=deadline_s, check=self.check_alive
+        )
 
     def await_members(
         self, devices: Sequence[str], *, deadline_s: float, tm: str | None = None
     ) -> str:
         """Wait until all of them report exactly these members, one epoch, SAs written and active.
 
+        Args:
+            devices: the whole group.
+            deadline_s: how long it may take.
+            tm: device that must be the transaction manager, if given.
+
         Returns:
             The epoch (``number-taghex``).
         """
-        raise NotImplementedError
+        address = None if tm is None else self.addresses[tm]
+        return self._watch.await_members(devices, deadline_s=deadline_s, tm=address)
 
     def status(self, device: str, daemon: str = "idpd") -> dict[str, Any]:
         """Ask a daemon for its status (its control socket's answer)."""
-        raise NotImplementedError
+        return self._device(device).ask(daemon, "status")
 
     def sad_check(self, devices: Sequence[str], deadline_s: float = 5.0) -> SadCheck:
         """Read the SADs back and compare: same epoch, same SPIs, same key digests.
 
         Waits until they agree or the deadline passes (old SAs go after the deactivation delay).
         """
-        raise NotImplementedError
+        return check_sads(
+            devices,
+            self._sads if self.options.kernel else None,
+            self.options.sa_mode,
+            self._watch,
+            deadline_s,
+        )
 
     def packet_check(
         self, devices: Sequence[str], senders: Sequence[str] | None = None, deadline_s: float = 2.0
     ) -> PacketCheck:
         """Send a marked red multicast packet from each sender; it must arrive at every other."""
-        raise NotImplementedError
+        if not self.options.kernel:
+            return not_applicable("memory backend")
+        self.check_alive()
+        endpoints = {name: self._endpoints[name] for name in devices}
+        return check(endpoints, list(senders) if senders else list(devices), deadline_s)
 
     def kernel_events(self) -> list[KernelEvent]:
         """Return the kernel's own SA notifications seen since the last call (all devices)."""
-        raise NotImplementedError
+        return self._observer.events() if self._observer is not None else []
 
     def clock_offsets(self, samples: int = 16) -> dict[str, Offset]:
         """Measure every device's clock against the first device's (NTP on-wire exchange)."""
-        raise NotImplementedError
+        self.check_alive()
+        monitor = self.topology.devices[0]
+        assert monitor.black is not None
+        targets = {
+            node.name: (node.black.ip, RESPONDER_PORT)
+            for node in self.topology.devices
+            if node.black is not None
+        }
+        return measure(
+            self.network.namespace(monitor.name),
+            monitor.black.ip,
+            targets,
+            samples,
+            shift_ns=self.options.injected_offset_us.get(monitor.name, 0) * 1000,
+        )
 
     def idle(self) -> IdleReport:
         """Return how idle the processors were since the last call."""
-        raise NotImplementedError
+        return self._idle.report()
 
     def check_alive(self) -> None:
         """Raise `DaemonDiedError` if a daemon has ended; cheap, call it in waiting loops."""
-        raise NotImplementedError
+        self.processes.check()
+
+    def on_close(self, action: Callable[[], object]) -> None:
+        """Have something done when the fleet is left, before anything of it is stopped."""
+        self._stack.callback(action)
+
+    def _device(self, name: str) -> Device:
+        if name not in self._devices:
+            raise TestbedError(f"no device {name!r}; there are {', '.join(self.devices)}")
+        return self._devices[name]

@@ -46,7 +46,7 @@ def is_isolated() -> bool:
     return _state["isolated"]
 
 
-def enter(at_end: Callable[[], None] | None = None) -> None:
+def enter(at_end: Callable[[], object] | None = None) -> None:
     """Continue in new namespaces; the calling process becomes the warden and never returns.
 
     Args:
@@ -74,10 +74,14 @@ def enter(at_end: Callable[[], None] | None = None) -> None:
     _become_run(alive_read)
 
 
-def call_isolated(function: Callable[[], T]) -> T:
+def call_isolated(function: Callable[[], T], begin: Callable[[], object] = enter) -> T:
     """Run a function in fresh namespaces in a forked process and return what it returned.
 
     For tests and libraries: the calling process stays as it is.
+
+    Args:
+        function: runs as process 1 of the new namespaces; its result must be picklable.
+        begin: enters the namespaces.
 
     Raises:
         TestbedError: the function raised; the text is its traceback.
@@ -88,7 +92,7 @@ def call_isolated(function: Callable[[], T]) -> T:
         os.close(result_read)
         code = 1
         try:
-            enter()
+            begin()
             code = _answer(function, result_write)
         except BaseException:
             traceback.print_exc()
@@ -133,7 +137,7 @@ def _become_run(alive: int) -> None:
     _state["isolated"] = True
 
 
-def _guard(child: int, at_end: Callable[[], None] | None) -> NoReturn:
+def _guard(child: int, at_end: Callable[[], object] | None) -> NoReturn:
     """Be the warden: pass signals on, wait, end as the run ended."""
     asked = 0
 

@@ -1,0 +1,189 @@
+"""One IPsec device of the testbed: its files, its two daemons, its control sockets, its traces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv6Interface
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.core.errors import LocalError
+from protocol.daemon import launch
+from protocol.daemon.control import ControlError, request
+from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
+from testbed.errors import TestbedError
+from testbed.network import BLACK, XFRM, Network
+from testbed.processes import ProcessTable
+from testbed.spec import Node, SecureGroup, Topology
+from testbed.trace import Event, TraceReader
+
+DAEMONS: Final = ("miked", "idpd")
+"""In order of start: miked listens before idpd signals."""
+
+RESPONDER_PORT: Final = 47503
+"""UDP port of every device's NTP on-wire responder."""
+
+DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
+"""Mode ``paper`` shares one SA among all senders, which an AEAD forbids (RFC 6054)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """What the devices of a fleet are told in their TOML files.
+
+    Attributes:
+        sa_backend: ``netlink``, ``command``, ``pfkey`` or ``memory``.
+        sa_mode: ``per-sender`` or ``paper``.
+        suite: algorithm suite of the SAs.
+        sections: section -> values that replace or add to the defaults.
+        injected_offset_us: shift of this device's wall clock.
+    """
+
+    sa_backend: str
+    sa_mode: str
+    suite: str
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    injected_offset_us: int = 0
+
+
+def make_pki(directory: Path, devices: Sequence[Node]) -> Coalition:
+    """Make one certificate authority per nation, and keys and certificates for all devices.
+
+    Raises:
+        TestbedError: the directory is in use or cannot be written.
+    """
+    specifications = [DeviceSpec(node.name, node.nation or "", _black(node).ip) for node in devices]
+    try:
+        return make_coalition(directory, specifications)
+    except LocalError as error:
+        raise TestbedError(f"certificates: {error}") from None
+
+
+def render(
+    node: Node, group: SecureGroup, settings: DeviceSettings, pki: Path, run_directory: Path
+) -> str:
+    """Return the TOML file that both daemons of a device read."""
+    sections: dict[str, dict[str, Any]] = {
+        "device": {
+            "name": node.name,
+            "nation": node.nation or "",
+            "address": str(_black(node).ip),
+            "run_directory": str(run_directory),
+        },
+        "black": {"interface": BLACK},
+        "identity": {
+            "certificate": str(pki / "device.pem"),
+            "key": str(pki / "device.key"),
+            "anchors": str(pki / "anchors"),
+            "peers": str(pki / "peers"),
+            "revocations": str(pki / "crl"),
+        },
+        "local": {"secret": str(pki / "local.secret")},
+        "idp": {},
+        "mike": {},
+        "ipsec": {
+            "backend": settings.sa_backend,
+            "sa_mode": settings.sa_mode,
+            "suite": settings.suite,
+            "group": str(group.black_group),
+            "interface": XFRM,
+            "if_id": group.if_id,
+        },
+        "clock": {
+            "responder_port": RESPONDER_PORT,
+            "injected_offset_us": settings.injected_offset_us,
+        },
+        "start": {"park": True},
+    }
+    for name, values in settings.sections.items():
+        sections.setdefault(name, {}).update(values)
+    lines = []
+    for name, values in sections.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+class Device:
+    """The two daemons of one device.
+
+    Attributes:
+        name: of the node.
+        address: black address, as text.
+        directory: the daemons' run directory: sockets, keys, traces, logs.
+        config: the TOML file.
+    """
+
+    def __init__(self, node: Node, directory: Path) -> None:
+        self.name = node.name
+        self.address = str(_black(node).ip)
+        self.directory = directory
+        self.config = directory.with_suffix(".toml")
+        self._traces = {
+            daemon: TraceReader(directory / f"{daemon}.trace.jsonl") for daemon in DAEMONS
+        }
+
+    def prepare(self, node: Node, topology: Topology, settings: DeviceSettings, pki: Path) -> None:
+        """Make the run directory and write the configuration."""
+        self.directory.mkdir(mode=0o700)
+        self.config.write_text(
+            render(node, topology.group, settings, pki, self.directory), encoding="utf-8"
+        )
+
+    def launch(self, network: Network, processes: ProcessTable) -> None:
+        """Start both daemons, parked, in the node's namespaces."""
+        for daemon in DAEMONS:
+            processes.start(
+                f"{self.name}/{daemon}",
+                launch.command(daemon, self.config, "--exit-with-parent"),
+                output=self.directory / f"{daemon}.out",
+                node_pid=network.pid(self.name),
+                environment=launch.environment(),
+            )
+
+    def is_up(self) -> bool:
+        """Return whether both daemons have opened their control sockets."""
+        return all((self.directory / f"{daemon}.sock").exists() for daemon in DAEMONS)
+
+    def ask(self, daemon: str, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send a control request and return the answer.
+
+        Raises:
+            TestbedError: the daemon does not answer or refuses; names both.
+        """
+        try:
+            return request(self.directory / f"{daemon}.sock", {"cmd": command, **arguments})
+        except ControlError as error:
+            raise TestbedError(f"{self.name}/{daemon}: '{command}' failed: {error}") from None
+
+    def read_trace(self) -> list[Event]:
+        """Return the new events of both daemons."""
+        return [event for reader in self._traces.values() for event in reader.read()]
+
+    def keep(self, target: Path) -> None:
+        """Copy what is worth keeping: configuration, logs, output and traces; never keys."""
+        target.mkdir(parents=True, exist_ok=True)
+        for path in [self.config, *sorted(self.directory.glob("*"))]:
+            if path.suffix in {".toml", ".log", ".out", ".jsonl"} and path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+    def close(self) -> None:
+        """Close the trace files."""
+        for reader in self._traces.values():
+            reader.close()
+
+
+def _black(node: Node) -> IPv6Interface:
+    assert node.black is not None, f"{node.name} is no device"
+    return node.black
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML; strings of TOML and JSON are the same for what we write."""
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False)
+    raise TypeError(f"{value!r} cannot be written into a device's TOML file")

@@ -1,0 +1,173 @@
+"""The packet check: red multicast sent at one device must arrive decrypted at every other.
+
+Each device gets two sockets in its namespace: one that has joined the red test group on ``xfrm0``,
+one that sends to it from the device's red address through ``xfrm0``. What arrives has come over
+the black network as ESP: the xfrm interface takes and gives nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from ipaddress import IPv6Address
+from typing import Any, Final, Protocol
+
+from testbed.errors import TestbedError
+from testbed.namespaces import NetNamespace
+
+RED_GROUP: Final = IPv6Address("ff0e::7e57")
+"""Red multicast group of the check packets; not the black group."""
+
+PORT: Final = 47600
+HOP_LIMIT: Final = 8
+RESEND_S: Final = 0.1
+"""The same packet again: a sender may still be on the old epoch, which a joiner cannot read."""
+
+_MAGIC: Final = b"idpmike red check "
+
+
+@dataclass(frozen=True, slots=True)
+class PacketCheck:
+    """Whether red multicast reaches everybody through IPsec.
+
+    Attributes:
+        ok: every packet arrived at every other device; always False when not applicable.
+        applicable: False for the memory backend: "not applicable: memory backend".
+        reason: empty when ok.
+        delivered: sender -> receiver -> milliseconds from the first sending, None for never.
+        sendings: how often each sender's packet was sent.
+    """
+
+    ok: bool
+    applicable: bool
+    reason: str
+    delivered: Mapping[str, Mapping[str, float | None]]
+    sendings: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values for a record."""
+        return asdict(self)
+
+
+def not_applicable(reason: str) -> PacketCheck:
+    """Return the answer where there is no data path to check."""
+    return PacketCheck(False, False, f"not applicable: {reason}", {}, {})
+
+
+class Endpoint(Protocol):
+    """Where a device's check packets go out and come in."""
+
+    def send(self, payload: bytes) -> str:
+        """Send one packet; return why it could not be sent, or nothing."""
+
+    def receive(self) -> list[bytes]:
+        """Return what has arrived, without waiting."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+
+
+class RedEndpoint:
+    """The two sockets of one device."""
+
+    def __init__(self, namespace: NetNamespace, red: IPv6Address, interface: str) -> None:
+        with namespace.entered():
+            index = socket.if_nametoindex(interface)
+            self._receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            self._sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            try:
+                self._open(index, red)
+            except OSError as error:
+                self.close()
+                raise TestbedError(
+                    f"{namespace.name}: packet check on {interface}: {error.strerror}"
+                ) from None
+
+    def _open(self, index: int, red: IPv6Address) -> None:
+        receiver, sender, v6 = self._receiver, self._sender, socket.IPPROTO_IPV6
+        receiver.setblocking(False)
+        receiver.bind((str(RED_GROUP), PORT, 0, index))
+        membership = RED_GROUP.packed + struct.pack("@I", index)
+        receiver.setsockopt(v6, socket.IPV6_JOIN_GROUP, membership)
+        sender.setblocking(False)
+        sender.bind((str(red), 0))
+        sender.setsockopt(v6, socket.IPV6_MULTICAST_IF, index)
+        sender.setsockopt(v6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
+        sender.setsockopt(v6, socket.IPV6_MULTICAST_LOOP, 0)
+
+    def send(self, payload: bytes) -> str:
+        """Send one packet; return why it could not be sent, or nothing."""
+        try:
+            self._sender.sendto(payload, (str(RED_GROUP), PORT))
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def receive(self) -> list[bytes]:
+        """Return what has arrived, without waiting."""
+        packets = []
+        while True:
+            try:
+                packets.append(self._receiver.recv(2048))
+            except OSError:
+                return packets
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+        return self._receiver.fileno()
+
+    def close(self) -> None:
+        """Close both sockets; idempotent."""
+        self._receiver.close()
+        self._sender.close()
+
+
+def check(
+    endpoints: Mapping[str, Endpoint], senders: Sequence[str], deadline_s: float
+) -> PacketCheck:
+    """Send one marked packet per sender, again until all have it or time is up.
+
+    Args:
+        endpoints: of all devices that are to hear each other.
+        senders: which of them send, one after the other.
+        deadline_s: for each sender.
+    """
+    delivered: dict[str, dict[str, float | None]] = {}
+    sendings: dict[str, int] = {}
+    problems: list[str] = []
+    for sender in senders:
+        others = {name: point for name, point in endpoints.items() if name != sender}
+        times, count, problem = _one(endpoints[sender], sender, others, deadline_s)
+        delivered[sender], sendings[sender] = times, count
+        missing = [name for name, value in times.items() if value is None]
+        if missing:
+            detail = f" ({problem})" if problem else ""
+            problems.append(f"from {sender} nothing reached {', '.join(missing)}{detail}")
+    return PacketCheck(not problems, True, "; ".join(problems), delivered, sendings)
+
+
+def _one(
+    source: Endpoint, sender: str, others: Mapping[str, Endpoint], deadline_s: float
+) -> tuple[dict[str, float | None], int, str]:
+    payload = _MAGIC + sender.encode() + b" " + secrets.token_hex(8).encode()
+    times: dict[str, float | None] = dict.fromkeys(others)
+    waiting = dict(others)
+    start = time.monotonic()
+    next_send, count, problem = start, 0, ""
+    while waiting and (now := time.monotonic()) < start + deadline_s:
+        if now >= next_send:
+            problem = source.send(payload)
+            count += 1
+            next_send = now + RESEND_S
+        pause = max(0.0, min(next_send, start + deadline_s) - time.monotonic())
+        ready = select.select(list(waiting.values()), [], [], pause)[0]
+        for name, endpoint in list(waiting.items()):
+            if endpoint in ready and payload in endpoint.receive():
+                times[name] = round((time.monotonic() - start) * 1e3, 3)
+                del waiting[name]
+    return times, count, problem
