@@ -1,0 +1,227 @@
+"""One epoch as one member computes it: from its leaf secret up to the root.
+
+A member needs its own leaf secret and the blinded keys beside its key path. What it computed in an
+earlier epoch is used again wherever the two keys below a node are still the same, so a membership
+event costs one Diffie-Hellman operation per *changed* node of the member's key path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Address
+
+from protocol.idpmike import EpochId
+from protocol.mike.keytree import KeyTree, publisher
+from protocol.mike.messages import Announcement
+from protocol.mike.rules import check_confirmation, check_published
+from protocol.mike.schedule import EpochKeys, NodeSecret, epoch_keys, node_secret
+from protocol.mike.treemath import ROOT, NodeName, key_path
+
+
+def _leaves(tree: KeyTree, members: Iterable[IPv6Address]) -> tuple[NodeName, ...]:
+    """Return the leaves of these members."""
+    return tuple(leaf for leaf in map(tree.leaf_of, members) if leaf is not None)
+
+
+KeyPair = tuple[bytes, bytes]
+"""Blinded keys of the two children: they determine the node's secret."""
+
+
+class Agreement:
+    """The computation of one epoch at one member.
+
+    Attributes:
+        own: our black address.
+        leaf: our leaf secret in this epoch.
+        announcement: what the TM decided; None until `bind` (only at the TM that prepares it).
+        blinded: all blinded keys known by now.
+        published: those among them that we had to publish.
+        secrets: our node secrets by the pair of keys below them.
+        root: the root secret, once computed.
+        keys: what it expands to.
+        confirmed: another member proved to us that it has the same root.
+    """
+
+    __slots__ = (
+        "_at",
+        "_earlier",
+        "_secret",
+        "_sponsors",
+        "_tags",
+        "announcement",
+        "blinded",
+        "confirmed",
+        "keys",
+        "leaf",
+        "own",
+        "published",
+        "root",
+        "secrets",
+        "tree",
+    )
+
+    def __init__(
+        self,
+        own: IPv6Address,
+        tree: KeyTree,
+        sponsors: Iterable[IPv6Address],
+        leaf: NodeSecret,
+        earlier: Mapping[KeyPair, NodeSecret],
+    ) -> None:
+        name = tree.leaf_of(own)
+        assert name is not None
+        self.own = own
+        self.tree = tree
+        self.leaf = leaf
+        self.announcement: Announcement | None = None
+        self.blinded = dict(tree.blinded)
+        self.published: dict[NodeName, bytes] = {}
+        self.secrets: dict[KeyPair, NodeSecret] = {}
+        self.root: NodeSecret | None = None
+        self.keys: EpochKeys | None = None
+        self.confirmed = False
+        self._tags: dict[IPv6Address, bytes] = {}
+        self._sponsors = _leaves(tree, sponsors)
+        self._earlier = earlier
+        self._at = name
+        self._secret = leaf
+        self._publish(name, leaf)
+
+    def bind(self, announcement: Announcement) -> None:
+        """Tie the computation to what was announced; the keys depend on it.
+
+        What we published before is in the announcement and needs no PATH.
+        """
+        self.announcement = announcement
+        self.tree = announcement.tree
+        self._sponsors = _leaves(announcement.tree, announcement.sponsors)
+        self.published = {n: k for n, k in self.published.items() if n not in self.tree.blinded}
+        if self.root is not None:
+            self.keys = epoch_keys(announcement.digest, self.root.reveal())
+
+    @property
+    def content(self) -> Announcement:
+        """The announcement of a bound computation."""
+        assert self.announcement is not None
+        return self.announcement
+
+    @property
+    def epoch(self) -> EpochId:
+        """The epoch's id."""
+        return self.content.epoch
+
+    @property
+    def members(self) -> tuple[IPv6Address, ...]:
+        """Members in position order."""
+        return self.tree.addresses
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every blinded key is known, so that every member can compute the root."""
+        return len(self.blinded) == 2 * len(self.tree) - 2
+
+    @property
+    def is_last_sponsor(self) -> bool:
+        """Whether we are the rightmost sponsor, whose tag confirms the epoch to the others."""
+        return bool(self._sponsors) and self._sponsors[-1] == self.tree.leaf_of(self.own)
+
+    def supplement(self) -> dict[NodeName, bytes]:
+        """Return the keys learnt since the announcement."""
+        announced = self.content.tree.blinded
+        return {name: self.blinded[name] for name in self.blinded if name not in announced}
+
+    def known_tree(self) -> KeyTree:
+        """Return the tree with all blinded keys known by now."""
+        return KeyTree(self.tree.members, self.blinded)
+
+    def take(self, keys: Mapping[NodeName, bytes], sender: IPv6Address | None) -> bool:
+        """Add blinded keys; the first one of a node stays. Say whether any was new.
+
+        Args:
+            keys: by node.
+            sender: the sponsor that published them, or None for the TM's own supplement.
+
+        Raises:
+            PeerError: not all of them are the sponsor's to publish (MIKE-7); nothing was added.
+        """
+        if sender is not None:
+            leaf = self.tree.leaf_of(sender)
+            check_published(self.content.tree, self._sponsors, leaf, keys)
+        fresh = {name: key for name, key in keys.items() if name not in self.blinded}
+        self.blinded.update(fresh)
+        return bool(fresh)
+
+    def climb(self) -> bool:
+        """Compute as far up as the known keys allow. Say whether we have more to publish now.
+
+        Raises:
+            PeerError: a blinded key is of low order (MIKE-6).
+        """
+        before = len(self.published)
+        while self._at != ROOT:
+            beside = self.blinded.get(NodeName(self._at ^ 1))
+            if beside is None:
+                break
+            ours = self.blinded.get(self._at) or self._secret.blinded
+            pair = (beside, ours) if self._at & 1 else (ours, beside)
+            above = self._earlier.get(pair)
+            if above is None:
+                above = NodeSecret(node_secret(self._secret, beside, *pair))
+            self.secrets[pair] = above
+            self._at = NodeName(self._at >> 1)
+            self._secret = above
+            self._publish(self._at, above)
+        if self._at == ROOT and self.root is None:
+            self.root = self._secret
+            if self.announcement is not None:
+                self.keys = epoch_keys(self.announcement.digest, self.root.reveal())
+        if self.root is not None:
+            self._earlier = {}
+        return len(self.published) > before
+
+    def _publish(self, name: NodeName, secret: NodeSecret) -> None:
+        """Note an open node's key if it is ours to publish."""
+        if name in self.blinded or name == ROOT:
+            return
+        if publisher(name, self._sponsors) == self.tree.leaf_of(self.own):
+            self.blinded[name] = secret.blinded
+            self.published[name] = secret.blinded
+
+    def confirmation(self) -> bytes | None:
+        """Return our tag, or None while we have no root."""
+        return None if self.keys is None else self.keys.confirmation(self.own)
+
+    def offer(self, member: IPv6Address, tag: bytes | None) -> None:
+        """Keep a member's confirmation tag until the root is computed."""
+        if tag is not None and member in self.members:
+            self._tags[member] = tag
+
+    def check_tags(self) -> None:
+        """MIKE-8: verify the tags that came, once we have the keys.
+
+        Raises:
+            PeerError: one does not verify: we and its sender computed different roots.
+        """
+        if self.keys is None:
+            return
+        tags, self._tags = self._tags, {}
+        for member, tag in tags.items():
+            check_confirmation(self.keys, member, tag)
+            self.confirmed = True
+
+    def late_sponsors(self) -> list[IPv6Address]:
+        """Return the sponsors that could publish by now and have not, in position order.
+
+        A sponsor that waits for another one's key is not late.
+        """
+        late = []
+        for leaf in self._sponsors:
+            for name in key_path(leaf):
+                if name == ROOT or publisher(name, self._sponsors) != leaf:
+                    break
+                if name not in self.blinded:
+                    late.append(self.tree.members[leaf])
+                    break
+                if NodeName(name ^ 1) not in self.blinded:
+                    break
+        return late

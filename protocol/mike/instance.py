@@ -1,0 +1,315 @@
+"""What all parts of the engine share: the instance's state, its effects, its timers.
+
+The engine is one object in four layers, each a file: `Instance` (this one), `Member` (join, follow,
+repair), `Manager` (the TM's role), `MikeEngine` (events in, effects out). The state of the protocol
+changes only through `Instance.move` and its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv6Address
+
+from protocol.core.counters import RefusalLog, RuleCounters
+from protocol.core.engine import (
+    CancelTimer,
+    Effect,
+    Instant,
+    KeySource,
+    Log,
+    Report,
+    SendDatagram,
+    SetTimer,
+)
+from protocol.core.errors import LocalError, PeerError
+from protocol.identity import PROTOCOL_MIKE, Identity
+from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side
+from protocol.mike.agreement import Agreement, KeyPair
+from protocol.mike.config import NS_PER_MS, MikeConfig
+from protocol.mike.events import PublishKey, RetireKey
+from protocol.mike.membership import Liveness
+from protocol.mike.messages import NO_EPOCH, Handover, Kind, Message, Path
+from protocol.mike.rules import View
+from protocol.mike.schedule import SECRET_LENGTH, NodeSecret
+from protocol.mike.states import Attempt, Held, State, may_move
+from protocol.mike.transaction import Transaction
+
+CHANNEL = "group"
+
+TIMER_JOIN = "mike.join"
+TIMER_FOUND = "mike.found"
+TIMER_REJOIN = "mike.rejoin"
+TIMER_REPAIR = "mike.repair"
+TIMER_HELD = "mike.held"
+TIMER_SILENCE = "mike.silence"
+TIMER_ELECTION = "mike.election"
+TIMER_TREE = "mike.tree"
+TIMER_STATUS = "mike.status"
+TIMER_HANDOVER = "mike.handover"
+TIMERS = (
+    TIMER_JOIN,
+    TIMER_FOUND,
+    TIMER_REJOIN,
+    TIMER_REPAIR,
+    TIMER_HELD,
+    TIMER_SILENCE,
+    TIMER_ELECTION,
+    TIMER_TREE,
+    TIMER_STATUS,
+    TIMER_HANDOVER,
+)
+
+RECENT_MAX = 8
+"""Epoch ids remembered, so that a delayed STATUS of ours is not taken for another group's."""
+
+
+class Instance:
+    """State and effects of one MIKE instance.
+
+    Attributes:
+        config: timers and limits.
+        identity: who we are, whom we trust.
+        state: see `protocol.mike.states`.
+        tm: whom we take for the TM.
+        term: hand-overs since the epoch was announced.
+        highest: largest epoch number seen in this instance.
+        current: the established epoch.
+        pending: a newer epoch that is not established yet.
+        attempt: our unanswered JOIN.
+        liveness: what our IDP says about the members.
+        work: what we do, or will do, as TM.
+    """
+
+    def __init__(
+        self, config: MikeConfig, identity: Identity, local_secret: bytes, keys: KeySource
+    ) -> None:
+        self.config = config
+        self.identity = identity
+        self.own = identity.me.address
+        self.state = State.PARKED
+        self.link = LocalLink(local_secret, Side.MIKE)
+        self.counters = RuleCounters()
+        self.refused = RefusalLog()
+        self._keys = keys
+        self._effects: list[Effect] = []
+        self._running: set[str] = set()
+        self.now = Instant(0, 0)
+        self.published: list[str] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything about groups."""
+        self.tm: IPv6Address | None = None
+        self.term = 0
+        self.highest = 0
+        self.current: Agreement | None = None
+        self.pending: Agreement | None = None
+        self.attempt: Attempt | None = None
+        self.held: Held | None = None
+        self.early: dict[IPv6Address, Path] = {}
+        self.recent: list[EpochId] = []
+        self.suspect: EpochId | None = None
+        self.missing: EpochId | None = None
+        self.missing_from: IPv6Address | None = None
+        self.missing_asked = 0
+        self.silent: IPv6Address | None = None
+        self.gave: Handover | None = None
+        self.gave_tries = 0
+        self.give_to: IPv6Address | None = None
+        self.announced_mono_ns = 0
+        self.tree_repetitions = 0
+        self.granted: tuple[tuple[IPv6Address, bytes], ...] = ()
+        self.liveness = Liveness()
+        self.work = Transaction(self.config.members_max)
+
+    # Effects.
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect."""
+        self._effects.append(effect)
+
+    def drain(self) -> list[Effect]:
+        """Return the effects collected, and start anew."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def after(self, timer: str, delay_ms: int) -> None:
+        """(Re)start a timer."""
+        self.after_ns(timer, delay_ms * NS_PER_MS)
+
+    def after_ns(self, timer: str, delay_ns: int) -> None:
+        """(Re)start a timer."""
+        self._running.add(timer)
+        self.emit(SetTimer(timer, self.now.mono_ns + delay_ns))
+
+    def stop(self, *timers: str) -> None:
+        """Stop timers that run."""
+        for timer in timers:
+            if timer in self._running:
+                self._running.discard(timer)
+                self.emit(CancelTimer(timer))
+
+    def expired(self, timer: str) -> bool:
+        """Note that a timer ran out; say whether it was still wanted."""
+        if timer not in self._running:
+            return False
+        self._running.discard(timer)
+        return True
+
+    def runs(self, timer: str) -> bool:
+        """Say whether a timer runs."""
+        return timer in self._running
+
+    def log(self, level: str, text: str) -> None:
+        """Add a line to the daemon's log."""
+        self.emit(Log(level, text))
+
+    def refuse(self, error: PeerError, peer: str) -> None:
+        """Count a refusal under its rule; log the first of a minute."""
+        self.counters.count(error.rule)
+        if self.refused.note(peer, error.rule, error.reason, self.now):
+            self.log("warning", f"refused a message of {peer}: {error.reason} ({error.rule})")
+
+    def send(self, message: Message, destination: IPv6Address | None = None) -> bool:
+        """Sign and send a message; False if it is larger than we may build (MIKE-20)."""
+        body = message.encode()
+        kind = Kind[type(message).__name__.upper()]
+        try:
+            datagram = self.identity.seal(PROTOCOL_MIKE, kind, body, self.now)
+        except LocalError as error:
+            self.counters.count("MIKE-20")
+            self.log("error", f"{kind.name} cannot be sent: {error}")
+            return False
+        if len(datagram) > self.config.datagram_size_max:
+            self.counters.count("MIKE-20")
+            self.log("error", f"{kind.name} of {len(datagram)} bytes is above the maximum")
+            return False
+        self.emit(SendDatagram(CHANNEL, datagram, destination))
+        return True
+
+    # Chance.
+
+    def fresh_secret(self) -> NodeSecret:
+        """Return a new leaf secret."""
+        return NodeSecret(self._keys.random_bytes(SECRET_LENGTH))
+
+    def fresh_bytes(self, length: int) -> bytes:
+        """Return unpredictable bytes."""
+        return self._keys.random_bytes(length)
+
+    def spread_ns(self, delay_ms: int) -> int:
+        """Return a random time of 0.5 to 1.5 of a delay, in nanoseconds."""
+        delay_ns = delay_ms * NS_PER_MS
+        return delay_ns // 2 + int.from_bytes(self._keys.random_bytes(6), "big") % delay_ns
+
+    # State.
+
+    def move(self, after: State) -> None:
+        """Change the state; a move that the table does not have is a bug."""
+        before = self.state
+        if before is after:
+            return
+        assert may_move(before, after), f"{before} to {after}"
+        self.state = after
+        self.emit(Report("mike.state", {"from": before.value, "to": after.value}))
+
+    @property
+    def members(self) -> tuple[IPv6Address, ...]:
+        """Members of the established epoch, in position order."""
+        return () if self.current is None else self.current.members
+
+    @property
+    def newest(self) -> Agreement | None:
+        """The newest epoch we have the TREE of."""
+        return self.pending or self.current
+
+    def view(self) -> View:
+        """Return what we know, to judge a TREE by."""
+        return View(
+            own=self.own,
+            tm=self.tm,
+            members=self.members,
+            gone=self.liveness.gone,
+            passed=self.liveness.passed,
+            nonce=None if self.attempt is None else self.attempt.nonce,
+            highest=self.highest,
+        )
+
+    def leaf_with(self, key: bytes | None) -> NodeSecret | None:
+        """Return our leaf secret with this blinded key, if we hold it."""
+        for holder in (self.attempt, self.pending, self.current):
+            if holder is not None and holder.leaf.blinded == key:
+                return holder.leaf
+        return None
+
+    def earlier_secrets(self) -> Mapping[KeyPair, NodeSecret]:
+        """Return the node secrets that a new epoch may use again."""
+        known: dict[KeyPair, NodeSecret] = {}
+        for holder in (self.current, self.pending):
+            if holder is not None:
+                known.update(holder.secrets)
+        return known
+
+    def remember(self, epoch: EpochId) -> None:
+        """Note an epoch id as one of our group's."""
+        self.recent.append(epoch)
+        del self.recent[:-RECENT_MAX]
+
+    def establish(self, agreement: Agreement) -> None:
+        """Make an epoch the current one: report, publish, tell IDP.
+
+        Our PATH or TREE goes out before the key is written: it costs this device one send, and all
+        others wait for it.
+        """
+        first = self.current is not agreement
+        self.current = agreement
+        self.pending = None
+        self.suspect = None
+        pointer = str(agreement.epoch)
+        assert agreement.keys is not None
+        self.emit(
+            Report(
+                "t_key",
+                {"epoch": pointer, "tm": str(self.tm), "members": len(agreement.members)},
+            )
+        )
+        self.send_keys(agreement)
+        self.emit(PublishKey(pointer, agreement.keys.group_key))
+        self.tell_idp(agreement)
+        if first:
+            self.published.append(pointer)
+        for old in self.published[: -self.config.keys_kept]:
+            self.emit(RetireKey(old))
+        del self.published[: -self.config.keys_kept]
+        self.liveness.settled(agreement.members)
+        self.held = None
+        self.early.clear()
+        self.missing = None
+        self.stop(TIMER_REPAIR, TIMER_HELD, TIMER_ELECTION, TIMER_FOUND)
+
+    def send_keys(self, agreement: Agreement) -> None:
+        """Send what the others wait for; a layer above knows what that is."""
+
+    def tell_idp(self, agreement: Agreement) -> None:
+        """Send a status with the pointer to the key over the local interface."""
+        status = GroupStatus(
+            serial=0,
+            epoch=agreement.epoch,
+            pointer=str(agreement.epoch),
+            members=agreement.members,
+            tm=self.tm if self.tm in agreement.members else agreement.content.tm,
+            sent_wall_ns=self.now.wall_ns,
+        )
+        self._effects += self.link.send(status, self.now)
+
+    def retire_all(self) -> None:
+        """Drop every key and all secrets."""
+        for pointer in self.published:
+            self.emit(RetireKey(pointer))
+        self.published.clear()
+        self.current = None
+        self.pending = None
+
+    def held_epoch(self) -> EpochId:
+        """Return the id of the established epoch, or `NO_EPOCH`."""
+        return NO_EPOCH if self.current is None else self.current.epoch

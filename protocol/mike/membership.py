@@ -1,0 +1,87 @@
+"""Who lives, who succeeds a lost TM, which of two groups stays: pure rules over addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+LEFT_MAX = 256
+"""Devices remembered as left; more certificates than that are not served in key agreement mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFigures:
+    """What decides between two groups (MIKE-16).
+
+    Attributes:
+        members: size of the group.
+        number: its epoch number.
+        tm: its TM.
+    """
+
+    members: int
+    number: int
+    tm: IPv6Address
+
+    def outranks(self, other: GroupFigures) -> bool:
+        """Say whether this group stays: more members, then later epoch, then smaller TM address.
+
+        The order is total: two TMs have two addresses.
+        """
+        mine = (self.members, self.number, -int(self.tm))
+        return mine > (other.members, other.number, -int(other.tm))
+
+
+class Liveness:
+    """What our own IDP says about the members, and whose turn in an election has passed.
+
+    Attributes:
+        gone: reported left, in the order of the reports.
+        passed: candidates that did nothing in their time.
+    """
+
+    __slots__ = ("gone", "passed")
+
+    def __init__(self) -> None:
+        self.gone: dict[IPv6Address, None] = {}
+        self.passed: dict[IPv6Address, None] = {}
+
+    def lost(self, address: IPv6Address) -> None:
+        """Note a LEAVE."""
+        self.gone[address] = None
+        while len(self.gone) > LEFT_MAX:
+            del self.gone[next(iter(self.gone))]
+
+    def heard(self, address: IPv6Address) -> None:
+        """Note a JOIN or RESTORE of another device: it lives."""
+        self.gone.pop(address, None)
+        self.passed.pop(address, None)
+
+    def turn_passed(self, address: IPv6Address) -> None:
+        """Note that a candidate let its turn pass."""
+        self.passed[address] = None
+
+    def settled(self, members: Collection[IPv6Address]) -> None:
+        """Forget elections and departed devices after a new epoch."""
+        self.passed.clear()
+        self.gone = {address: None for address in self.gone if address in members}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.gone.clear()
+        self.passed.clear()
+
+
+def candidate(
+    members: Sequence[IPv6Address],
+    gone: Collection[IPv6Address],
+    passed: Collection[IPv6Address] = (),
+) -> IPv6Address | None:
+    """MIKE-13: return the first live member in position order whose turn has not passed."""
+    return next((who for who in members if who not in gone and who not in passed), None)
+
+
+def absent(members: Iterable[IPv6Address], gone: Collection[IPv6Address]) -> list[IPv6Address]:
+    """Return the members to exclude, in position order."""
+    return [who for who in members if who in gone]

@@ -1,0 +1,246 @@
+"""Every rule of MIKE, by its id: a row in docs/mike.md section 5, a check here, a test.
+
+A check on what a peer sent raises `PeerError`; the engine counts it under the rule and drops the
+message. The other rules say when we act; their checks return the answer.
+
+MIKE-1 (syntax) is checked while a body is read (`protocol.mike.messages`), MIKE-6 (low order) where
+a shared secret is made (`protocol.mike.schedule`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from ipaddress import IPv6Address
+
+from protocol.core.errors import PeerError
+from protocol.idpmike import EpochId
+from protocol.mike.keytree import KeyTree, publisher
+from protocol.mike.messages import Announcement, Handover, Join, Kind
+from protocol.mike.schedule import EpochKeys
+from protocol.mike.treemath import NodeName
+
+RULES: dict[str, str] = {
+    "MIKE-1": "A body is exactly one message of its kind, in its one encoding",
+    "MIKE-2": "Only the kinds that a state needs are opened; a parked or idle instance opens none",
+    "MIKE-3": "A TREE is followed only if its sender may act as TM",
+    "MIKE-4": "Epoch numbers only grow at a member, and jump by at most 2^32",
+    "MIKE-5": "A TREE that names us is followed only with a leaf whose secret we hold",
+    "MIKE-6": "A blinded key of low order is refused",
+    "MIKE-7": "A PATH adds only keys that its sender has to publish",
+    "MIKE-8": "A key is reported only after another member's confirmation tag verified",
+    "MIKE-9": "Every open node of an announcement has a sponsor below it, and every sponsor work",
+    "MIKE-10": "A TM has one unfinished epoch; a later one of the same TM replaces it",
+    "MIKE-11": "A sponsor that stays silent is excluded by the next epoch",
+    "MIKE-12": "A JOIN is granted once; its repetition is answered by the same TREE",
+    "MIKE-13": "The first live member in position order succeeds a lost TM, then the next in turn",
+    "MIKE-14": "At most one TREE waits for our IDP's verdict on the old TM, for a bounded time",
+    "MIKE-15": "A HANDOVER counts only from our TM, to a member, with a larger term",
+    "MIKE-16": "Of two groups that meet, the smaller dissolves and its members join the other",
+    "MIKE-17": "A joiner that hears no group founds one, unless an earlier started one is asking",
+    "MIKE-18": "One device's questions are answered at a bounded rate",
+    "MIKE-19": "After an exclusion every node that the excluded member knew is open",
+    "MIKE-20": "No group and no datagram above the configured size is built",
+    "MIKE-21": "An excluded device drops its keys and asks again after a random time",
+    "MIKE-22": "A TM unheard for tm_silence_ms counts as lost",
+    "MIKE-23": "What arrives too early is kept only for a known sender, and only the newest",
+}
+"""One line for each rule; the test compares it with the table of docs/mike.md."""
+
+NUMBER_JUMP_MAX = 1 << 32
+"""Largest step of the epoch number: one member's lie cannot exhaust the 2^62 numbers (MIKE-4)."""
+
+EARLY_MAX = 64
+"""PATHs kept for epochs whose TREE has not come yet (MIKE-23)."""
+
+
+class Standing(Enum):
+    """What a device is to its group, as far as rule MIKE-2 needs it."""
+
+    OUTSIDE = auto()
+    JOINING = auto()
+    MEMBER = auto()
+    TM = auto()
+
+
+WANTED: dict[Standing, frozenset[Kind]] = {
+    Standing.OUTSIDE: frozenset(),
+    Standing.JOINING: frozenset({Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS}),
+    Standing.MEMBER: frozenset({Kind.TREE, Kind.PATH, Kind.STATUS, Kind.HANDOVER}),
+    Standing.TM: frozenset({Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS, Kind.REPAIR}),
+}
+"""Kinds opened per standing (MIKE-2): members spend no signature check on a JOIN."""
+
+
+def wanted(standing: Standing, *, handed_over: bool) -> frozenset[Kind]:
+    """MIKE-2: return the kinds to open; a former TM still answers for its HANDOVER."""
+    kinds = WANTED[standing]
+    return kinds | {Kind.REPAIR} if handed_over and standing is Standing.MEMBER else kinds
+
+
+class Authority(Enum):
+    """Answer of MIKE-3."""
+
+    FOLLOW = auto()
+    HOLD = auto()
+    """Perhaps legitimate: wait for our own IDP's verdict on the old TM (MIKE-14)."""
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a device knows when it judges a TREE.
+
+    Attributes:
+        own: our address.
+        tm: whom we take for the TM, None outside a group.
+        members: of our established epoch, in position order.
+        gone: members that our IDP reported left, and the TM if it was silent too long.
+        passed: candidates of an election whose time ran out.
+        nonce: of our unanswered JOIN.
+        highest: largest epoch number seen.
+    """
+
+    own: IPv6Address
+    tm: IPv6Address | None
+    members: tuple[IPv6Address, ...]
+    gone: Collection[IPv6Address]
+    passed: Collection[IPv6Address]
+    nonce: bytes | None
+    highest: int
+
+
+def grants(announcement: Announcement, own: IPv6Address, nonce: bytes | None) -> bool:
+    """Say whether an announcement answers our JOIN: nobody could know the nonce before."""
+    return nonce is not None and (own, nonce) in announcement.nonces
+
+
+def authority(view: View, announcement: Announcement, sender: IPv6Address) -> Authority:
+    """MIKE-3: may this sender act as TM towards us?
+
+    Yes: it answers our own JOIN (any authorised device may be TM of a group we enter); it is our
+    TM, also by HANDOVER; our TM is gone and so is, or has let its turn pass, everybody ranked
+    before the sender (MIKE-13). Another member may be right before we know: hold (MIKE-14).
+    """
+    if grants(announcement, view.own, view.nonce):
+        return Authority.FOLLOW
+    if view.tm is None:
+        return Authority.REFUSE
+    if sender == view.tm:
+        return Authority.FOLLOW
+    if sender not in view.members:
+        return Authority.REFUSE
+    if view.tm in view.gone:
+        before = view.members[: view.members.index(sender)]
+        if all(who in view.gone or who in view.passed for who in before):
+            return Authority.FOLLOW
+    return Authority.HOLD
+
+
+def check_number(number: int, highest: int) -> None:
+    """MIKE-4: refuse an epoch that is not newer than all we have seen, or absurdly new."""
+    if number <= highest:
+        raise PeerError("MIKE-4", f"epoch {number} is not above {highest}")
+    if highest and number > highest + NUMBER_JUMP_MAX:
+        raise PeerError("MIKE-4", f"epoch {number} is too far above {highest}")
+
+
+def next_number(highest: int, claims: Sequence[int]) -> int:
+    """MIKE-4: return a number above all that the members have seen, absurd claims left out."""
+    honest = [claim for claim in claims if claim <= highest + NUMBER_JUMP_MAX - 1]
+    return max([highest, *honest]) + 1
+
+
+def check_published(
+    announced: KeyTree,
+    sponsors: Sequence[NodeName],
+    leaf: NodeName | None,
+    keys: Mapping[NodeName, bytes],
+) -> None:
+    """MIKE-7: refuse keys of nodes that are not open or not this sponsor's."""
+    if leaf is None or leaf not in sponsors:
+        raise PeerError("MIKE-7", "sender is no sponsor of this epoch")
+    for name in keys:
+        if name in announced.blinded:
+            raise PeerError("MIKE-7", f"node {name} is not open")
+        if publisher(name, sponsors) != leaf:
+            raise PeerError("MIKE-7", f"node {name} is not the sender's to publish")
+
+
+def check_confirmation(keys: EpochKeys, member: IPv6Address, tag: bytes) -> None:
+    """MIKE-8: refuse a tag of another root than ours, in constant time."""
+    if not keys.confirms(member, tag):
+        raise PeerError("MIKE-8", f"confirmation of {member} does not verify")
+
+
+def check_announcement(announcement: Announcement) -> None:
+    """MIKE-9: refuse an epoch that could never be completed."""
+    tree = announcement.tree
+    leaves = [tree.leaf_of(sponsor) for sponsor in announcement.sponsors]
+    open_above: set[NodeName] = set()
+    for leaf in leaves:
+        name = leaf or 0
+        work = 0
+        while name > 1:
+            if NodeName(name) not in tree.blinded:
+                open_above.add(NodeName(name))
+                work += 1
+            name >>= 1
+        if not work:
+            raise PeerError("MIKE-9", "a sponsor without an open node")
+    if len(open_above) + len(tree.blinded) != 2 * len(tree) - 2:
+        raise PeerError("MIKE-9", "an open node without a sponsor")
+
+
+def check_sender(announcement: Announcement, term: int, sender: IPv6Address) -> None:
+    """MIKE-3: at term 0 only the TM that announced an epoch speaks for it."""
+    if term == 0 and sender != announcement.tm:
+        raise PeerError("MIKE-3", f"{sender} repeats an epoch of {announcement.tm}")
+
+
+def check_handover(
+    message: Handover,
+    sender: IPv6Address,
+    view: View,
+    epoch: EpochId | None,
+    term: int,
+) -> None:
+    """MIKE-15: refuse a change of the role that the holder of the role did not make for us."""
+    if sender != view.tm:
+        raise PeerError("MIKE-15", f"{sender} is not the TM")
+    if message.successor == sender:
+        raise PeerError("MIKE-15", "a hand-over to oneself")
+    if message.epoch == epoch:
+        if message.term <= term:
+            raise PeerError("MIKE-15", f"term {message.term} is not above {term}")
+        if message.successor not in view.members:
+            raise PeerError("MIKE-15", f"{message.successor} is not a member")
+    elif epoch is not None and message.epoch.number <= epoch.number:
+        raise PeerError("MIKE-15", f"a hand-over in the past epoch {message.epoch}")
+
+
+def is_newer_request(order: tuple[int, int], seen: tuple[int, int] | None) -> bool:
+    """MIKE-12: say whether a JOIN was made after the last one handled of its device.
+
+    Args:
+        order: start-up time-stamp and sequence number of its envelope.
+        seen: the same of the last one, or None.
+    """
+    return seen is None or order > seen
+
+
+def fits(members: int, members_max: int, size: int, size_max: int) -> bool:
+    """MIKE-20: say whether a group and its TREE may be built."""
+    return members <= members_max and size <= size_max
+
+
+def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) -> bool:
+    """MIKE-17: of two joiners, (start-up time-stamp, address) decides: the smaller founds."""
+    return own < other
+
+
+def check_join(message: Join) -> None:
+    """MIKE-6: refuse the neutral leaf keys at once; all other low-order keys fail at first use."""
+    if not any(message.key):
+        raise PeerError("MIKE-6", "a leaf key of zero")

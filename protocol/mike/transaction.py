@@ -1,0 +1,189 @@
+"""The TM's work: collect requests, plan the next epoch. Plans are pure functions of their input.
+
+A plan removes first, then refreshes, then inserts. Whatever it changes, it keeps one invariant
+(MIKE-19, MIKE-9): every node whose secret an outsider may know, and every node whose children
+changed, is open, and below every open node there is a sponsor whose own leaf is fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import TypeVar
+
+from protocol.mike.keytree import KeyTree
+from protocol.mike.rules import is_newer_request
+from protocol.mike.treemath import ROOT, key_path
+
+T = TypeVar("T")
+
+ANSWERED_MAX = 512
+"""Devices whose last answer's time is remembered (MIKE-18)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A JOIN that waits for its epoch.
+
+    Attributes:
+        address: who asks.
+        nonce: echoed in the announcement.
+        key: its fresh blinded leaf key.
+        highest: largest epoch number it has seen.
+    """
+
+    address: IPv6Address
+    nonce: bytes
+    key: bytes
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The content of the next epoch, before the TM's own keys are in it.
+
+    Attributes:
+        tree: members and the blinded keys that stay valid.
+        sponsors: those whose fresh leaf makes open nodes computable, in position order.
+        nonces: (member, nonce) of the requests granted, in position order.
+    """
+
+    tree: KeyTree
+    sponsors: tuple[IPv6Address, ...]
+    nonces: tuple[tuple[IPv6Address, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What an unfinished epoch leaves to the one that replaces it (MIKE-10).
+
+    Attributes:
+        sponsors: of the unfinished epoch.
+        nonces: of the unfinished epoch: their joiners may have missed its TREE.
+    """
+
+    sponsors: tuple[IPv6Address, ...] = ()
+    nonces: tuple[tuple[IPv6Address, bytes], ...] = ()
+
+
+def plan(
+    tree: KeyTree,
+    top_key: bytes | None,
+    requests: Sequence[Request],
+    excluded: Iterable[IPv6Address],
+    carried: Carried,
+) -> Plan:
+    """Return the next epoch's content.
+
+    Args:
+        tree: of the present epoch, finished or not.
+        top_key: blinded key of its root secret, None if unknown.
+        requests: JOINs to grant, in order of arrival.
+        excluded: members to remove; the TM itself is never among them.
+        carried: of the present epoch if it is not finished.
+    """
+    refresh: dict[IPv6Address, None] = {}
+    for address in excluded:
+        if tree.leaf_of(address) is None:
+            continue
+        tree, top = tree.removed(address)
+        refresh[tree.members[tree.rightmost(top)]] = None
+    joining = {request.address: request for request in requests}
+    for address in refresh:
+        leaf = tree.leaf_of(address)
+        if leaf is not None and address not in joining:
+            tree = tree.refreshed(leaf, None)
+            top_key = None
+    # A member in `refresh` that was removed later left its work to the sponsor of that removal.
+    for request in requests:
+        leaf = tree.leaf_of(request.address)
+        if leaf is None:
+            tree, _ = tree.inserted(request.address, request.key, top_key)
+        else:
+            tree = tree.refreshed(leaf, request.key)
+        top_key = None
+    nonces = dict(carried.nonces)
+    nonces.update({request.address: request.nonce for request in requests})
+    at_work = {*carried.sponsors, *refresh, *joining}
+    return Plan(
+        tree,
+        tuple(who for who in tree.addresses if who in at_work),
+        tuple((who, nonces[who]) for who in tree.addresses if who in nonces),
+    )
+
+
+def with_work(tree: KeyTree, sponsors: Iterable[IPv6Address]) -> tuple[IPv6Address, ...]:
+    """Return the sponsors that have an open node on their key path."""
+    found = []
+    for who in sponsors:
+        leaf = tree.leaf_of(who)
+        if leaf is not None and any(
+            name not in tree.blinded for name in key_path(leaf) if name != ROOT
+        ):
+            found.append(who)
+    return tuple(found)
+
+
+class Transaction:
+    """What the TM has been asked for and has not done yet.
+
+    Attributes:
+        requests: newest JOIN per device, in order of first arrival.
+        exclusions: members to remove.
+    """
+
+    __slots__ = ("_answered", "_order", "_requests_max", "exclusions", "requests")
+
+    def __init__(self, requests_max: int) -> None:
+        self._requests_max = requests_max
+        self._order: dict[IPv6Address, tuple[int, int]] = {}
+        self._answered: dict[IPv6Address, int] = {}
+        self.requests: dict[IPv6Address, Request] = {}
+        self.exclusions: dict[IPv6Address, None] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self.requests and not self.exclusions
+
+    def ask(self, request: Request, order: tuple[int, int]) -> bool:
+        """Note a JOIN unless a newer one of its device was handled (MIKE-12); say whether noted."""
+        if not is_newer_request(order, self._order.get(request.address)):
+            return False
+        if len(self.requests) >= self._requests_max and request.address not in self.requests:
+            return False
+        self._remember(self._order, request.address, order)
+        self.requests[request.address] = request
+        self.exclusions.pop(request.address, None)
+        return True
+
+    def exclude(self, address: IPv6Address) -> None:
+        """Note a LEAVE; a JOIN that the device made before is void."""
+        self.requests.pop(address, None)
+        self.exclusions[address] = None
+
+    def refused(self, address: IPv6Address) -> None:
+        """Drop a request that cannot be granted."""
+        self.requests.pop(address, None)
+
+    def taken(self) -> None:
+        """Forget what the epoch just announced contains."""
+        self.requests.clear()
+        self.exclusions.clear()
+
+    def may_answer(self, address: IPv6Address, mono_ns: int, interval_ns: int) -> bool:
+        """MIKE-18: say whether this device's question may be answered now, and note that it is."""
+        last = self._answered.get(address)
+        if last is not None and mono_ns - last < interval_ns:
+            return False
+        self._remember(self._answered, address, mono_ns)
+        return True
+
+    @staticmethod
+    def _remember(table: dict[IPv6Address, T], address: IPv6Address, value: T) -> None:
+        """Put an entry last, and drop the oldest ones above the bound."""
+        table.pop(address, None)
+        table[address] = value
+        while len(table) > ANSWERED_MAX:
+            del table[next(iter(table))]
