@@ -209,9 +209,8 @@ def request(path: Path | str, message: Mapping[str, Any], timeout_s: float = 5.0
     deadline_s = time.monotonic() + timeout_s
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        _connect(sock, path, deadline_s)
         sock.settimeout(timeout_s)
-        with _short_path(path) as short:
-            sock.connect(short)
         sock.sendall(json.dumps(dict(message)).encode() + b"\n")
         answer = _read_line(sock, deadline_s)
     except TimeoutError as error:
@@ -226,6 +225,20 @@ def request(path: Path | str, message: Mapping[str, Any], timeout_s: float = 5.0
     if answer.get("ok") is not True:
         raise ControlError(str(answer.get("error", "the daemon refused without a reason")))
     return answer
+
+
+def _connect(sock: socket.socket, path: Path, deadline_s: float) -> None:
+    """Connect; a full queue of clients empties soon."""
+    sock.setblocking(False)
+    while True:
+        try:
+            with _short_path(path) as short:
+                sock.connect(short)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError from error
+            time.sleep(0.005)
 
 
 def _read_line(sock: socket.socket, deadline_s: float) -> dict[str, Any]:
