@@ -122,13 +122,13 @@ def rerun_in_vm(
     job = Job(
         argv=list(argv),
         cwd=str(Path.cwd()),
-        environment=_guest_environment(),
+        environment=guest_environment(),
         shares=shares,
     )
     return run_guest(job, memory_mib)
 
 
-def _guest_environment() -> dict[str, str]:
+def guest_environment() -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,9 @@ def kvm_finding(initrd: Path) -> Finding:
     """Return whether KVM boots a guest here, from the cache or by a trial boot."""
     kept = layout.VM_CACHE / "kvm.json"
     machine = machine_identity(layout.guest_kernel_release())
+    # Not kept: another user may be let in.
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return Finding(machine, works=False, detail=f"{KVM_DEVICE} is not there for this user")
     finding: Finding | None
     try:
         finding = Finding(**json.loads(kept.read_text()))
@@ -57,9 +61,10 @@ def kvm_finding(initrd: Path) -> Finding:
         finding = None
     if finding is None or finding.machine != machine:
         finding = _try_kvm(initrd, machine)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(asdict(finding)))
-        partial.rename(kept)
+        with suppress(PermissionError):  # another user's cache: the trial is made again
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(asdict(finding)))
+            partial.rename(kept)
     return finding
 
 
@@ -72,8 +77,6 @@ def choose_accelerator(initrd: Path) -> Accelerator:
 
 
 def _try_kvm(initrd: Path, machine: str) -> Finding:
-    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return Finding(machine, works=False, detail=f"{KVM_DEVICE} is not there for us")
     argv = [layout.QEMU, "-nodefaults", "-no-user-config", "-machine", "q35", "-m", "512"]
     argv += processor_options(Accelerator.KVM)
     argv += ["-display", "none", "-no-reboot", "-serial", "stdio"]
