@@ -113,6 +113,7 @@ class StepRecord:
     sad_ok: bool | None = None
     packet_ok: bool | None = None
     packet_sender: str | None = None
+    packet_sendings: int | None = None
     tm: str | None = None
     handover: bool = False
     idle_percent: float | None = None

@@ -333,10 +333,14 @@ def load(name: str, overrides: Overrides | None = None, catalog: Path = CATALOG)
 
 
 def _override(plan: Plan, options: Overrides) -> Plan:
+    """Apply the options; SA writes beside other campaigns keep their rounds, and need a kernel."""
     campaigns = []
     for campaign in plan.campaigns:
         changed = campaign
-        if options.repetitions is not None:
+        aside = campaign.kind == "sa-write" and len(plan.campaigns) > 1
+        if aside and options.sa_backend == "memory":
+            continue
+        if options.repetitions is not None and not aside:
             changed = replace(changed, repetitions=options.repetitions)
         changed = replace(changed, variants=_override_variants(campaign.variants, options))
         campaigns.append(changed)

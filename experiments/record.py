@@ -103,6 +103,13 @@ class RunDirectory:
             "experiment": plan.name,
             "state": "created",
             "memory": plan.memory,
+            "seed": plan.seed,
+            "topology": f"{plan.topology}, {plan.devices} devices",
+            "sa": [
+                f"{c.kind}: {v.name}: backend {v.sa_backend}, mode {v.sa_mode}, {v.suite}"
+                for c in plan.campaigns
+                for v in c.variants
+            ],
             "plan": plan.as_json(),
             **about,
             "sessions": [],
@@ -143,9 +150,11 @@ class RunDirectory:
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(lock)
             raise RecordError(f"{self.path.name} is being written by another process") from error
+        except OSError:
+            pass  # a shared folder of a guest may lack locks; the host holds the run then
         self._lock = lock
 
     def _sweep(self) -> None:
@@ -208,6 +217,19 @@ class RunDirectory:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise RecordError(f"cannot record {key}: {error.strerror}") from error
+
+    def clock_offsets(self) -> dict[str, dict[str, int]]:
+        """Return what the clock exchanges of the whole run found, per device, in ns."""
+        found: dict[str, dict[str, int]] = {}
+        for row in self.rows("clocks.csv"):
+            offset, bound = int(float(row["offset_ns"])), int(float(row["bound_ns"]))
+            device = found.setdefault(
+                row["device"], {"offset_min": offset, "offset_max": offset, "bound_max": bound}
+            )
+            device["offset_min"] = min(device["offset_min"], offset)
+            device["offset_max"] = max(device["offset_max"], offset)
+            device["bound_max"] = max(device["bound_max"], bound)
+        return found
 
     def keys(self) -> list[str]:
         """Return the planned part names in running order, finished or not."""

@@ -102,7 +102,7 @@ class Runner:
             raise
         finally:
             record["ended"] = _now()
-            self._run.save_manifest(state=state)
+            self._run.save_manifest(state=state, clock_offsets_ns=self._run.clock_offsets())
             self._run.merge()
 
     def _sa_writes(self) -> None:
@@ -175,8 +175,13 @@ def _same_platform(run: RunDirectory, session: Mapping[str, Any]) -> None:
 
 
 def failed_steps(run: RunDirectory) -> int:
-    """Return how many recorded steps are not ok."""
-    return sum(row["status"] != "ok" for row in run.rows("steps.csv"))
+    """Return how many recorded steps are not ok, and SA writes of the two backends compared."""
+    steps = sum(row["status"] != "ok" for row in run.rows("steps.csv"))
+    compared = ("netlink", "command")
+    writes = sum(
+        row["ok"] != "1" and row["backend"] in compared for row in run.rows("sa_writes.csv")
+    )
+    return steps + writes
 
 
 def missing_parts(run: RunDirectory) -> int:

@@ -45,6 +45,7 @@ STEPS: dict[str, str] = {
     "sad_ok": "1 if the SADs read back from all devices agree; empty if not checked",
     "packet_ok": "1 if the check packet arrived decrypted everywhere; empty if not checked",
     "packet_sender": "device that sent the check packet",
+    "packet_sendings": "how often it was sent until it had arrived everywhere",
     "tm": "device that held the TM role when the step began",
     "handover": "1 if the TM role had to be handed back to the second device before the step",
     "idle_percent": "CPU idle over all cores from the trigger until the epoch was seen everywhere",

@@ -264,6 +264,7 @@ class RepetitionRunner:
         packet = self._fleet.packet_check(record.expected, [record.packet_sender], deadline_s)
         if packet.applicable:
             record.packet_ok = packet.ok
+            record.packet_sendings = max(packet.sendings.values(), default=None)
             if not packet.ok:
                 _fail(record, f"packet check: {packet.reason}")
 

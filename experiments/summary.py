@@ -138,6 +138,7 @@ def _checks(run: Run, plan: Plan) -> dict[str, Any]:
                 "sad_failed": int((steps["sad_ok"].astype(float) == 0).sum()),
                 "packet_passed": int((steps["packet_ok"].astype(float) == 1).sum()),
                 "packet_failed": int((steps["packet_ok"].astype(float) == 0).sum()),
+                "packets_resent": int((steps["packet_sendings"].astype(float) > 1).sum()),
                 "handovers": int((steps["handover"].astype(float) == 1).sum()),
                 "starved": int((steps["starved"].astype(float) == 1).sum()),
                 "idle_percent_median": analysis.plain(steps["idle_percent"].median()),

@@ -262,9 +262,11 @@ class FakeFleet:
         self.world.packets += 1
         self.world.calls.append(f"packet {','.join(senders or ())}")
         if not self.world.kernel:
-            return PacketCheck(False, False, "not applicable: memory backend", {})
+            return PacketCheck(False, False, "not applicable: memory backend", {}, {})
         ok = self.world.faults.get("packet_fail_at") != self.world.packets
-        return PacketCheck(ok, True, "" if ok else "d4 did not get it from d1", {})
+        return PacketCheck(
+            ok, True, "" if ok else "d4 did not get it from d1", {}, dict.fromkeys(senders or (), 1)
+        )
 
     def clock_offsets(self, samples: int = 16) -> dict[str, Offset]:
         return {

@@ -218,5 +218,5 @@ def test_the_main_experiment_runs_both_variants_leaves_and_sa_writes(tmp_path: P
         ("join", "netlink+per-sender"),
         ("leave", "netlink+per-sender"),
     }
-    assert len(table(run.path, "sa_writes.csv")) == 2 * 5 * 2
+    assert len(table(run.path, "sa_writes.csv")) == 2 * 5 * 50
     assert run.manifest["sessions"][0]["loads"][0]["facts"]

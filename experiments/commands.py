@@ -1,0 +1,264 @@
+"""The commands `run join|leave|sa-write|experiment` and `plot`; testbed.cli mounts them lazily.
+
+Where the machine's kernel cannot do it, the same command runs inside the VM and records into the
+same run directory; the figures are drawn on the host, so the guest needs no plotting library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.errors import ExperimentError
+from experiments.plan import BACKENDS, SA_MODES, Overrides, Plan, load
+from experiments.record import RunDirectory, latest, new_run_id
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESULTS = PROJECT / "results"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell gives it (128 + SIGINT)."""
+
+_OPTIONS: tuple[Callable[..., Any], ...] = (
+    click.option("--devices", type=click.IntRange(3, 200), help="Number of IPsec devices."),
+    click.option("--repetitions", type=click.IntRange(min=1), help="Repetitions per variant."),
+    click.option("--seed", type=int, help="Decides order, trigger jitter and packet senders."),
+    click.option(
+        "--env",
+        type=click.Choice(["auto", "native", "vm"]),
+        default="auto",
+        show_default=True,
+        help="This machine's kernel, or a VM that runs the same command.",
+    ),
+    click.option(
+        "--sa-backend",
+        type=click.Choice(BACKENDS),
+        help="How SAs are written; memory: without kernel SAs, marked as such everywhere.",
+    ),
+    click.option("--sa-mode", type=click.Choice(SA_MODES), help="SA per sender, or the paper's."),
+    click.option("--suite", help="Algorithm suite of the SAs, e.g. aes-gcm-128 or 3des-sha1."),
+    click.option("--hello-interval-ms", type=click.IntRange(min=50), help="IDP's hello interval."),
+    click.option("--quick", is_flag=True, help="Few repetitions."),
+    click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="latest",
+        default=None,
+        metavar="[RUN]",
+        help="Go on with a run (its folder; without a value the newest of this experiment).",
+    ),
+    click.option(
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=RESULTS,
+        show_default="results",
+        help="Folder for results; the run goes to OUTPUT/EXPERIMENT/RUN-ID.",
+    ),
+    click.option(
+        "--figures/--no-figures", default=True, help="Draw figures and summary at the end."
+    ),
+)
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.group()
+def run() -> None:
+    r"""Measure: joins, leaves, SA writes, or all of it.
+
+    \b
+    Examples:
+      testbed run experiment                      the main job, ten devices, ten repetitions
+      testbed run join --devices 10 --repetitions 10
+      testbed run join --sa-backend memory        protocol timing without kernel SAs
+      testbed run experiment --resume             go on where the newest run stopped
+    """
+
+
+def _command(name: str, text: str) -> None:
+    @run.command(name, help=text)
+    @_options
+    def command(**options: Any) -> None:
+        sys.exit(_guarded(name, options))
+
+
+_command("join", "Join latency: the TM and the monitor first, then one device at a time.")
+_command("leave", "Leave latency: one device at a time, by shutdown and by cable in turns.")
+_command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
+_command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
+
+
+@click.command()
+@click.argument("run_path", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+@click.option("--latest", "newest", is_flag=True, help="The newest run in results/.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the figures.")
+def plot(run_path: Path | None, newest: bool, output: Path | None) -> None:
+    r"""Draw the figures and the summary of a run again, from its CSV files alone.
+
+    \b
+    Examples:
+      testbed plot results/experiment/20260101-120000-s2008
+      testbed plot --latest
+    """
+    if (run_path is None) == (not newest):
+        raise click.UsageError("name a run, or say --latest")
+    try:
+        path = run_path if run_path is not None else latest(RESULTS)
+        if (path / "parts").is_dir():
+            RunDirectory.open(path, write=False).merge()
+        click.echo(_finish(path, output))
+    except ExperimentError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _guarded(name: str, options: dict[str, Any]) -> int:
+    """Run a campaign; every expected error is one line and a non-zero exit status."""
+    from testbed.errors import TestbedError
+    from testbed.vm.layout import TestbedEnvironmentError
+
+    try:
+        return _campaign(name, options)
+    except (ExperimentError, TestbedError, TestbedEnvironmentError) as error:
+        click.echo(f"testbed: error: {error}", err=True)
+    except OSError as error:
+        click.echo(f"testbed: error: {error.strerror or error}", err=True)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 1
+
+
+def _campaign(name: str, options: dict[str, Any]) -> int:
+    from testbed.artifacts import provenance
+    from testbed.environment import EnvironmentKind, choose, rerun_in_vm
+
+    directory, plan = _directory(name, options)
+    try:
+        if directory is not None:
+            plan = directory.plan
+        choice = choose(EnvironmentKind(options["env"]), needs_esp=not plan.memory)
+        in_vm = choice.kind is EnvironmentKind.VM
+        if directory is None:
+            about = {"command": sys.argv, "host": provenance(sys.argv), "reason": choice.reason}
+            path = options["output"].resolve() / plan.name / new_run_id(plan)
+            directory = RunDirectory.create(path, plan, about)
+        path = directory.path
+        click.echo(f"run {path.name}: {choice.kind} ({choice.reason}); results in {path}")
+        if in_vm:
+            directory.close()
+            inner = [sys.executable, "-m", "experiments.commands", name]
+            inner += ["--resume", str(path), "--env", "native", "--no-figures"]
+            status = rerun_in_vm(inner, writable=[path])
+        else:
+            status = _native(directory)
+    finally:
+        if directory is not None:
+            directory.close()
+    return _conclude(path, status, name, figures=options["figures"])
+
+
+def _directory(name: str, options: dict[str, Any]) -> tuple[RunDirectory | None, Plan]:
+    """Return the run to go on with, or None and the plan of a new one."""
+    known = Overrides.__dataclass_fields__
+    overrides = Overrides(**{key: value for key, value in options.items() if key in known})
+    if options["resume"] is None:
+        return None, load(name, overrides)
+    if overrides != Overrides():
+        raise ExperimentError("--resume goes on with the run's own plan: no other plan options")
+    chosen = options["resume"]
+    path = latest(options["output"], name) if chosen == "latest" else Path(chosen).resolve()
+    directory = RunDirectory.open(path)
+    if directory.manifest["experiment"] != name:
+        directory.close()
+        raise ExperimentError(f"{path.name} is a run of {directory.manifest['experiment']}")
+    return directory, directory.plan
+
+
+def _native(directory: RunDirectory) -> int:
+    """Measure on this machine's kernel; return an exit status."""
+    from experiments.runner import Runner, failed_steps, step_count
+    from experiments.sa_write import measure
+    from testbed.artifacts import provenance
+    from testbed.environment import describe
+    from testbed.progress import Progress
+
+    session = {"environment": describe(), "provenance": provenance(sys.argv), "argv": sys.argv}
+    try:
+        with Progress(step_count(directory), directory.plan.name) as progress:
+            Runner(directory, _fleets(directory), measure, progress).execute(session)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 1 if failed_steps(directory) else 0
+
+
+def _fleets(directory: RunDirectory) -> Callable[..., Any]:
+    """Return what loads a fleet for a variant."""
+    from testbed.fleet import Fleet, FleetOptions
+    from topologies import families, find
+
+    plan = directory.plan
+
+    def load_fleet(variant: Any, logs: str) -> Fleet:
+        topology = find(plan.topology)
+        if plan.devices > len(topology.devices):
+            topology = families.star(plan.devices)
+        options = FleetOptions(
+            keep=directory.path / "logs" / logs,
+            sa_backend=variant.sa_backend,
+            sa_mode=variant.sa_mode,
+            suite=variant.suite,
+            idp={"hello_interval_ms": variant.hello_interval_ms},
+            ipsec={
+                "activation_delay_ms": variant.activation_delay_ms,
+                "deactivation_delay_ms": variant.deactivation_delay_ms,
+            },
+            seed=plan.seed,
+        )
+        return Fleet(topology.limited_to(plan.devices), options)
+
+    return load_fleet
+
+
+def _conclude(path: Path, status: int, name: str, *, figures: bool) -> int:
+    """Merge, summarise, draw, print; return the exit status of the command."""
+    from experiments.runner import missing_parts
+
+    directory = RunDirectory.open(path, write=False)
+    left = missing_parts(directory)
+    if figures and directory.parts():
+        directory.merge()
+        click.echo(_finish(path, None))
+    if left:
+        done = len(directory.parts())
+        click.echo(
+            f"incomplete: {done} of {done + left} parts are recorded; go on with: "
+            f"testbed run {name} --resume {os.path.relpath(path)}",
+            err=True,
+        )
+        return status or 1
+    if status == 1:
+        click.echo("a step's check failed: see summary.md and steps.csv", err=True)
+    return status
+
+
+def _finish(path: Path, output: Path | None) -> str:
+    """Write summary and figures; return the text to print."""
+    from experiments import summary
+    from experiments.plots import draw_all
+
+    found = summary.write(path)
+    files = draw_all(path, output)
+    names = ", ".join(file.name for file in files if file.suffix == ".png")
+    folder = files[0].parent if files else path
+    return f"{summary.text(found)}figures in {os.path.relpath(folder)}: {names or 'none'}"
+
+
+if __name__ == "__main__":
+    run()

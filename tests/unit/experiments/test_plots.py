@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from experiments import paper
+from experiments.commands import plot, run
+from experiments.plots import draw_all
+from experiments.record import MEMORY_SUFFIX, RunDirectory
+from tests.unit.experiments.fake_fleet import World
+from tests.unit.experiments.support import make_run, small_plan
+
+FIGURES = {
+    "fig6_join_latency",
+    "fig8_phases",
+    "fig9_sa_write",
+    "leave_latency",
+    "dispersal",
+    "mike_alone",
+}
+
+
+def synthetic(path: Path, plan_name: str = "experiment", **options: object) -> RunDirectory:
+    made = make_run(path, small_plan(plan_name, **options), World(faults={"sad_fail_at": 3}))
+    made.manifest["synthetic"] = True
+    made.save_manifest()
+    return made
+
+
+def test_every_figure_is_drawn_as_png_and_pdf_from_files_alone(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "run")
+    files = draw_all(made.path)
+    assert {f.stem for f in files} == FIGURES
+    assert {f.suffix for f in files} == {".png", ".pdf"}
+    assert all(f.stat().st_size > 5000 for f in files)
+
+
+def test_figures_without_kernel_sas_carry_it_in_their_names(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "run", "join", sa_backend="memory")
+    files = draw_all(made.path)
+    assert files
+    assert all(f.stem.endswith(MEMORY_SUFFIX) for f in files)
+
+
+def test_a_run_that_failed_throughout_can_still_be_drawn(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", small_plan(), World(faults={"no_group": True}))
+    assert {f.stem for f in draw_all(made.path)} >= {"fig6_join_latency"}
+
+
+def test_plot_command_redraws(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "run", "join")
+    found = CliRunner().invoke(plot, [str(made.path), "--output", str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "out" / "fig6_join_latency.png").exists()
+    assert "the paper's" in found.output
+
+
+@pytest.mark.parametrize("arguments", [[], ["/nowhere"], ["/nowhere", "--latest"]])
+def test_plot_command_refuses_in_one_line(arguments: list[str]) -> None:
+    found = CliRunner().invoke(plot, arguments)
+    assert found.exit_code != 0
+    assert "Traceback" not in found.output
+
+
+def test_run_command_refuses_nonsense_in_one_line(tmp_path: Path) -> None:
+    found = CliRunner().invoke(run, ["join", "--resume", str(tmp_path), "--seed", "3"])
+    assert found.exit_code == 1
+    assert "no other plan options" in found.output
+    found = CliRunner().invoke(run, ["join", "--resume", str(tmp_path)])
+    assert found.exit_code == 1
+    assert "is not a run" in found.output
+
+
+def test_plots_and_analysis_import_nothing_of_what_they_measure() -> None:
+    code = (
+        "import sys, experiments.plots, experiments.plots.style, experiments.plots.fig8_phases; "
+        "bad = {m.split('.')[0] for m in sys.modules} & {'protocol', 'testbed', 'topologies'}; "
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_measuring_needs_no_plotting_library() -> None:
+    code = (
+        "import sys, experiments.commands, experiments.runner, experiments.sa_write; "
+        "sys.exit(bool({'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_papers_values_name_their_source() -> None:
+    for name, entry in paper.values().items():
+        assert set(entry) == {"value", "source", "text"}, name
+        assert entry["source"].startswith("section")
+    assert paper.value("join_latency_ms") == 400
+    assert paper.value("sa_write_ms") == 201
