@@ -76,8 +76,10 @@ class LocalLink:
     __slots__ = (
         "_expected",
         "_instance",
+        "_origin",
         "_outstanding",
         "_peer_instance",
+        "_peer_origin",
         "_peer_side",
         "_receive_key",
         "_send_key",
@@ -92,7 +94,9 @@ class LocalLink:
         self._send_key = direction_key(secret, side)
         self._receive_key = direction_key(secret, self._peer_side)
         self._instance = 0
+        self._origin = 0
         self._peer_instance = 0
+        self._peer_origin = 0
         self._expected = 0
         self._outstanding: deque[_Pending] = deque()
         self.last_serial = 0
@@ -125,7 +129,9 @@ class LocalLink:
         The first `send` or `handle` does it where it was not called.
         """
         self._instance = max(now.wall_ns, self._instance + 1)
+        self._origin = self._instance
         self._peer_instance = 0
+        self._peer_origin = 0
         self._expected = 0
         self._outstanding.clear()
         self.last_serial = 0
@@ -158,7 +164,11 @@ class LocalLink:
         oldest = self.last_serial + 1
         if self._outstanding:
             oldest = self._outstanding[0].message.serial
-        frame = Frame(self._instance, self._peer_instance, oldest, now.wall_ns, message)
+        return self._encode(message, self._peer_instance, oldest, now)
+
+    def _encode(self, message: Message, echo: int, oldest: int, now: Instant) -> SendDatagram:
+        """Put a message into a frame of ours."""
+        frame = Frame(self._instance, self._origin, echo, oldest, now.wall_ns, message)
         return SendDatagram(CHANNEL, encode(frame, self._send_key))
 
     def _timer(self, now: Instant) -> SetTimer:
@@ -213,7 +223,7 @@ class LocalLink:
             return None, self._on_resync(frame, frame.message, now)
         if not self._is_current(frame, now):
             return None, [*self._opening(now), self._resync(frame.instance, now)]
-        effects = self._adopt(frame.instance, frame.oldest, now)
+        effects = self._adopt(frame, now)
         effects += self._opening(now)
         if isinstance(frame.message, (SignalAck, StatusAck)):
             return None, effects + self._on_acknowledged(frame.message.serial, now)
@@ -228,39 +238,51 @@ class LocalLink:
         """Begin on the first datagram where nobody called `begin`; keep whom we have adopted."""
         if self._instance != 0:
             return []
-        peer_instance, expected = self._peer_instance, self._expected
+        adopted = (self._peer_instance, self._peer_origin, self._expected)
         self.begin(now)
-        self._peer_instance, self._expected = peer_instance, expected
+        self._peer_instance, self._peer_origin, self._expected = adopted
         return self._send_all(now)
 
     def _is_current(self, frame: Frame, now: Instant) -> bool:
-        """Say whether the frame is of the other daemon's newest instance and meant for ours."""
+        """Say whether the frame is of the other daemon's newest instance and meant for ours.
+
+        Without our echo a frame is believed at first contact only, if fresh; an instance that
+        takes the place of one we know must prove by the echo that it lives now.
+        """
         if frame.instance < self._peer_instance:
             return False
-        if frame.echo == 0:
-            if isinstance(frame.message, (SignalAck, StatusAck)):
-                return False
-            return abs(now.wall_ns - frame.sent_wall_ns) <= FRESHNESS_NS
-        return frame.echo == self._instance
+        if frame.echo != 0:
+            return frame.echo == self._instance
+        if isinstance(frame.message, (SignalAck, StatusAck)):
+            return False
+        if self._peer_instance not in (0, frame.instance):
+            return False
+        return abs(now.wall_ns - frame.sent_wall_ns) <= FRESHNESS_NS
 
-    def _adopt(self, instance: int, oldest: int, now: Instant) -> list[Effect]:
+    def _adopt(self, frame: Frame, now: Instant) -> list[Effect]:
         """Note a new instance of the other daemon; tell it at once what it has not acknowledged."""
-        if instance <= self._peer_instance:
+        if frame.instance <= self._peer_instance:
             return []
         stale = self._peer_instance != 0 or any(p.repetitions for p in self._outstanding)
-        self._peer_instance = instance
-        self._expected = oldest
-        if not stale:
-            return []
+        self._learn(frame)
+        return self._send_anew(now) if stale else []
+
+    def _learn(self, frame: Frame) -> None:
+        """Remember the other daemon's instance; another origin numbers its serials anew."""
+        self._peer_instance = frame.instance
+        if frame.origin != self._peer_origin:
+            self._peer_origin = frame.origin
+            self._expected = 0
+
+    def _send_anew(self, now: Instant) -> list[Effect]:
+        """Send every outstanding message again, with the back-off from its start."""
         for pending in self._outstanding:
             pending.repetitions = 0
         return self._send_all(now)
 
     def _resync(self, instance: int, now: Instant) -> SendDatagram:
         """Tell the sender of a frame we cannot accept which instances we know."""
-        message = Resync(self._peer_instance)
-        frame = Frame(self._instance, instance, self.last_serial + 1, now.wall_ns, message)
-        return SendDatagram(CHANNEL, encode(frame, self._send_key))
+        return self._encode(Resync(self._peer_instance), instance, self.last_serial + 1, now)
 
     def _on_resync(self, frame: Frame, message: Resync, now: Instant) -> list[Effect]:
         """Learn the other daemon's instance, and move ours above what it knows of us."""
@@ -270,13 +292,10 @@ class LocalLink:
         if message.floor > self._instance:
             self._instance = message.floor + 1
         if frame.instance > self._peer_instance:
-            self._peer_instance = frame.instance
-            self._expected = 0
+            self._learn(frame)
         if known == (self._instance, self._peer_instance):
             return []
-        for pending in self._outstanding:
-            pending.repetitions = 0
-        return self._send_all(now)
+        return self._send_anew(now)
 
     def _on_acknowledged(self, serial: int, now: Instant) -> list[Effect]:
         """Forget what the other daemon has handled."""

@@ -23,8 +23,11 @@ MEMBERS_MAX = 1024
 POINTER_MAX = 255
 """Bytes of a key pointer: the longest file name of Linux file systems (NAME_MAX)."""
 
-HEADER_LENGTH = 44
+HEADER_LENGTH = 52
 DATAGRAM_MAX = 32 * 1024
+
+INSTANCE_MAX = 1 << 63
+"""Instances are UTC nanoseconds; the limit leaves room to move one above another."""
 
 RULE_SYNTAX = "LOCAL-1"
 RULE_MAC = "LOCAL-3"
@@ -181,7 +184,9 @@ class Frame:
     """One datagram without its MAC.
 
     Attributes:
-        instance: the sender's instance.
+        instance: the sender's instance; orders the instances of a daemon.
+        origin: the instance it had when it began; names its numbering of serials, which stays when
+            the instance is moved above a later one (its clock was set back).
         echo: the newest instance of the receiver that the sender knows, 0 if none.
         oldest: the sender's oldest serial that still waits for an acknowledgement, else the next
             serial: what lies below will never come again.
@@ -190,6 +195,7 @@ class Frame:
     """
 
     instance: int
+    origin: int
     echo: int
     oldest: int
     sent_wall_ns: int
@@ -258,6 +264,7 @@ def encode(frame: Frame, key: bytes) -> bytes:
     writer.push_u8(kind)
     writer.push_zero(2)
     writer.push_u64(frame.instance, "instance")
+    writer.push_u64(frame.origin, "origin")
     writer.push_u64(frame.echo, "echo")
     writer.push_u64(frame.oldest, "oldest")
     writer.push_u64(frame.sent_wall_ns, "sent_wall_ns")
@@ -306,17 +313,20 @@ def decode(datagram: bytes, key: bytes, sender: Side) -> Frame:
         reader.fail("kind", f"{kind.name} is not for {sender.name} to send")
     reader.pull_zero(2, "reserved")
     instance = reader.pull_u64("instance")
+    origin = reader.pull_u64("origin")
     echo = reader.pull_u64("echo")
     oldest = reader.pull_u64("oldest")
     sent_wall_ns = reader.pull_u64("sent_wall_ns")
     serial = reader.pull_u64("serial")
     message = _decode_body(reader, kind, serial)
     reader.finish()
-    if instance == 0:
-        reader.fail("instance", "is zero")
+    if instance > INSTANCE_MAX or (isinstance(message, Resync) and message.floor > INSTANCE_MAX):
+        reader.fail("instance", "above the maximum")
+    if not 1 <= origin <= instance:
+        reader.fail("origin", f"{origin} is not between 1 and the instance {instance}")
     if isinstance(message, Reliable) and not 1 <= oldest <= serial:
         reader.fail("oldest", f"{oldest} is not between 1 and the serial {serial}")
-    return Frame(instance, echo, oldest, sent_wall_ns, message)
+    return Frame(instance, origin, echo, oldest, sent_wall_ns, message)
 
 
 def _decode_body(reader: Reader, kind: MessageKind, serial: int) -> Message:

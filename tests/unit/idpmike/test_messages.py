@@ -44,7 +44,7 @@ statuses = st.builds(
     sent_wall_ns=u64,
 )
 opened = st.builds(LinkOpened, serials)
-resyncs = st.builds(Resync, u64)
+resyncs = st.builds(Resync, st.integers(0, 2**63))
 from_idp = st.tuples(
     st.just(Side.IDP), st.one_of(signals, opened, resyncs, st.builds(StatusAck, u64))
 )
@@ -55,7 +55,7 @@ sent = st.one_of(from_idp, from_mike)
 
 
 def frame(message, instance=7, oldest=1) -> Frame:
-    return Frame(instance, 8, oldest, 9, message)
+    return Frame(instance, 7, 8, oldest, 9, message)
 
 
 def authentic(body: bytes, side: Side = Side.IDP) -> bytes:
@@ -63,10 +63,10 @@ def authentic(body: bytes, side: Side = Side.IDP) -> bytes:
     return body + hmac.digest(KEYS[side], body, "sha256")
 
 
-@given(sent, serials, u64)
+@given(sent, st.integers(1, 2**63), u64)
 def test_round_trip(case, instance, echo) -> None:
     side, message = case
-    original = Frame(instance, echo, 1, 9, message)
+    original = Frame(instance, 1, echo, 1, 9, message)
     assert decode(encode(original, KEYS[side]), KEYS[side], side) == original
 
 
@@ -79,7 +79,7 @@ def test_any_bytes_raise_peer_error_only(data) -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=120), st.sampled_from(Side))
 def test_authentic_nonsense_raises_decode_error_only(data, side) -> None:
-    for start in (b"", b"\x01", b"\x01\x04\x00\x00" + bytes(7) + b"\x01" + bytes(32)):
+    for start in (b"", b"\x01", b"\x01\x04\x00\x00" + (bytes(7) + b"\x01") * 2 + bytes(32)):
         try:
             decoded = decode(authentic(start + data, side), KEYS[side], side)
         except DecodeError:
@@ -138,7 +138,9 @@ def test_local_1_messages_of_the_other_daemon_and_contradictions() -> None:
         (Side.MIKE, frame(Signal(SignalKind.JOIN, member, 0, 1)), "not for MIKE"),
         (Side.MIKE, frame(replace(STATUS, members=(member, member))), "listed twice"),
         (Side.MIKE, frame(replace(STATUS, pointer="a\nb")), "not printable"),
-        (Side.IDP, frame(LinkOpened(1), instance=0), "is zero"),
+        (Side.IDP, frame(LinkOpened(1), instance=6), "origin"),
+        (Side.IDP, frame(LinkOpened(1), instance=2**63 + 1), "above the maximum"),
+        (Side.IDP, frame(Resync(2**63 + 1)), "above the maximum"),
         (Side.IDP, frame(LinkOpened(1), oldest=2), "not between 1 and the serial"),
         (Side.IDP, frame(LinkOpened(1), oldest=0), "not between 1 and the serial"),
     ]
