@@ -230,15 +230,13 @@ def request(path: Path | str, message: Mapping[str, Any], timeout_s: float = 5.0
 def _connect(sock: socket.socket, path: Path, deadline_s: float) -> None:
     """Connect; a full queue of clients empties soon."""
     sock.setblocking(False)
-    while True:
-        try:
-            with _short_path(path) as short:
-                sock.connect(short)
-            return
-        except BlockingIOError as error:
+    with _short_path(path) as short:
+        while (number := sock.connect_ex(short)) == errno.EAGAIN:
             if time.monotonic() >= deadline_s:
-                raise TimeoutError from error
+                raise TimeoutError
             time.sleep(0.005)
+    if number != 0:
+        raise OSError(number, os.strerror(number))
 
 
 def _read_line(sock: socket.socket, deadline_s: float) -> dict[str, Any]:
