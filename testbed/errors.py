@@ -17,7 +17,7 @@ class DaemonDiedError(TestbedError):
 
     def __init__(self, name: str, code: int, detail: str = "") -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        super().__init__(f"{name} {how} in mid-run" + (f": {detail}" if detail else ""))
+        super().__init__(f"{name} {how} unasked" + (f": {detail}" if detail else ""))
         self.name = name
         self.code = code
 

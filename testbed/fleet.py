@@ -21,7 +21,7 @@ import itertools
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -384,6 +384,10 @@ class Fleet:
         """Ask a daemon for its status (its control socket's answer)."""
         return self._device(device).ask(daemon, "status")
 
+    def sa_count(self, device: str) -> int | None:
+        """Return how many SAs the kernel holds for a device, None with the memory backend."""
+        return len(self._sads.read(device).entries) if self.options.kernel else None
+
     def sad_check(self, devices: Sequence[str], deadline_s: float = 5.0) -> SadCheck:
         """Read the SADs back and compare: same epoch, same SPIs, same key digests.
 
@@ -436,10 +440,6 @@ class Fleet:
     def check_alive(self) -> None:
         """Raise `DaemonDiedError` if a daemon has ended; cheap, call it in waiting loops."""
         self.processes.check()
-
-    def on_close(self, action: Callable[[], object]) -> None:
-        """Have something done when the fleet is left, before anything of it is stopped."""
-        self._stack.callback(action)
 
     def _device(self, name: str) -> Device:
         if name not in self._devices:

@@ -61,7 +61,7 @@ def enter(at_end: Callable[[], object] | None = None) -> None:
     sys.stderr.flush()
     alive_read, alive_write = os.pipe()
     try:
-        unshare(CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID)
+        unshare(CLONE_NEWPID)  # for the child; the warden's own view stays the machine's
     except OSError as error:
         raise TestbedError(
             f"cannot make namespaces ({error.strerror}); run as root, or use --env vm"
@@ -128,6 +128,7 @@ def _become_run(alive: int) -> None:
     die_with_parent(signal.SIGKILL)
     if select.select([alive], [], [], 0)[0]:
         os._exit(1)  # the warden was gone before the kernel knew of our wish
+    unshare(CLONE_NEWNET | CLONE_NEWNS)
     os.setpgid(0, 0)  # the terminal's Ctrl-C goes to the warden, which passes it on once
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -151,8 +152,12 @@ def _guard(child: int, at_end: Callable[[], object] | None) -> NoReturn:
         signal.signal(number, pass_on)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if at_end is not None:
-        at_end()
     if code < 0:
         code = EXIT_INTERRUPTED if asked else 128 - code
-    os._exit(code)
+    try:
+        if at_end is not None:
+            at_end()
+    except Exception as error:
+        sys.stderr.write(f"testbed: cleaning up: {error}\n")
+    finally:
+        os._exit(code)

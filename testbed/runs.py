@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,12 @@ _STALE_AFTER_S: Final = 60.0
 
 def base_directory() -> Path:
     """Return where runs are registered (``TESTBED_RUN_BASE`` overrides it)."""
-    return Path(os.environ.get(BASE_VARIABLE, "/run/idpmike-testbed"))
+    if chosen := os.environ.get(BASE_VARIABLE):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/run/idpmike-testbed")
+    user_directory = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(user_directory) / f"idpmike-testbed-{os.geteuid()}"
 
 
 def new_run_id() -> str:

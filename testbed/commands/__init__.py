@@ -1,0 +1,1 @@
+"""The commands of ``testbed``, one module for each group; loaded when used."""
