@@ -188,7 +188,9 @@ def _native(directory: RunDirectory) -> int:
     from testbed.artifacts import provenance
     from testbed.environment import describe
     from testbed.progress import Progress
+    from testbed.session import begin
 
+    begin(sys.argv)
     session = {"environment": describe(), "provenance": provenance(sys.argv), "argv": sys.argv}
     try:
         with Progress(step_count(directory), directory.plan.name) as progress:

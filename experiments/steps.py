@@ -228,25 +228,37 @@ class RepetitionRunner:
         what the last step wrote is told apart by its epoch.
         """
         assert record.trigger_wall_ns is not None
+        since = record.trigger_wall_ns - self._skew_ns
         end = record.trigger_wall_ns + self._campaign.deadline_ms * 1_000_000
+        latest: dict[str, str] = {}
         while True:
-            left_s = max(0.001, (end - self._time.now_ns()) / NS_PER_S)
-            found = self._fleet.await_event(
-                "t_written",
-                record.expected,
-                since_wall_ns=record.trigger_wall_ns - self._skew_ns,
-                deadline_s=left_s,
-            )
-            epochs = {str(event.fields.get("epoch")) for event in found.values()}
-            if len(epochs) == 1 and epochs != {self._epoch}:
+            new = self._collect()
+            for stamp in new:
+                if stamp.point == "t_written" and stamp.wall_ns >= since:
+                    latest[stamp.device] = str(stamp.fields.get("epoch"))
+            epochs = {latest.get(name) for name in record.expected}
+            if len(epochs) == 1 and not epochs & {None, self._epoch}:
                 record.epoch = self._epoch = epochs.pop()
                 break
+            self._fleet.check_alive()
             if self._time.now_ns() >= end:
-                raise DeadlineError(f"no common new epoch: {', '.join(sorted(epochs))}")
+                raise DeadlineError(self._describe(record, latest))
             self._time.sleep(_POLL_S)
         idle = self._fleet.idle()
         record.idle_percent = float(idle.mean_percent)
         record.starved = record.idle_percent < self._campaign.idle_floor_percent
+
+    def _describe(self, record: StepRecord, latest: dict[str, str]) -> str:
+        """Say who lacks the epoch and what they did last."""
+        texts = []
+        for name in record.expected:
+            if latest.get(name) in (None, self._epoch):
+                mine = [stamp for stamp in self._stamps if stamp.device == name]
+                last = f"{mine[-1].daemon} {mine[-1].point}" if mine else "nothing"
+                texts.append(f"{name} (last: {last})")
+        if texts:
+            return f"no t_written of a new epoch from {', '.join(texts)}"
+        return f"no common epoch: {', '.join(f'{n} has {e}' for n, e in sorted(latest.items()))}"
 
     def _check(self, planned: PlannedStep, record: StepRecord) -> None:
         """Read the SADs of all devices back and compare; send one red multicast packet."""
@@ -301,17 +313,23 @@ class RepetitionRunner:
         if isinstance(error, DaemonDiedError):
             self._broken = str(error)
 
+    def _collect(self) -> list[Stamp]:
+        """Take and keep the trace events written since the last call."""
+        new = [
+            Stamp(e.wall_ns, e.mono_ns, e.device, e.daemon, e.point, e.fields)
+            for e in self._fleet.events()
+        ]
+        self._stamps += new
+        return new
+
     def _drain(self) -> None:
-        """Take the events written since the last call."""
+        """Take what traces and the kernel's observer hold."""
         try:
-            events = self._fleet.events()
+            self._collect()
             kernel = self._fleet.kernel_events()
         except TestbedError as error:
             self._broken = self._broken or f"traces: {error}"
             return
-        self._stamps += [
-            Stamp(e.wall_ns, e.mono_ns, e.device, e.daemon, e.point, e.fields) for e in events
-        ]
         self._stamps += [
             Stamp(
                 wall_ns=e.wall_ns,

@@ -194,12 +194,14 @@ def _kernel_check(run: Run) -> dict[str, Any]:
 
 def _cold_start(run: Run) -> list[dict[str, Any]]:
     loads = [load for s in run.manifest.get("sessions", []) for load in s.get("loads", [])]
-    result = []
-    for load in loads:
-        facts = load.get("facts") or {}
-        starts = {name: value for name, value in facts.items() if "ready" in name or "cold" in name}
-        result.append({"variant": load["variant"], "load_s": load["seconds"], **starts})
-    return result
+    return [
+        {
+            "variant": load["variant"],
+            "load_s": load["seconds"],
+            "timings_ms": (load.get("facts") or {}).get("timings_ms", {}),
+        }
+        for load in loads
+    ]
 
 
 def _failures(run: Run) -> list[dict[str, Any]]:

@@ -41,11 +41,13 @@ class World:
     calls: list[str] = field(default_factory=list)
     loads: int = 0
     faults: dict[str, Any] = field(default_factory=dict)
-    """`interrupt_at`: KeyboardInterrupt in the n-th await_event of the world; `die_at`: a daemon
-    dies there; `lose_at`: a device never writes; `sad_fail_at`, `packet_fail_at`: n-th check;
-    `tm_drifts`: the role leaves d2 after each join."""
+    """`interrupt_at_poll`: KeyboardInterrupt in the n-th look at the traces; `dies`: a daemon dies
+    (`once` or `always`); `lose_at`: in the n-th join a device never writes; `sad_fail_at` and
+    `packet_fail_at`: the n-th check fails; `no_group`: preparation fails; `tm_drifts`: the role
+    leaves d2 after each join."""
 
-    waits: int = 0
+    polls: int = 0
+    starts: int = 0
     sads: int = 0
     packets: int = 0
 
@@ -61,7 +63,7 @@ class FakeFleet:
         self.world = world
         self.devices = tuple(f"d{n}" for n in range(1, devices + 1))
         self.addresses = {name: f"2001:db8:b::{name[1:]}" for name in self.devices}
-        self.facts: dict[str, Any] = {"ready_s": {"idpd": 1.5, "miked": 1.25}}
+        self.facts: dict[str, Any] = {"timings_ms": {"daemons": 1500.0}}
         self.paper_mode = paper_mode
         self.members: list[str] = []
         self.running: set[str] = set()
@@ -69,7 +71,6 @@ class FakeFleet:
         self.tm = ""
         self.epoch = 0
         self.new: list[Event] = []
-        self.old: list[Event] = []
         self.kernel: list[KernelEvent] = []
         self.pending_leave: tuple[str, int] | None = None
 
@@ -148,8 +149,10 @@ class FakeFleet:
         true = self.world.now if at_wall_ns is None else at_wall_ns
         true -= self.world.offsets_ns.get(device, 0) if at_wall_ns is not None else 0
         lost = None
-        if self.world.faults.get("lose_at") == self.world.waits + 1 and len(self.members) >= 2:
-            lost = self.members[0]
+        if at_wall_ns is not None:
+            self.world.starts += 1
+            if self.world.faults.get("lose_at") == self.world.starts:
+                lost = self.members[0]
         self._join(device, true, at_wall_ns, lost)
         self.tm = self.tm or device
         if self.world.faults.get("tm_drifts") and len(self.members) > 2:
@@ -195,40 +198,24 @@ class FakeFleet:
     # --- observation
 
     def events(self) -> list[Event]:
-        found = sorted([*self.old, *self.new], key=lambda event: event.wall_ns)
-        self.old, self.new = [], []
-        return found
+        """Return what has happened by now; the rest comes later, as in a trace."""
+        self.world.polls += 1
+        faults, polls = self.world.faults, self.world.polls
+        if faults.get("interrupt_at_poll") == polls:
+            raise KeyboardInterrupt
+        past = [event for event in self.new if event.mono_ns <= self.world.now]
+        self.new = [event for event in self.new if event.mono_ns > self.world.now]
+        return sorted(past, key=lambda event: event.wall_ns)
+
+    def check_alive(self) -> None:
+        if self.world.faults.get("dies"):
+            if self.world.faults["dies"] == "once":
+                self.world.faults["dies"] = ""
+            raise DaemonDiedError("d3/miked", -9)
 
     def kernel_events(self) -> list[KernelEvent]:
         found, self.kernel = self.kernel, []
         return found if self.world.kernel else []
-
-    def await_event(
-        self,
-        point: str,
-        devices: Sequence[str],
-        *,
-        since_wall_ns: int,
-        deadline_s: float,
-        **fields: Any,
-    ) -> dict[str, Event]:
-        world = self.world
-        world.waits += 1
-        if world.faults.get("interrupt_at") == world.waits:
-            raise KeyboardInterrupt
-        if world.faults.get("die_at") == world.waits:
-            raise DaemonDiedError("d3/miked", -9)
-        found = {
-            event.device: event
-            for event in self.new
-            if event.point == point and event.wall_ns >= since_wall_ns and event.device in devices
-        }
-        lacking = [device for device in devices if device not in found]
-        if lacking:
-            world.now += int(deadline_s * 1e9)
-            raise DeadlineError(f"no {point} at {', '.join(lacking)}")
-        world.now = max(world.now, *(event.mono_ns for event in found.values()))
-        return found
 
     def await_members(
         self, devices: Sequence[str], *, deadline_s: float, tm: str | None = None

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -146,7 +145,7 @@ def test_an_epoch_that_never_comes_ends_the_repetition_but_is_in_the_data(tmp_pa
 
 
 def test_a_dead_daemon_means_a_new_fleet(tmp_path: Path) -> None:
-    world = World(faults={"die_at": 1})
+    world = World(faults={"dies": "once"})
     run = make_run(tmp_path / "run", small_plan(), world)
     assert world.loads == 2
     assert "signal 9" in table(run.path, "steps.csv")[0]["reason"]
@@ -154,15 +153,9 @@ def test_a_dead_daemon_means_a_new_fleet(tmp_path: Path) -> None:
 
 
 def test_daemons_that_always_break_end_the_run(tmp_path: Path) -> None:
-    class Cursed(World):
-        def __setattr__(self, name: str, value: Any) -> None:
-            super().__setattr__(name, value)
-            if name == "waits":
-                self.faults["die_at"] = value
-
     run = RunDirectory.create(tmp_path / "run", small_plan(repetitions=8), {})
     with pytest.raises(ExperimentError, match="3 times in a row"):
-        runner(run, Cursed()).execute(SESSION)
+        runner(run, World(faults={"dies": "always"})).execute(SESSION)
     assert run.manifest["state"] == "failed"
     assert len(run.parts()) == 3
 
@@ -183,8 +176,11 @@ def test_a_starved_step_is_flagged(tmp_path: Path) -> None:
 def test_interruption_keeps_finished_repetitions_and_resume_does_the_rest(tmp_path: Path) -> None:
     plan = small_plan(repetitions=4)
     run = RunDirectory.create(tmp_path / "run", plan, {})
+    probe = World()
+    make_run(tmp_path / "probe", plan, probe)
+    world = World(faults={"interrupt_at_poll": probe.polls * 5 // 8})
     with pytest.raises(KeyboardInterrupt):
-        runner(run, World(faults={"interrupt_at": 6})).execute(SESSION)
+        runner(run, world).execute(SESSION)
     run.close()
     assert run.manifest["state"] == "interrupted"
     assert [p.name[-3:] for p in run.parts()] == ["001", "002"]
