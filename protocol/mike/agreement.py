@@ -116,6 +116,11 @@ class Agreement:
         return self.tree.addresses
 
     @property
+    def sponsors(self) -> tuple[IPv6Address, ...]:
+        """Who must publish, in position order."""
+        return tuple(self.tree.members[leaf] for leaf in self._sponsors)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every blinded key is known, so that every member can compute the root."""
         return len(self.blinded) == 2 * len(self.tree) - 2

@@ -1,0 +1,261 @@
+"""MIKE's engine: one event and the time in, a list of effects out (docs/mike.md).
+
+This file sorts events to the handlers of `Manager`, `Member`, `Joiner` and `Instance`, whose one
+object it is. No clock, no socket, no chance but the `KeySource`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+from protocol.core.engine import (
+    DatagramReceived,
+    Effect,
+    Event,
+    Instant,
+    Report,
+    Started,
+    Stopped,
+    TimerExpired,
+)
+from protocol.core.errors import PeerError
+from protocol.identity import PROTOCOL_MIKE, Opened, RefusedError
+from protocol.idpmike import TIMER as TIMER_LINK
+from protocol.idpmike import LinkOpened, Signal, SignalKind
+from protocol.mike.events import HandoverRequested
+from protocol.mike.instance import (
+    CHANNEL,
+    TIMER_ELECTION,
+    TIMER_FOUND,
+    TIMER_HANDOVER,
+    TIMER_HELD,
+    TIMER_JOIN,
+    TIMER_REJOIN,
+    TIMER_REPAIR,
+    TIMER_SILENCE,
+    TIMER_STATUS,
+    TIMER_TREE,
+    TIMERS,
+)
+from protocol.mike.manager import Manager
+from protocol.mike.messages import (
+    DECODERS,
+    Handover,
+    Join,
+    Kind,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
+from protocol.mike.rules import wanted
+from protocol.mike.states import STANDING, State
+
+
+class MikeEngine(Manager):
+    """One device's MIKE in key agreement mode.
+
+    Constructed as ``MikeEngine(config, identity, local_secret, keys)``; starts parked.
+    """
+
+    def handle(self, event: Event, now: Instant) -> Sequence[Effect]:
+        """Consume one event; return what is to be done, in order."""
+        self.now = now
+        match event:
+            case DatagramReceived(channel="local"):
+                self._on_local(event)
+            case DatagramReceived():
+                self._on_black(event)
+            case TimerExpired(name=name):
+                self._on_timer(name)
+            case Started():
+                self._on_started(event)
+            case Stopped():
+                self._on_stopped()
+            case HandoverRequested(to=to):
+                self.request_hand_over(to)
+            case _:
+                self.log("error", f"{type(event).__name__} is no event of MIKE")
+        return self.drain()
+
+    # Start and stop.
+
+    def _on_started(self, event: Started) -> None:
+        """Become a new instance."""
+        if self.state is not State.PARKED:
+            self._on_stopped()
+        last = self.identity.startup_wall_ns
+        startup = event.trigger_wall_ns if last is None else max(event.trigger_wall_ns, last + 1)
+        self.identity.begin(startup)
+        self.clear()
+        self.move(State.IDLE)
+        self._effects += self.link.begin(self.now)
+
+    def _on_stopped(self) -> None:
+        """Leave the group and return to the parked state."""
+        if self.state is State.PARKED:
+            return
+        self._leave(State.PARKED)
+
+    def _leave(self, after: State) -> None:
+        """Drop all keys and everything known about groups."""
+        self.leave()
+        self.stop(*TIMERS)
+        highest = self.highest
+        self.clear()
+        self.highest = highest
+        self.move(after)
+
+    # From IDP.
+
+    def _on_local(self, event: DatagramReceived) -> None:
+        """A datagram of the local interface; it is acknowledged after it was acted upon."""
+        if self.state is State.PARKED:
+            return
+        try:
+            message, effects = self.link.handle(event, self.now)
+        except PeerError as error:
+            self.refuse(error, "the local interface")
+            return
+        match message:
+            case Signal():
+                self._on_signal(message)
+            case LinkOpened() if self.current is not None and self.state is not State.JOINING:
+                self.tell_idp(self.current)
+        self._effects += effects
+
+    def _on_signal(self, signal: Signal) -> None:
+        """JOIN, LEAVE or RESTORE of a device; JOIN and RESTORE act only at the device itself."""
+        self.emit(
+            Report(
+                "t_mike_in",
+                {
+                    "kind": signal.kind.name,
+                    "peer": str(signal.peer),
+                    "serial": signal.serial,
+                    "sent_wall_ns": signal.sent_wall_ns,
+                    "event_wall_ns": self.now.wall_ns,
+                },
+            )
+        )
+        if signal.kind is SignalKind.LEAVE:
+            self._on_leave(signal.peer)
+        elif signal.peer == self.own:
+            self._on_join_self()
+        else:
+            self.liveness.heard(signal.peer)
+
+    def _on_join_self(self) -> None:
+        """JOIN or RESTORE of this device: (re)join, with a renewed key even if we are a member."""
+        if self.state is State.TM:
+            self.renew()
+            return
+        if self.state is State.IDLE:
+            self.move(State.JOINING)
+        self.join()
+        if self.state is State.JOINING and self.pending is None and not self.runs(TIMER_FOUND):
+            self.listen_before_founding(group_heard=False)
+
+    def _on_leave(self, peer: IPv6Address) -> None:
+        """LEAVE: of this device, of the TM, or of another member."""
+        if peer == self.own:
+            if self.state is not State.IDLE:
+                self._leave(State.IDLE)
+            return
+        self.liveness.lost(peer)
+        if self.state is State.JOINING:
+            self.work.refused(peer)
+        if self.state is State.TM:
+            self.exclude(peer)
+        elif self.state is State.MEMBER and self.tm in self.liveness.gone:
+            self.elect()
+
+    # From other devices.
+
+    def _on_black(self, event: DatagramReceived) -> None:
+        """A datagram of the black network: open, decode, act; refuse with a count."""
+        if event.channel != CHANNEL:
+            return
+        kinds = wanted(STANDING[self.state], handed_over=self.gave is not None)
+        if not kinds:
+            return
+        try:
+            opened = self.identity.open(
+                event.payload, PROTOCOL_MIKE, event.source, self.now, wanted=kinds
+            )
+        except RefusedError as error:
+            self._effects += error.effects
+            return
+        if opened is None:
+            return
+        try:
+            self._on_message(opened)
+        except PeerError as error:
+            self.refuse(error, opened.peer.name)
+
+    def _on_message(self, opened: Opened) -> None:
+        """Decode an authenticated body and act on it."""
+        sender = opened.peer.address
+        match DECODERS[Kind(opened.kind)](opened.body):
+            case Join() as message:
+                self.on_join(message, opened)
+            case Tree() as message:
+                self.on_tree(message, sender)
+            case Path() as message:
+                self.on_path(message, sender)
+            case Status() as message:
+                self.on_status(message, sender)
+            case Repair() as message:
+                self.on_repair(message, sender)
+            case Handover() as message:
+                self.on_handover(message, sender)
+
+    # Timers.
+
+    def _on_timer(self, name: str) -> None:
+        """A timer ran out."""
+        if name == TIMER_LINK:
+            self._effects += self.link.on_timer(name, self.now)
+            return
+        if not self.expired(name):
+            return
+        handler = {
+            TIMER_JOIN: self.on_join_timer,
+            TIMER_FOUND: self.found,
+            TIMER_REJOIN: self.on_rejoin_timer,
+            TIMER_REPAIR: self.on_repair_timer,
+            TIMER_HELD: self.on_held_timer,
+            TIMER_SILENCE: self.on_silence_timer,
+            TIMER_ELECTION: self.on_election_timer,
+            TIMER_TREE: self.on_tree_timer,
+            TIMER_STATUS: self.on_status_timer,
+            TIMER_HANDOVER: self.on_handover_timer,
+        }[name]
+        handler()
+
+    # For people.
+
+    def status(self, now: Instant) -> dict[str, Any]:
+        """Describe the present state as plain JSON values; no key material."""
+        role = "idle" if self.state is State.PARKED else self.state.value
+        counters = {**self.counters.as_dict(), **self.identity.refusals}
+        refused = [entry.as_dict() for entry in self.refused.recent()]
+        return {
+            "address": str(self.own),
+            "role": role,
+            "parked": self.state is State.PARKED,
+            "epoch": None if self.current is None else str(self.current.epoch),
+            "members": [str(member) for member in self.members],
+            "tm": None if self.tm is None else str(self.tm),
+            "term": self.term,
+            "pending": None if self.pending is None else str(self.pending.epoch),
+            "joining": self.attempt is not None,
+            "gone": [str(address) for address in self.liveness.gone],
+            "startup_wall_ns": self.identity.startup_wall_ns,
+            "counters": dict(sorted(counters.items())),
+            "refused": refused + self.identity.recent_refusals,
+            "link": self.link.status(),
+            "at_wall_ns": now.wall_ns,
+        }

@@ -1,0 +1,116 @@
+"""Into a group, and out of one: JOIN, dissolution of the smaller group, exclusion."""
+
+from __future__ import annotations
+
+from protocol.core.engine import Report
+from protocol.core.retransmit import Backoff
+from protocol.idpmike import GroupStatus
+from protocol.mike.config import NS_PER_MS
+from protocol.mike.instance import (
+    TIMER_ELECTION,
+    TIMER_FOUND,
+    TIMER_HANDOVER,
+    TIMER_HELD,
+    TIMER_JOIN,
+    TIMER_REJOIN,
+    TIMER_REPAIR,
+    TIMER_SILENCE,
+    TIMER_STATUS,
+    TIMER_TREE,
+    Instance,
+)
+from protocol.mike.membership import GroupFigures
+from protocol.mike.messages import NONCE_LENGTH, Announcement, Join
+from protocol.mike.states import Attempt, State
+
+
+class Joiner(Instance):
+    """Entering and leaving groups."""
+
+    def join(self) -> None:
+        """Ask to be put (again) into the group, with a fresh leaf and a fresh nonce."""
+        if self.attempt is not None:
+            return
+        self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
+        self.stop(TIMER_REJOIN)
+        self._send_join()
+        self.emit(Report("t_join_sent", {"highest": self.highest}))
+
+    def _send_join(self) -> None:
+        """Send our request once, and set the timer for its repetition."""
+        attempt = self.attempt
+        assert attempt is not None
+        self.send(Join(attempt.nonce, attempt.leaf.blinded, self.highest))
+        backoff = Backoff(
+            self.config.join_retry_ms * NS_PER_MS, self.config.join_retry_max_ms * NS_PER_MS, 0
+        )
+        self.after_ns(TIMER_JOIN, backoff.delay_ns(attempt.repetitions))
+
+    def on_join_timer(self) -> None:
+        """Repeat an unanswered JOIN."""
+        if self.attempt is not None:
+            self.attempt.repetitions += 1
+            self._send_join()
+
+    def listen_before_founding(self, *, group_heard: bool) -> None:
+        """MIKE-17: found a group only after this silence."""
+        delay_ms = self.config.founding_delay_ms
+        if group_heard:
+            delay_ms += 2 * self.config.status_interval_ms
+        self.after(TIMER_FOUND, delay_ms)
+
+    def note_group(self) -> None:
+        """A group was heard while we are in none: do not found another one yet."""
+        if self.runs(TIMER_FOUND):
+            self.listen_before_founding(group_heard=True)
+
+    def leave_group(self) -> None:
+        """Stop being in any group; the published keys stay until a new one is there."""
+        self.tm = None
+        self.pending = None
+        self.held = None
+        self.gave = None
+        self.give_to = None
+        self.suspect = None
+        self.missing = None
+        self.work.taken()
+        self.stop(
+            TIMER_SILENCE,
+            TIMER_ELECTION,
+            TIMER_TREE,
+            TIMER_STATUS,
+            TIMER_HANDOVER,
+            TIMER_HELD,
+            TIMER_REPAIR,
+        )
+        self.move(State.JOINING)
+
+    def dissolve(self, winner: GroupFigures) -> None:
+        """MIKE-16: leave the smaller of two groups and ask to be put into the other."""
+        self.counters.count("MIKE-16")
+        self.emit(Report("mike.dissolve", {"winner": str(winner.tm), "number": winner.number}))
+        self.leave_group()
+        self.listen_before_founding(group_heard=True)
+        self.join()
+
+    def excluded(self, announcement: Announcement) -> None:
+        """MIKE-21: drop all keys, tell IDP, ask again after a random time."""
+        self.counters.count("MIKE-21")
+        self.emit(Report("mike.excluded", {"epoch": str(announcement.epoch)}))
+        self.highest = max(self.highest, announcement.number)
+        self.leave_group()
+        self.retire_all()
+        status = GroupStatus(
+            0, announcement.epoch, "", announcement.tree.addresses, announcement.tm
+        )
+        self._effects += self.link.send(status, self.now)
+        if self.attempt is None:
+            self.after_ns(TIMER_REJOIN, self.spread_ns(self.config.rejoin_backoff_ms))
+        else:
+            self.listen_before_founding(group_heard=True)
+
+    def on_rejoin_timer(self) -> None:
+        """Ask again after an exclusion."""
+        if self.state is State.JOINING:
+            self.listen_before_founding(group_heard=False)
+            self.join()

@@ -1,0 +1,412 @@
+"""The transaction manager's (TM) part: found, plan and announce epochs, answer, hand over.
+
+A TM has one unfinished epoch at a time (MIKE-10). Requests that come meanwhile wait and share the
+next epoch; only news about a sponsor of the unfinished epoch replaces it at once.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from protocol.core.engine import Report
+from protocol.core.retransmit import Backoff
+from protocol.identity import Opened
+from protocol.idpmike import EpochId
+from protocol.mike.agreement import Agreement
+from protocol.mike.config import NS_PER_MS
+from protocol.mike.instance import (
+    TIMER_ELECTION,
+    TIMER_FOUND,
+    TIMER_HANDOVER,
+    TIMER_HELD,
+    TIMER_JOIN,
+    TIMER_REPAIR,
+    TIMER_SILENCE,
+    TIMER_STATUS,
+    TIMER_TREE,
+)
+from protocol.mike.keytree import KeyTree
+from protocol.mike.member import Member
+from protocol.mike.membership import absent
+from protocol.mike.messages import (
+    NO_EPOCH,
+    NONCE_LENGTH,
+    Announcement,
+    Handover,
+    Join,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
+from protocol.mike.rules import check_join, fits, founds_before, next_number
+from protocol.mike.states import Attempt, State
+from protocol.mike.transaction import Carried, Request, plan, with_work
+from protocol.mike.treemath import ROOT
+
+LEAVING_COPIES = 2
+"""HANDOVERs sent at once by a TM that leaves: it will not be there to repeat one."""
+
+
+class Manager(Member):
+    """The TM's role."""
+
+    # Into the role.
+
+    def found(self) -> None:
+        """MIKE-17: nobody answered: make a group of one."""
+        if self.state is not State.JOINING or self.attempt is None or self.pending is not None:
+            return
+        leaf = self.attempt.leaf
+        self.attempt = None
+        self.stop(TIMER_JOIN)
+        agreement = Agreement(self.own, KeyTree({ROOT: self.own}, {}), (), leaf, {})
+        agreement.climb()
+        self.current = None
+        self.move(State.TM)
+        self.emit(Report("mike.founded", {}))
+        self._announce(agreement, NO_EPOCH, [], ())
+        if not self.work.is_idle:
+            self.next_epoch()
+
+    def take_role(self) -> None:
+        """Become TM of the group we are in, and exclude at once whoever is gone."""
+        self.tm = self.own
+        self.silent = None
+        self.held = None
+        self.gave = None
+        self.missing = None
+        self.stop(TIMER_SILENCE, TIMER_ELECTION, TIMER_HELD, TIMER_REPAIR, TIMER_HANDOVER)
+        self.move(State.TM)
+        self.work.taken()
+        for address in absent(self.members, self.liveness.gone):
+            self.work.exclude(address)
+        if self.attempt is not None:
+            self._ask_for_ourselves()
+        if self.work.is_idle and self.pending is None:
+            self._beacon()
+        else:
+            self.next_epoch()
+
+    def _ask_for_ourselves(self) -> None:
+        """A forced rejoin of the TM: its own leaf is refreshed by the next epoch."""
+        attempt = self.attempt
+        assert attempt is not None
+        self.stop(TIMER_JOIN, TIMER_FOUND)
+        self.work.requests[self.own] = Request(
+            self.own, attempt.nonce, attempt.leaf.blinded, self.highest
+        )
+
+    def renew(self) -> None:
+        """IDP asked us, the TM, to join again: renew our leaf and thereby the key."""
+        if self.attempt is None:
+            self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
+        self._ask_for_ourselves()
+        self.proceed()
+
+    # Requests.
+
+    def on_join(self, message: Join, opened: Opened) -> None:
+        """MIKE-12: grant a JOIN, or repeat the TREE that granted it."""
+        check_join(message)
+        sender = opened.peer.address
+        order = (opened.startup_wall_ns, opened.sequence)
+        request = Request(sender, message.nonce, message.key, message.highest)
+        if self.state is State.JOINING:
+            self._on_rival(request, order)
+            return
+        newest = self.newest
+        assert newest is not None
+        content = newest.content
+        if (sender, message.nonce) in content.nonces and message.highest < content.number:
+            self._answer(sender)
+            return
+        if sender not in newest.members and not fits(
+            len(newest.members) + len(self.work.requests) + 1, self.config.members_max, 0, 1
+        ):
+            self.counters.count("MIKE-20")
+            return
+        if self.work.ask(request, order):
+            self.liveness.heard(sender)
+            self.proceed(urgent=sender in content.sponsors)
+
+    def _on_rival(self, request: Request, order: tuple[int, int]) -> None:
+        """MIKE-17: another joiner asks too; whoever started first founds."""
+        assert self.identity.startup_wall_ns is not None
+        ours = (self.identity.startup_wall_ns, self.own)
+        self.work.ask(request, order)
+        if self.runs(TIMER_FOUND) and not founds_before(ours, (order[0], request.address)):
+            self.listen_before_founding(group_heard=False)
+
+    def exclude(self, address: IPv6Address) -> None:
+        """IDP reported a LEAVE to us, the TM."""
+        newest = self.newest
+        assert newest is not None
+        self.work.refused(address)
+        if address in newest.members:
+            self.work.exclude(address)
+            self.proceed(urgent=address in newest.content.sponsors)
+
+    def proceed(self, *, urgent: bool = False) -> None:
+        """Make the next epoch if there is a reason and no unfinished one (MIKE-10).
+
+        Args:
+            urgent: the unfinished epoch will not be finished: replace it.
+        """
+        if self.state is not State.TM or self.work.is_idle:
+            return
+        if urgent or not self.is_busy:
+            self.next_epoch()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether our newest epoch is unfinished: a sponsor has still to publish."""
+        newest = self.newest
+        return newest is self.pending or (newest is not None and not newest.is_complete)
+
+    # Epochs.
+
+    def next_epoch(self) -> None:
+        """Announce an epoch with all that waits; it replaces an unfinished one."""
+        base = self.newest
+        assert base is not None
+        carried = Carried(nonces=self.granted)
+        if self.is_busy:
+            carried = Carried(base.content.sponsors, base.content.nonces)
+        tree = base.known_tree()
+        top_key = None if base.root is None else base.root.blinded
+        requests = list(self.work.requests.values())
+        self.work.exclusions.pop(self.own, None)
+        planned = plan(tree, top_key, requests, self.work.exclusions, carried)
+        tree = planned.tree
+        name = tree.leaf_of(self.own)
+        assert name is not None
+        key = tree.blinded.get(name)
+        leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
+        assert leaf is not None, "the tree has a leaf of ours whose secret we do not hold"
+        if key is None and name != ROOT:
+            tree = tree.filled({name: leaf.blinded})
+        agreement = Agreement(self.own, tree, planned.sponsors, leaf, self.earlier_secrets())
+        agreement.climb()
+        claims = [request.highest for request in requests]
+        granted = tuple(pair for pair in planned.nonces if pair[0] in self.work.requests)
+        self.work.taken()
+        self.attempt = None
+        self.granted = granted
+        self._announce(agreement, base.epoch, claims, planned.nonces)
+
+    def _announce(
+        self,
+        agreement: Agreement,
+        previous: EpochId,
+        claims: list[int],
+        nonces: tuple[tuple[IPv6Address, bytes], ...],
+    ) -> None:
+        """Decide an epoch, and tell it."""
+        tree = agreement.known_tree()
+        sponsors = with_work(tree, agreement.sponsors)
+        number = next_number(self.highest, claims)
+        content = Announcement(number, previous, self.own, tree, sponsors, nonces)
+        agreement.bind(content)
+        self.highest = number
+        self.tm = self.own
+        self.term = 0
+        self.pending = agreement
+        self.early.clear()
+        self.remember(agreement.epoch)
+        self.announced_mono_ns = self.now.mono_ns
+        self.tree_repetitions = 0
+        if sponsors:
+            self.send_tree()
+        self._wait_for_sponsors()
+        self.advance(agreement)
+
+    def send_keys(self, agreement: Agreement) -> None:
+        """What the others wait for: the TREE of a complete epoch, or our PATH in it."""
+        if self.state is State.TM and not agreement.content.sponsors:
+            if len(agreement.members) > 1:
+                self.send_tree()
+            return
+        super().send_keys(agreement)
+
+    def send_tree(self, destination: IPv6Address | None = None) -> None:
+        """Send the newest epoch with all that is known of it."""
+        newest = self.newest
+        assert newest is not None
+        self.send(
+            Tree(newest.content, self.term, newest.supplement(), newest.confirmation()),
+            destination,
+        )
+
+    def establish(self, agreement: Agreement) -> None:
+        """Beside what every member does: beacon, and go on with what waits."""
+        super().establish(agreement)
+        if self.state is not State.TM:
+            return
+        told = not agreement.content.sponsors and len(agreement.members) > 1
+        config = self.config
+        self.after(
+            TIMER_STATUS, config.status_interval_ms if told else config.status_after_epoch_ms
+        )
+        self._finished()
+
+    def on_path(self, message: Path, sender: IPv6Address) -> None:
+        """Beside what every member does: an unfinished epoch may be finished now."""
+        super().on_path(message, sender)
+        if self.state is State.TM and self.pending is None:
+            self._finished()
+
+    def _finished(self) -> None:
+        """Go on if the newest epoch is complete."""
+        if self.is_busy:
+            return
+        self.stop(TIMER_TREE)
+        if self.give_to is not None:
+            self.hand_over(self.give_to)
+        else:
+            self.proceed()
+
+    # Repetition, sponsors that stay silent.
+
+    def _wait_for_sponsors(self) -> None:
+        """Set the timer for the next repetition of TREE."""
+        limit_ms = self.config.sponsor_timeout_ms
+        first_ms = min(self.config.tree_retry_ms, limit_ms)
+        backoff = Backoff(first_ms * NS_PER_MS, limit_ms * NS_PER_MS, 0)
+        self.after_ns(TIMER_TREE, backoff.delay_ns(self.tree_repetitions))
+
+    def on_tree_timer(self) -> None:
+        """Repeat an unfinished epoch's TREE, then exclude its silent sponsors (MIKE-11)."""
+        newest = self.newest
+        if self.state is not State.TM or newest is None or not self.is_busy:
+            return
+        waited_ns = self.now.mono_ns - self.announced_mono_ns
+        if waited_ns < self.config.sponsor_timeout_ms * NS_PER_MS:
+            self.tree_repetitions += 1
+            self.send_tree()
+            self._wait_for_sponsors()
+            return
+        content = newest.content
+        late = [who for who in newest.late_sponsors() if who != self.own]
+        late = late or [who for who in content.sponsors[-1:] if who != self.own]
+        late = late or [who for who in content.sponsors if who != self.own]
+        self.counters.count("MIKE-11", len(late))
+        for who in late:
+            self.emit(Report("mike.sponsor_silent", {"member": str(who)}))
+            self.work.exclude(who)
+        self.next_epoch()
+
+    # Questions and beacons.
+
+    def _answer(self, asker: IPv6Address) -> None:
+        """MIKE-18: repeat the TREE for one device, at a bounded rate."""
+        if self._may_answer(asker):
+            self.send_tree(asker)
+
+    def _may_answer(self, asker: IPv6Address) -> bool:
+        """Say whether this device may be answered now."""
+        interval_ns = self.config.repeat_interval_min_ms * NS_PER_MS
+        allowed = self.work.may_answer(asker, self.now.mono_ns, interval_ns)
+        if not allowed:
+            self.counters.count("MIKE-18")
+        return allowed
+
+    def on_repair(self, _message: Repair, sender: IPv6Address) -> None:
+        """Give a device what it lacks: the TREE, or the news that we are no longer TM."""
+        if self.newest is None:
+            return
+        if self.state is State.TM:
+            self._answer(sender)
+        elif self.gave is not None and self._may_answer(sender):
+            term, self.term = self.term, self.gave.term - 1
+            self.send_tree(sender)
+            self.term = term
+            self.send(self.gave, sender)
+
+    def _beacon(self) -> None:
+        """Send STATUS now, and again after an interval."""
+        current = self.current
+        if current is None:
+            return
+        tag = current.confirmation()
+        assert tag is not None
+        self.send(Status(current.epoch, self.term, len(current.members), tag))
+        self.after(TIMER_STATUS, self.config.status_interval_ms)
+        if current.root is not None:
+            # The next joiner may be put beside the root: have its blinded key ready by then.
+            _ = current.root.blinded
+
+    def on_status_timer(self) -> None:
+        """The beacon is due."""
+        if self.state is State.TM:
+            self._beacon()
+
+    def on_status(self, message: Status, sender: IPv6Address) -> None:
+        """Beside what every member does: a TM yields to the one it handed over to after all."""
+        if (
+            self.state is State.TM
+            and message.epoch == self.held_epoch()
+            and message.term > self.term
+            and sender in self.members
+        ):
+            self.stop(TIMER_TREE, TIMER_STATUS)
+            self.work.taken()
+            self.tm = sender
+            self.term = message.term
+            self.move(State.MEMBER)
+            self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+            return
+        super().on_status(message, sender)
+
+    # Out of the role.
+
+    def request_hand_over(self, to: IPv6Address) -> None:
+        """The operator wants another TM; done as soon as no epoch is unfinished."""
+        if self.state is not State.TM or to not in self.members or to == self.own:
+            self.log("warning", f"no hand-over to {to}: we are not TM, or it is not another member")
+            return
+        self.give_to = to
+        if not self.is_busy:
+            self.hand_over(to)
+
+    def hand_over(self, to: IPv6Address) -> None:
+        """Give the role away, and repeat it until the new TM is heard (MIKE-15)."""
+        self.give_to = None
+        if to not in self.members:
+            return
+        self.gave = Handover(self.held_epoch(), to, self.term + 1, self.highest, leaving=False)
+        self.gave_tries = 0
+        self.work.taken()
+        self.stop(TIMER_STATUS, TIMER_TREE)
+        self.tm = to
+        self.term += 1
+        self.move(State.MEMBER)
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.emit(Report("mike.tm", {"tm": str(to), "epoch": str(self.held_epoch())}))
+        self.on_handover_timer()
+
+    def on_handover_timer(self) -> None:
+        """Say it (again); take the role back if the successor stays silent."""
+        gave = self.gave
+        if gave is None or self.state is not State.MEMBER or self.tm != gave.successor:
+            return
+        if self.gave_tries >= self.config.handover_tries:
+            self.log("warning", f"{gave.successor} did not take over as TM")
+            self.take_role()
+            self.term = gave.term + 1
+            return
+        self.send(gave)
+        backoff = Backoff(self.config.handover_retry_ms * NS_PER_MS, 3_600_000 * NS_PER_MS, 0)
+        self.after_ns(TIMER_HANDOVER, backoff.delay_ns(self.gave_tries))
+        self.gave_tries += 1
+
+    def leave(self) -> None:
+        """IDP shuts down, or we are stopped: a TM names its successor, then all is dropped."""
+        if self.state is State.TM and self.current is not None:
+            gone = {*self.liveness.gone, *self.work.exclusions, self.own}
+            heir = next((who for who in self.members if who not in gone), None)
+            if heir is not None:
+                epoch = self.held_epoch()
+                for _ in range(LEAVING_COPIES):
+                    self.send(Handover(epoch, heir, self.term + 1, self.highest, leaving=True))
+        self.retire_all()

@@ -1,0 +1,417 @@
+"""A member's part: follow the TM's epochs, publish as sponsor, notice and repair losses."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from protocol.core.engine import Report
+from protocol.core.errors import PeerError
+from protocol.core.retransmit import Backoff
+from protocol.idpmike import EpochId
+from protocol.mike.agreement import Agreement
+from protocol.mike.config import NS_PER_MS
+from protocol.mike.instance import (
+    TIMER_ELECTION,
+    TIMER_FOUND,
+    TIMER_HANDOVER,
+    TIMER_HELD,
+    TIMER_JOIN,
+    TIMER_REJOIN,
+    TIMER_REPAIR,
+    TIMER_SILENCE,
+    TIMER_STATUS,
+    TIMER_TREE,
+)
+from protocol.mike.joining import Joiner
+from protocol.mike.membership import GroupFigures, candidate
+from protocol.mike.messages import (
+    Handover,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
+from protocol.mike.rules import (
+    EARLY_MAX,
+    Authority,
+    authority,
+    check_announcement,
+    check_handover,
+    check_number,
+    check_sender,
+    grants,
+)
+from protocol.mike.states import Held, State
+
+REPAIRS_MAX = 8
+"""Unanswered REPAIRs; the next STATUS starts anew."""
+
+
+class Member(Joiner):
+    """Following, publishing, repairing."""
+
+    # Following.
+
+    def on_tree(self, message: Tree, sender: IPv6Address) -> None:
+        """Follow, complete, hold or refuse a TREE."""
+        content = message.announcement
+        for agreement in (self.pending, self.current):
+            if agreement is not None and content.epoch == agreement.epoch:
+                self._on_known_tree(message, agreement, sender)
+                return
+        if self.tm is None and not grants(content, self.own, self.view().nonce):
+            self.note_group()
+            return
+        check_number(content.number, self.highest)
+        check_sender(content, message.term, sender)
+        match authority(self.view(), content, sender):
+            case Authority.FOLLOW:
+                check_announcement(content)
+                self.follow(message, sender)
+            case Authority.HOLD:
+                self._hold(message, sender)
+            case Authority.REFUSE:
+                raise PeerError("MIKE-3", f"{sender} is not our TM")
+
+    def _on_known_tree(self, message: Tree, agreement: Agreement, sender: IPv6Address) -> None:
+        """Take what the TM learnt meanwhile; say again what it has not heard of us."""
+        if sender != self.tm:
+            raise PeerError("MIKE-3", f"{sender} is not our TM")
+        self.term = max(self.term, message.term)
+        if agreement is self.pending:
+            if self.suspect == agreement.epoch:
+                agreement = self._recomputed(message, agreement)
+            agreement.take(message.keys, None)
+            agreement.offer(sender, message.confirmation)
+        lacking = agreement.published.keys() - message.keys.keys()
+        untold = agreement.is_last_sponsor and message.confirmation is None
+        sent = agreement is self.pending and self.advance(agreement)
+        if (lacking or untold) and not sent:
+            self.send_path(agreement)
+
+    def _recomputed(self, message: Tree, agreement: Agreement) -> Agreement:
+        """Compute an epoch from the leaf alone, trusting nothing computed or heard before."""
+        content = agreement.content
+        anew = Agreement(self.own, content.tree, content.sponsors, agreement.leaf, {})
+        anew.bind(message.announcement)
+        self.pending = anew
+        return anew
+
+    def _hold(self, message: Tree, sender: IPv6Address) -> None:
+        """MIKE-14: keep one TREE of a member that may be the next TM."""
+        self.counters.count("MIKE-14")
+        if self.held is None:
+            self.after(TIMER_HELD, self.config.takeover_grace_ms)
+        elif self.held.sender != sender:
+            return
+        self.held = Held(message, sender)
+
+    def retry_held(self, *, force: bool = False) -> bool:
+        """Judge the held TREE again after news about the TM; say whether it was followed.
+
+        Args:
+            force: our own turn has come, yet somebody acted before: follow rather than compete.
+        """
+        held = self.held
+        if held is None or held.sender in self.liveness.gone:
+            return False
+        content = held.message.announcement
+        if content.number <= self.highest:
+            self.held = None
+            return False
+        verdict = authority(self.view(), content, held.sender)
+        if verdict is not Authority.FOLLOW and not force:
+            return False
+        self.held = None
+        try:
+            check_announcement(content)
+            self.follow(held.message, held.sender)
+        except PeerError as error:
+            self.refuse(error, str(held.sender))
+            return False
+        return True
+
+    def follow(self, message: Tree, sender: IPv6Address) -> None:
+        """Enter a newer epoch of a TM that may act as such."""
+        content = message.announcement
+        view = self.view()
+        name = content.tree.leaf_of(self.own)
+        if name is None:
+            self.excluded(content)
+            return
+        key = content.tree.blinded.get(name, message.keys.get(name))
+        leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
+        if leaf is None:
+            self.highest = content.number
+            self.tm = self.tm or sender
+            self.join()
+            raise PeerError("MIKE-5", f"epoch {content.epoch} has a leaf key that is not ours")
+        agreement = Agreement(
+            self.own, content.tree, content.sponsors, leaf, self.earlier_secrets()
+        )
+        agreement.bind(content)
+        agreement.take(message.keys, None)
+        agreement.offer(sender, message.confirmation)
+        if grants(content, self.own, view.nonce):
+            self.attempt = None
+            self.stop(TIMER_JOIN, TIMER_FOUND, TIMER_REJOIN)
+        if self.state is State.TM:
+            self._step_down()
+        self.tm = sender
+        self.term = message.term
+        self.gave = None
+        self.highest = content.number
+        self.pending = agreement
+        self.missing = None
+        self.held = None
+        self.stop(TIMER_HANDOVER, TIMER_HELD, TIMER_ELECTION)
+        self.remember(content.epoch)
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self._take_early(agreement)
+        self.advance(agreement)
+        if self.pending is agreement:
+            self.lack(agreement.epoch, sender)
+
+    def _take_early(self, agreement: Agreement) -> None:
+        """Use the PATHs that overtook their TREE."""
+        for sender, path in list(self.early.items()):
+            if path.epoch == agreement.epoch:
+                del self.early[sender]
+                self._take_path(path, agreement, sender)
+
+    def _take_path(self, path: Path, agreement: Agreement, sender: IPv6Address) -> None:
+        """Add a sponsor's keys and tag."""
+        agreement.take(path.keys, sender)
+        agreement.offer(sender, path.confirmation)
+
+    def on_path(self, message: Path, sender: IPv6Address) -> None:
+        """Add what a sponsor publishes, now or when its TREE comes (MIKE-23)."""
+        pending = self.pending
+        if pending is not None and message.epoch == pending.epoch:
+            self._take_path(message, pending, sender)
+            self.advance(pending)
+        elif self.current is not None and message.epoch == self.current.epoch:
+            if not self.current.is_complete:
+                self._take_path(message, self.current, sender)
+        elif message.epoch.number > self.highest:
+            if sender in self.early or len(self.early) < EARLY_MAX:
+                self.early[sender] = message
+                self.counters.count("MIKE-23")
+            if self.tm is not None:
+                self.lack(message.epoch, self.tm)
+
+    def advance(self, agreement: Agreement) -> bool:
+        """Compute what can be computed; publish, establish. Say whether a PATH was sent."""
+        unreached = agreement.root is None
+        more = agreement.climb()
+        told = unreached and agreement.root is not None and agreement.is_last_sponsor
+        try:
+            agreement.check_tags()
+        except PeerError as error:
+            self._doubt(agreement, error)
+            return False
+        sponsored = agreement.is_last_sponsor or self._answers_for(agreement)
+        if agreement.keys is not None and (agreement.confirmed or sponsored):
+            self._enter(agreement)
+            return more or told
+        if more or told:
+            self.send_path(agreement)
+        return more or told
+
+    def _answers_for(self, agreement: Agreement) -> bool:
+        """Say whether we announced a complete epoch ourselves: nobody could confirm it to us."""
+        return agreement.content.tm == self.own and not agreement.content.sponsors
+
+    def _enter(self, agreement: Agreement) -> None:
+        """Establish an epoch in the role we have in it."""
+        if self.state is State.JOINING and self.tm != self.own:
+            self.move(State.MEMBER)
+        self.establish(agreement)
+
+    def _doubt(self, agreement: Agreement, error: PeerError) -> None:
+        """MIKE-8: another member has another root. Compute anew once, then join anew."""
+        self.refuse(error, str(self.tm))
+        if self.suspect == agreement.epoch:
+            self.suspect = None
+            self.join()
+            return
+        self.suspect = agreement.epoch
+        self.lack(agreement.epoch, self.tm)
+
+    def send_path(self, agreement: Agreement) -> None:
+        """Publish all that is ours to publish, with our tag if we have the root."""
+        if not agreement.content.sponsors or self.own not in agreement.content.sponsors:
+            return
+        self.send(Path(agreement.epoch, agreement.published, agreement.confirmation()))
+
+    def send_keys(self, agreement: Agreement) -> None:
+        """As a sponsor, publish before anything else."""
+        if self.own in agreement.content.sponsors:
+            self.send_path(agreement)
+
+    def _step_down(self) -> None:
+        """Stop what only a TM does."""
+        self.work.taken()
+        self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER)
+        self.move(State.MEMBER)
+
+    # The beacon.
+
+    def on_status(self, message: Status, sender: IPv6Address) -> None:
+        """Learn that the TM lives, that we miss an epoch, or that another group is there."""
+        if self.state is State.JOINING and self.pending is None:
+            self.note_group()
+            return
+        if sender == self.tm:
+            self._on_own_status(message, sender)
+        elif message.epoch in self.recent:
+            if message.epoch == self.held_epoch() and message.term > self.term:
+                self.lack(message.epoch, None)
+        elif self.current is not None:
+            self._on_foreign_status(message, sender)
+
+    def _on_own_status(self, message: Status, sender: IPv6Address) -> None:
+        """The beacon of our TM."""
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        if self.silent == sender:
+            self.silent = None
+            self.liveness.heard(sender)
+        if self.gave is not None and self.gave.successor == sender:
+            self.stop(TIMER_HANDOVER)
+        if self.pending is not None and message.epoch == self.pending.epoch:
+            self.pending.offer(sender, message.confirmation)
+            self.advance(self.pending)
+            if self.pending is not None:
+                self.lack(message.epoch, sender)
+        elif self.current is not None and message.epoch == self.current.epoch:
+            self._confirm_current(message, sender)
+        elif message.epoch.number > self.highest:
+            self.lack(message.epoch, sender)
+
+    def _confirm_current(self, message: Status, sender: IPv6Address) -> None:
+        """The last sponsor's own key is confirmed to it only now."""
+        assert self.current is not None
+        self.term = max(self.term, message.term)
+        self.current.offer(sender, message.confirmation)
+        try:
+            self.current.check_tags()
+        except PeerError as error:
+            self.refuse(error, str(sender))
+            self.join()
+
+    def _on_foreign_status(self, message: Status, sender: IPv6Address) -> None:
+        """Another TM beacons: a successor whose TREE we missed, or another group (MIKE-16)."""
+        current = self.current
+        assert current is not None
+        assert self.tm is not None
+        ours = GroupFigures(len(current.members), current.epoch.number, self.tm)
+        theirs = GroupFigures(message.members, message.epoch.number, sender)
+        known = sender in current.members
+        if known and message.epoch.number < current.epoch.number:
+            return
+        if theirs.outranks(ours):
+            self.dissolve(theirs)
+        elif known and message.epoch.number > self.highest:
+            self.lack(message.epoch, sender)
+
+    # Repair.
+
+    def lack(self, epoch: EpochId, whom: IPv6Address | None) -> None:
+        """Note that we lack an epoch, and ask for it after a short while."""
+        if self.state is State.TM:
+            return
+        self.missing_from = whom
+        if self.missing == epoch and self.runs(TIMER_REPAIR):
+            return
+        self.missing = epoch
+        self.missing_asked = 0
+        self.after(TIMER_REPAIR, self.config.repair_delay_ms)
+
+    def on_repair_timer(self) -> None:
+        """Ask for what is still missing, with back-off, a bounded number of times."""
+        missing = self.missing
+        if missing is None or self.missing_asked >= REPAIRS_MAX:
+            return
+        if self.current is not None and missing.number < self.current.epoch.number:
+            self.missing = None
+            return
+        whom = self.missing_from
+        self.send(Repair(missing, self.held_epoch()), None if whom == self.own else whom)
+        self.missing_asked += 1
+        backoff = Backoff(
+            self.config.repair_delay_ms * NS_PER_MS, self.config.repair_retry_max_ms * NS_PER_MS, 0
+        )
+        self.after_ns(TIMER_REPAIR, backoff.delay_ns(self.missing_asked))
+
+    # Hand-over and election, as seen by those who are not TM.
+
+    def on_handover(self, message: Handover, sender: IPv6Address) -> None:
+        """MIKE-15: the TM names its successor."""
+        epoch = None if self.current is None else self.current.epoch
+        if (message.epoch, message.successor, message.term) == (epoch, self.tm, self.term):
+            return
+        check_handover(message, sender, self.view(), epoch, self.term)
+        self.highest = max(self.highest, message.highest)
+        if epoch != message.epoch:
+            self.lack(message.epoch, None)
+            if message.successor == self.own:
+                return
+        elif self.missing == epoch:
+            self.missing = None
+        self.tm = message.successor
+        self.term = message.term
+        self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))
+        if message.successor == self.own:
+            if message.leaving:
+                self.liveness.lost(sender)
+            self.take_role()
+            return
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.retry_held()
+
+    def take_role(self) -> None:
+        """Become TM; the layer above knows how."""
+
+    def elect(self) -> None:
+        """MIKE-13: the TM is gone. Follow whoever acted already, act, or wait for who must."""
+        if self.state is not State.MEMBER or self.current is None:
+            return
+        if self.retry_held():
+            return
+        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        if first is None:
+            self.liveness.passed.clear()
+            first = candidate(self.members, self.liveness.gone)
+        if first == self.own:
+            if not self.retry_held(force=True):
+                self.emit(Report("mike.elected", {"instead_of": str(self.tm)}))
+                self.tm = self.own
+                self.take_role()
+        elif not self.runs(TIMER_ELECTION):
+            self.after(TIMER_ELECTION, self.config.election_timeout_ms)
+
+    def on_election_timer(self) -> None:
+        """The first candidate did nothing: its turn has passed."""
+        if self.tm not in self.liveness.gone:
+            return
+        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        if first is not None and first != self.own:
+            self.liveness.turn_passed(first)
+        self.elect()
+
+    def on_silence_timer(self) -> None:
+        """MIKE-22: the TM was not heard for long: take it for gone, or ask again if not yet in."""
+        if self.state is State.JOINING:
+            self.leave_group()
+            self.attempt = None
+            self.listen_before_founding(group_heard=False)
+            self.join()
+        elif self.state is State.MEMBER and self.tm is not None:
+            self.counters.count("MIKE-22")
+            self.silent = self.tm
+            self.liveness.lost(self.tm)
+            self.elect()
+
+    def on_held_timer(self) -> None:
+        """MIKE-14: nobody confirmed that the old TM is gone."""
+        self.held = None

@@ -1,0 +1,118 @@
+"""Joining, as message diagrams: founding, a join with and without PATH, several at once."""
+
+from __future__ import annotations
+
+from protocol.mike.messages import Kind, Path, Tree
+from tests.support.world import World
+
+JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
+
+
+def test_a_device_alone_founds_a_group_and_has_a_key() -> None:
+    world = World(1)
+    world.join(0)
+    took = world.run_until(lambda: world.agreed(0))
+    assert 400 <= took < 410
+    assert world[0].statuses == []
+    world.run(1)
+    assert world[0].statuses[0].members == (world[0].address,)
+    assert world[0].epoch is not None
+    assert world[0].epoch.startswith("1-")
+
+
+def test_joining_beside_the_root_takes_two_messages() -> None:
+    world = World(3)
+    world.form(2)
+    start = world.now_ns
+    world.join(2)
+    world.run_until(lambda: world.agreed(0, 1, 2))
+    # The joiner asks; the TM can compute the root from the JOIN alone, and so can everybody then.
+    assert world.sent(since_ns=start) == [(JOIN, 2), (TREE, 0)]
+    (tree,) = [seen.message for seen in world.wire if seen.at_ns >= start and seen.kind is TREE]
+    assert isinstance(tree, Tree)
+    assert tree.announcement.sponsors == ()
+    assert tree.confirmation is not None
+
+
+def test_joining_elsewhere_takes_a_path_of_the_joiner() -> None:
+    world = World(4)
+    world.form(3)
+    start = world.now_ns
+    world.join(3)
+    world.run_until(lambda: world.agreed(0, 1, 2, 3))
+    assert world.sent(since_ns=start) == [(JOIN, 3), (TREE, 0), (PATH, 3)]
+    (path,) = [seen.message for seen in world.wire if seen.at_ns >= start and seen.kind is PATH]
+    assert isinstance(path, Path)
+    assert path.confirmation is not None
+    # The joiner has the key before it sends its PATH, the others after it.
+    reports = [report.point for at, report in world[3].reports if at >= start]
+    assert reports[:3] == ["mike.state", "t_mike_in", "mike.state"]
+    assert "t_join_sent" in reports
+    assert world[3].points("t_key")[0] < world[1].points("t_key")[-1]
+    # Then the TM confirms the joiner's key.
+    world.run(100)
+    assert world.sent(since_ns=start)[3:] == [(STATUS, 0)]
+
+
+def test_ten_devices_join_one_after_the_other() -> None:
+    world = World(10)
+    world.form(10)
+    assert world.tm() == 0
+    keys = [device.all_keys for device in world.devices]
+    # Every epoch's key is the same at all who have it, and no two epochs share one.
+    for pointer, key in keys[0].items():
+        assert all(other.get(pointer, key) == key for other in keys)
+    assert len(set(keys[0].values())) == len(keys[0]) == 10
+    # Only the last two keys stay published.
+    assert all(len(device.keys) == min(2, len(device.all_keys)) for device in world.devices)
+
+
+def test_devices_that_start_together_form_one_group() -> None:
+    world = World(6)
+    for index in range(6):
+        world.join(index)
+    world.run_until(lambda: world.agreed(0, 1, 2, 3, 4, 5))
+    # Whoever started first founds; the others enter in one epoch.
+    assert world.tm() == 0
+    assert world[0].epoch is not None
+    assert world[0].epoch.startswith("2-")
+
+
+def test_the_earlier_started_device_founds() -> None:
+    """MIKE-17."""
+    world = World(2)
+    world.join(1)
+    world.run(5)
+    world.join(0)
+    world.run_until(lambda: world.agreed(0, 1))
+    assert world.tm() == 1
+
+
+def test_joins_that_meet_an_unfinished_epoch_share_the_next() -> None:
+    """MIKE-10."""
+    world = World(8)
+    world.form(3)
+    start = world.now_ns
+    for index in (3, 4, 5, 6, 7):
+        world.join(index)
+    world.run_until(lambda: world.agreed(*range(8)))
+    assert len({s.message.announcement.number for s in world.wire  # type: ignore[union-attr]
+                if s.kind is TREE and s.at_ns >= start}) == 2
+
+
+def test_a_restored_member_rejoins_with_a_new_key() -> None:
+    world = World(5)
+    world.form(5)
+    before = world[0].group_key
+    world.restore(3)
+    world.run_until(lambda: world.agreed(*range(5)) and world[0].group_key != before)
+    assert world[0].engine.members == world[3].engine.members
+
+
+def test_a_restored_tm_renews_the_key() -> None:
+    world = World(4)
+    world.form(4)
+    before = world[0].group_key
+    world.restore(0)
+    world.run_until(lambda: world.agreed(*range(4)) and world[0].group_key != before)
+    assert world.tm() == 0
