@@ -12,6 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.transitions import Move, TransitionTable
 from protocol.identity import Peer
 from protocol.idp.messages import Hello
 from protocol.idp.rules import check_startup_not_older, check_table_room, is_silent
@@ -54,6 +55,16 @@ TRANSITIONS: dict[tuple[PeerState, PeerEvent], tuple[PeerState, ChangeKind | Non
     (PeerState.LOST, PeerEvent.EVICTED): (PeerState.ABSENT, None),
 }
 """Every move a device can make in the table (docs/idp.md section 5); any other is a bug."""
+
+DEVICE = TransitionTable(
+    "device",
+    PeerState.ABSENT,
+    [
+        Move(source, target, f"{event.value} / {kind.value if kind else 'nothing'}")
+        for (source, event), (target, kind) in TRANSITIONS.items()
+    ],
+)
+"""The same, for the diagram."""
 
 SIGNAL_OF: dict[ChangeKind, SignalKind] = {
     ChangeKind.JOIN: SignalKind.JOIN,

@@ -32,6 +32,7 @@ from protocol.core.engine import (
     TimerExpired,
 )
 from protocol.core.errors import PeerError
+from protocol.core.transitions import Move, StateCell, TransitionTable
 from protocol.identity import PROTOCOL_IDP, Identity, Opened, RefusedError
 from protocol.idp import rules
 from protocol.idp.config import IdpConfig
@@ -65,10 +66,14 @@ class EngineState(StrEnum):
     RUNNING = "running"
 
 
-TRANSITIONS: dict[tuple[EngineState, type[Event]], EngineState] = {
-    (EngineState.PARKED, Started): EngineState.RUNNING,
-    (EngineState.RUNNING, Stopped): EngineState.PARKED,
-}
+INSTANCE = TransitionTable(
+    "instance",
+    EngineState.PARKED,
+    [
+        Move(EngineState.PARKED, EngineState.RUNNING, "Started"),
+        Move(EngineState.RUNNING, EngineState.PARKED, "Stopped"),
+    ],
+)
 """Every move of the instance (docs/idp.md section 4). Elsewhere these events are ignored."""
 
 
@@ -93,7 +98,7 @@ class IdpEngine:
         self._counters = RuleCounters()
         self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
-        self._state = EngineState.PARKED
+        self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
         self._link_up = True
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
@@ -146,7 +151,7 @@ class IdpEngine:
             "daemon": "idpd",
             "device": self._identity.me.name,
             "address": str(self._me),
-            "state": self._state.value,
+            "state": self._state.state.value,
             "startup_wall_ns": self._startup_wall_ns,
             "counters": counters.as_dict(),
             "refused": refused,
@@ -160,18 +165,15 @@ class IdpEngine:
 
     # Start and stop.
 
-    def _move(self, event: Event) -> bool:
-        """Make a move of `TRANSITIONS`; False if the event means nothing in this state."""
-        state = TRANSITIONS.get((self._state, type(event)))
-        if state is None:
-            return False
-        self._state = state
-        return True
+    @property
+    def _running(self) -> bool:
+        return self._state.state is EngineState.RUNNING
 
     def _on_started(self, event: Started, now: Instant) -> list[Effect]:
         """Begin an instance; the hello and the JOIN come first, because latency starts here."""
-        if not self._move(event):
+        if self._running:
             return [Log("warning", "start ignored: already running")]
+        self._state.move(EngineState.RUNNING)
         self._reset()
         self._startup_wall_ns = max(event.trigger_wall_ns, self._startup_wall_ns + 1)
         self._identity.begin(self._startup_wall_ns)
@@ -190,8 +192,9 @@ class IdpEngine:
 
     def _on_stopped(self, now: Instant) -> list[Effect]:
         """Leave in order: tell MIKE, remove SAs and policies. Others notice by our silence."""
-        if not self._move(Stopped()):
+        if not self._running:
             return []
+        self._state.move(EngineState.PARKED)
         effects = self._mike.signal(SignalKind.LEAVE, self._me, self._startup_wall_ns, now)
         effects.append(self._sync.stop())
         effects += [CancelTimer(name) for name in TIMERS]
@@ -266,7 +269,7 @@ class IdpEngine:
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
         """Take a datagram of the black network: authenticate, decode, check, then act."""
-        if not rules.may_read(self._state is EngineState.RUNNING):
+        if not rules.may_read(self._running):
             self._counters.count("IDP-15")
             return []
         try:
@@ -349,7 +352,7 @@ class IdpEngine:
         if up == self._link_up:
             return []
         self._link_up = up
-        if self._state is EngineState.PARKED:
+        if not self._running:
             return []
         effects: list[Effect] = [Report("idp.link", {"up": up})]
         gap_ns = self._config.triggered_hello_gap_ms * NS_PER_MS
@@ -362,17 +365,16 @@ class IdpEngine:
 
     def _on_local(self, event: DatagramReceived, now: Instant) -> list[Effect]:
         """Take a datagram of the local interface."""
-        running = self._state is EngineState.RUNNING
-        if not rules.may_read(running or self._mike.waits):
+        if not rules.may_read(self._running or self._mike.waits):
             self._counters.count("IDP-15")
             return []
         try:
             message, effects = self._mike.handle(event, now)
         except PeerError as error:
             return self._refuse(str(event.source), error, now)
-        if isinstance(message, GroupStatus) and running:
+        if isinstance(message, GroupStatus) and self._running:
             return self._on_group_status(message, now) + effects
-        if isinstance(message, LinkOpened) and running:
+        if isinstance(message, LinkOpened) and self._running:
             own = (self._me, self._startup_wall_ns)
             return effects + self._mike.repeat(own, self._table.instances_up(), now)
         return effects
@@ -416,7 +418,7 @@ class IdpEngine:
             if given_up:
                 self._counters.count("idp.signal_given_up", given_up)
             return effects
-        if not rules.may_read(self._state is EngineState.RUNNING):
+        if not rules.may_read(self._running):
             return []
         if name == TIMER_PLAN:
             self._plan_wake_mono_ns = None

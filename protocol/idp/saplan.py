@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from protocol.core.engine import Effect, Log, Report
+from protocol.core.transitions import Move, TransitionTable
 from protocol.idp.config import IdpConfig, SaMode
 from protocol.idp.events import ApplySas
 from protocol.idp.rules import is_done, repetition
@@ -60,20 +61,21 @@ class Phase(StrEnum):
     FAILED = "failed"
 
 
-MOVES: frozenset[tuple[Phase, Phase]] = frozenset(
-    {
-        (Phase.WAITING, Phase.WRITING),
-        (Phase.WRITING, Phase.WRITTEN),
-        (Phase.WRITING, Phase.ACTIVE),
-        (Phase.WRITING, Phase.FAILED),
-        (Phase.WRITTEN, Phase.ACTIVE),
-        (Phase.WRITTEN, Phase.FAILED),
-        (Phase.WRITTEN, Phase.TRAILING),
-        (Phase.ACTIVE, Phase.TRAILING),
-        (Phase.FAILED, Phase.TRAILING),
-    }
+EPOCH = TransitionTable(
+    "epoch",
+    Phase.WAITING,
+    [
+        Move(Phase.WAITING, Phase.WRITING, "its turn"),
+        Move(Phase.WRITING, Phase.WRITTEN, "our own SA is in the SAD"),
+        Move(Phase.WRITING, Phase.FAILED, "our own SA cannot be written"),
+        Move(Phase.WRITTEN, Phase.ACTIVE, "our policy uses it"),
+        Move(Phase.WRITTEN, Phase.FAILED, "our policy cannot be moved"),
+        Move(Phase.WRITTEN, Phase.TRAILING, "overtaken"),
+        Move(Phase.ACTIVE, Phase.TRAILING, "a newer one is active, or we cannot follow"),
+        Move(Phase.FAILED, Phase.TRAILING, "a newer one is active"),
+    ],
 )
-"""Every move of an epoch's SAs (docs/idp.md section 8); any other is a bug."""
+"""Every move of an epoch's SAs (docs/idp.md section 8); from TRAILING they are deleted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +87,7 @@ class _Generation:
     at_mono_ns: int = 0
 
     def move(self, phase: Phase) -> None:
-        assert (self.phase, phase) in MOVES, f"{self.phase} -> {phase}"
+        assert EPOCH.allows(self.phase, phase), f"{self.phase} -> {phase}"
         self.phase = phase
 
 
@@ -250,8 +252,8 @@ class SaPlan:
         if self._removing:
             return self._remove(now_mono_ns)
         waiting = self._of(Phase.WAITING)
-        if waiting and not self._per_sender and self._owners:
-            older = self._before(waiting[0])
+        older = self._before(waiting[0]) if waiting else []
+        if older and not self._per_sender:
             return self._delete(older, waiting[0], now_mono_ns)
         if waiting:
             self._make_room(now_mono_ns)
