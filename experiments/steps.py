@@ -201,6 +201,7 @@ class RepetitionRunner:
 
     def _trigger_join(self, planned: PlannedStep, record: StepRecord) -> None:
         """Give the joiner its trigger time ahead of it; the joiner's own clock releases it."""
+        self._fleet.idle()  # counts from here: the wait for the trigger shows others' load
         lead_ns = self._campaign.lead_ms * 1_000_000
         at = self._time.now_ns() + lead_ns + planned.jitter_ns
         record.trigger_wall_ns = at
@@ -208,11 +209,10 @@ class RepetitionRunner:
         if self._time.now_ns() >= at:
             _fail(record, "the trigger time had passed before the daemon was armed")
         self._time.sleep_until(at)
-        self._fleet.idle()
 
     def _trigger_leave(self, planned: PlannedStep, record: StepRecord) -> None:
-        self._time.sleep(planned.jitter_ns / NS_PER_S)
         self._fleet.idle()
+        self._time.sleep(planned.jitter_ns / NS_PER_S)
         if record.method == "cut":
             self._cut.append(record.subject)
             record.trigger_wall_ns = self._fleet.cut(record.subject)
