@@ -279,6 +279,13 @@ class World:
             signal = Signal(kind, address(about), EPOCH_WALL_NS, 0, 0)
             self._perform_idp(device, device.idp.send(signal, self.instant))
 
+    def signal_leave(self, at: int, about: int) -> None:
+        self.signal(at, SignalKind.LEAVE, about)
+
+    def restore_at(self, index: int) -> None:
+        """Only the device itself hears that it was restored."""
+        self.signal(index, SignalKind.RESTORE, index)
+
     # What tests do.
 
     def start(self, index: int) -> None:

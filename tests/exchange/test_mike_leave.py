@@ -1,0 +1,225 @@
+"""Leaving, hand-over and election, as message diagrams."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.idpmike import SignalKind
+from protocol.mike.messages import Kind
+from tests.support.world import World
+
+JOIN, TREE, PATH, STATUS, HANDOVER = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS, Kind.HANDOVER
+
+
+@pytest.mark.parametrize("leaver", [1, 2, 3, 4])
+def test_a_leave_is_executed_by_the_tm_alone(leaver: int) -> None:
+    world = World(5)
+    world.form(5)
+    before = world[0].group_key
+    start = world.now_ns
+    world.crash(leaver)
+    world.lose(leaver)
+    rest = [index for index in range(5) if index != leaver]
+    world.run_until(lambda: world.agreed(*rest))
+    assert world[0].group_key != before
+    kinds = [kind for kind, _ in world.sent(since_ns=start)]
+    # One TREE of the TM, and one PATH of the sponsor unless the TM is the sponsor itself.
+    assert kinds in ([TREE], [TREE, PATH])
+    assert world.sent(since_ns=start)[0] == (TREE, 0)
+
+
+def test_a_leave_with_the_tm_as_sponsor_takes_one_message() -> None:
+    world = World(3)
+    world.form(3)
+    world.hand_over(0, 1)
+    world.run(1500)
+    start = world.now_ns
+    # 2 sits beside the subtree of 0 and 1, whose rightmost member is the TM.
+    world.crash(2)
+    world.lose(2)
+    world.run_until(lambda: world.agreed(0, 1))
+    assert world.sent(since_ns=start) == [(TREE, 1)]
+
+
+def test_the_last_member_renews_its_key_without_a_message() -> None:
+    world = World(2)
+    world.form(2)
+    before = world[0].group_key
+    start = world.now_ns
+    world.crash(1)
+    world.lose(1)
+    world.run_until(lambda: world.agreed(0))
+    assert world[0].group_key != before
+    assert world.sent(since_ns=start) == []
+
+
+def test_leaves_reported_together_share_epochs() -> None:
+    world = World(8)
+    world.form(8)
+    start = world.now_ns
+    for index in (2, 5, 7):
+        world.crash(index)
+    for index in (2, 5, 7):
+        world.lose(index)
+    world.run_until(lambda: world.agreed(0, 1, 3, 4, 6))
+    trees = [seen for seen in world.wire if seen.at_ns >= start and seen.kind is TREE]
+    numbers = {seen.message.announcement.number for seen in trees}  # type: ignore[union-attr]
+    assert len(numbers) <= 3
+
+
+def test_a_sponsor_that_left_too_is_replaced_at_once() -> None:
+    """MIKE-10."""
+    world = World(6)
+    world.form(6)
+    start = world.now_ns
+    # 0's neighbourhood: whoever sponsors the first exclusion is dead as well.
+    world.crash(2)
+    world.crash(3)
+    world.lose(2)
+    world.run(2)
+    world.lose(3)
+    world.run_until(lambda: world.agreed(0, 1, 4, 5), 1000)
+    assert (world.now_ns - start) / 1e6 < 100
+
+
+def test_a_leaving_tm_hands_over_and_is_then_excluded() -> None:
+    world = World(4)
+    world.form(4)
+    before = world[1].group_key
+    start = world.now_ns
+    world.stop(0)
+    world.run_until(lambda: world.agreed(1, 2, 3))
+    assert world.sent(since_ns=start)[:3] == [(HANDOVER, 0), (HANDOVER, 0), (TREE, 1)]
+    assert world.tm() == 1
+    assert world[1].group_key != before
+    assert world[0].keys == {}
+    assert world[0].engine.state.value == "parked"
+
+
+def test_the_operator_hands_over_without_a_new_epoch() -> None:
+    """MIKE-15."""
+    world = World(4)
+    world.form(4)
+    epoch = world[0].epoch
+    start = world.now_ns
+    world.hand_over(0, 2)
+    world.run(50)
+    assert world.sent(since_ns=start) == [(HANDOVER, 0), (STATUS, 2)]
+    assert world.tm() == 2
+    assert world.agreed(0, 1, 2, 3)
+    assert world[0].epoch == epoch
+    # The new TM serves.
+    world.crash(3)
+    world.lose(3)
+    world.run_until(lambda: world.agreed(0, 1, 2))
+    assert world.tm() == 2
+
+
+def test_a_lost_handover_is_repeated() -> None:
+    """MIKE-15."""
+    world = World(3)
+    world.form(3)
+    lost = []
+    world.filters.append(
+        lambda seen, _to: seen.kind is HANDOVER and not lost.append(1) and len(lost) <= 2
+    )
+    world.hand_over(0, 1)
+    world.run_until(lambda: world.agreed(0, 1, 2) and world.tm() == 1)
+    world.run(2000)
+    assert world.agreed(0, 1, 2)
+
+
+def test_a_third_device_that_missed_the_handover_learns_it_from_the_former_tm() -> None:
+    world = World(3)
+    world.form(3)
+    world.filters.append(
+        lambda seen, to: seen.kind is HANDOVER and to == 2 and seen.destination is None
+    )
+    world.hand_over(0, 1)
+    world.run_until(lambda: world.agreed(0, 1, 2) and world.tm() == 1)
+
+
+def test_a_tm_takes_its_role_back_from_a_silent_successor() -> None:
+    world = World(3)
+    world.form(3)
+    world.crash(1)
+    world.hand_over(0, 1)
+    world.run_until(lambda: world[0].engine.state.value == "member")
+    world.run_until(lambda: world[0].engine.state.value == "tm", 8000)
+    world.lose(1)
+    world.run_until(lambda: world.agreed(0, 2), 8000)
+
+
+def test_the_first_live_member_succeeds_a_crashed_tm() -> None:
+    """MIKE-13: no extra round: the new TM's TREE is the election."""
+    world = World(5)
+    world.form(5)
+    start = world.now_ns
+    world.crash(0)
+    world.lose(0, spread_ms=20)
+    world.run_until(lambda: world.agreed(1, 2, 3, 4))
+    assert world.tm() == 1
+    # A member whose IDP is later than the new TM keeps the TREE until its IDP agrees (MIKE-14).
+    assert sum(device.counted("MIKE-14") for device in world.devices) >= 1
+    assert world.sent(TREE, since_ns=start)[0] == (TREE, 1)
+
+
+def test_the_next_one_acts_when_the_first_candidate_does_not() -> None:
+    """MIKE-13."""
+    world = World(5)
+    world.form(5)
+    world.crash(0)
+    world.crash(1)
+    world.lose(0)
+    took = world.run_until(lambda: world.agreed(1, 2, 3, 4) or world[2].engine.state.value == "tm")
+    assert 500 <= took < 600
+    world.lose(1)
+    world.run_until(lambda: world.agreed(2, 3, 4))
+
+
+def test_tm_and_first_candidate_lost_together() -> None:
+    world = World(5)
+    world.form(5)
+    for index in (0, 1):
+        world.crash(index)
+        world.lose(index)
+    took = world.run_until(lambda: world.agreed(2, 3, 4))
+    assert took < 100
+
+
+def test_a_tm_whose_mike_died_is_replaced_although_idp_hears_the_device() -> None:
+    """MIKE-22."""
+    world = World(4)
+    world.form(4)
+    world.crash(0)
+    took = world.run_until(lambda: world.agreed(1, 2, 3), 8000)
+    assert 3900 <= took < 6000
+    assert world[1].counted("MIKE-22") == 1
+
+
+def test_an_excluded_live_device_drops_its_keys_and_comes_back() -> None:
+    """MIKE-21."""
+    world = World(4)
+    world.form(4)
+    world.signal(0, SignalKind.LEAVE, 3)  # only the TM's IDP lost device 3
+    world.run_until(lambda: world.agreed(0, 1, 2))
+    world.run(1)
+    assert world[3].keys == {}
+    assert world[3].statuses[-1].pointer == ""
+    assert world[3].address not in world[3].statuses[-1].members
+    assert world[3].counted("MIKE-21") == 1
+    took = world.run_until(lambda: world.agreed(0, 1, 2, 3))
+    assert 400 < took < 1700
+
+
+def test_leave_of_oneself_ends_in_idle_without_keys() -> None:
+    world = World(3)
+    world.form(3)
+    world.signal(2, SignalKind.LEAVE, 2)
+    world.run(1)
+    assert world[2].engine.state.value == "idle"
+    assert world[2].keys == {}
+    world.lose(2)
+    world.run_until(lambda: world.agreed(0, 1))
+    world.signal(2, SignalKind.JOIN, 2)
+    world.run_until(lambda: world.agreed(0, 1, 2))
