@@ -56,9 +56,10 @@ class IdpConfig:
         hello_interval_ms: period of the hello. 1000: a dead device is noticed within 4 to 5 s and
             ten devices cost each other nine signature checks a second.
         dead_factor: silent for this many of a peer's hello intervals means down (the paper: 4).
-        jitter_ms: each hello is moved by a random time in [-jitter, +jitter], so that devices
-            started by one trigger do not stay in step (as RFC 2328 and RFC 7761 do). At most a
-            quarter of the hello interval, so that `dead_factor` - 1 hellos always fit.
+        jitter_ms: each hello is earlier than announced by a random time below this, never later
+            (as in RFC 5880 section 6.8.7), so that devices started by one trigger do not stay in
+            step and `dead_factor` - 1 lost hellos in a row never look like absence. At most a
+            quarter of the hello interval.
         triggered_hello_spread_ms: a device that meets a new one answers with a hello after a
             random time below this. 250, a quarter of the default interval: nine answers are
             25 ms apart on average, and do not compete with the key agreement, which starts at

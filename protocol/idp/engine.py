@@ -227,9 +227,9 @@ class IdpEngine:
         self._audible_mono_ns = now.mono_ns
 
     def _next_hello_timer(self, now: Instant) -> SetTimer:
-        jitter_ns = self._config.jitter_ms * NS_PER_MS
-        moved_ns = self._random_below(2 * jitter_ns) - jitter_ns
-        return SetTimer(TIMER_HELLO, now.mono_ns + self._interval_ns + moved_ns)
+        """Never later than announced: `dead_factor` - 1 lost hellos in a row must do no harm."""
+        earlier_ns = self._random_below(self._config.jitter_ms * NS_PER_MS)
+        return SetTimer(TIMER_HELLO, now.mono_ns + self._interval_ns - earlier_ns)
 
     def _random_below(self, bound_ns: int) -> int:
         """Return a random number below the bound, 0 if the bound is 0."""

@@ -246,7 +246,7 @@ class Network:
         end_ns = self.now.mono_ns + int(ms * MS)
         while self._heap and self._heap[0][0] <= end_ns:
             at_ns, _, action = heapq.heappop(self._heap)
-            self._set(at_ns)
+            self._set(max(at_ns, self.now.mono_ns))
             action()
         self._set(end_ns)
 
