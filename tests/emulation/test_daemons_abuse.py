@@ -174,7 +174,7 @@ def test_a_foreign_certificate_is_refused_with_the_reason(lan: Lan) -> None:
     bad.launch("idpd")
     bad.wait_ready("idpd")
     bad.ask("idpd", "start", at_wall_ns=None)
-    refusal_of(good, bad.name, "certificate")
+    refusal_of(good, bad.name, "not signed by")
     assert good.ask("idpd", "status")["counters"]["AUTH-5"] >= 1
 
 
