@@ -164,7 +164,7 @@ class MikeEngine(Manager):
             if self.state is not State.IDLE:
                 self._leave(State.IDLE)
             return
-        self.liveness.lost(peer)
+        self.liveness.lost(peer, self.now.wall_ns)
         if self.state is State.JOINING:
             self.work.refused(peer)
         if self.state is State.TM:
@@ -202,14 +202,17 @@ class MikeEngine(Manager):
             case Join() as message:
                 self.on_join(message, opened)
             case Tree() as message:
+                self.is_in_order(opened)
                 self.on_tree(message, sender)
             case Path() as message:
                 self.on_path(message, sender)
             case Status() as message:
-                self.on_status(message, sender)
+                if self.is_in_order(opened):
+                    self.on_status(message, sender)
             case Repair() as message:
                 self.on_repair(message, sender)
             case Handover() as message:
+                self.is_in_order(opened)
                 self.on_handover(message, sender)
 
     # Timers.

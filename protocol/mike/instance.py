@@ -22,7 +22,7 @@ from protocol.core.engine import (
     SetTimer,
 )
 from protocol.core.errors import LocalError, PeerError
-from protocol.identity import PROTOCOL_MIKE, Identity
+from protocol.identity import PROTOCOL_MIKE, Identity, Opened
 from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side
 from protocol.mike.agreement import Agreement, KeyPair
 from protocol.mike.config import NS_PER_MS, MikeConfig
@@ -59,8 +59,8 @@ TIMERS = (
     TIMER_HANDOVER,
 )
 
-RECENT_MAX = 8
-"""Epoch ids remembered, so that a delayed STATUS of ours is not taken for another group's."""
+HEARD_MAX = 256
+"""Devices whose newest message is remembered; only devices with a certificate get in."""
 
 
 class Instance:
@@ -107,7 +107,7 @@ class Instance:
         self.attempt: Attempt | None = None
         self.held: Held | None = None
         self.early: dict[IPv6Address, Path] = {}
-        self.recent: list[EpochId] = []
+        self.heard: dict[IPv6Address, tuple[int, int]] = {}
         self.suspect: EpochId | None = None
         self.missing: EpochId | None = None
         self.missing_from: IPv6Address | None = None
@@ -250,10 +250,21 @@ class Instance:
                 known.update(holder.secrets)
         return known
 
-    def remember(self, epoch: EpochId) -> None:
-        """Note an epoch id as one of our group's."""
-        self.recent.append(epoch)
-        del self.recent[:-RECENT_MAX]
+    def is_in_order(self, opened: Opened) -> bool:
+        """Say whether this is the newest TREE, STATUS or HANDOVER of its sender, and note it.
+
+        A STATUS that was overtaken tells about a past state; judged as present (MIKE-16) it could
+        dissolve a group in favour of one that is no more.
+        """
+        sender = opened.peer.address
+        order = (opened.startup_wall_ns, opened.sequence)
+        if order <= self.heard.get(sender, (-1, -1)):
+            return False
+        self.heard.pop(sender, None)
+        self.heard[sender] = order
+        while len(self.heard) > HEARD_MAX:
+            del self.heard[next(iter(self.heard))]
+        return True
 
     def establish(self, agreement: Agreement) -> None:
         """Make an epoch the current one: report, publish, tell IDP.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from protocol.core.engine import Report
+from protocol.core.errors import PeerError
 from protocol.core.retransmit import Backoff
 from protocol.identity import Opened
 from protocol.idpmike import EpochId
@@ -110,6 +111,8 @@ class Manager(Member):
         """MIKE-12: grant a JOIN, or repeat the TREE that granted it."""
         check_join(message)
         sender = opened.peer.address
+        if not self.liveness.outlived(sender, opened.sent_wall_ns):
+            raise PeerError("MIKE-12", "a JOIN made before the device left")
         order = (opened.startup_wall_ns, opened.sequence)
         request = Request(sender, message.nonce, message.key, message.highest)
         if self.state is State.JOINING:
@@ -213,7 +216,6 @@ class Manager(Member):
         self.term = 0
         self.pending = agreement
         self.early.clear()
-        self.remember(agreement.epoch)
         self.announced_mono_ns = self.now.mono_ns
         self.tree_repetitions = 0
         if sponsors:

@@ -165,7 +165,6 @@ class Member(Joiner):
         self.missing = None
         self.held = None
         self.stop(TIMER_HANDOVER, TIMER_HELD, TIMER_ELECTION)
-        self.remember(content.epoch)
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
         self._take_early(agreement)
         self.advance(agreement)
@@ -264,14 +263,18 @@ class Member(Joiner):
             return
         if sender == self.tm:
             self._on_own_status(message, sender)
-        elif message.epoch in self.recent:
-            if message.epoch == self.held_epoch() and message.term > self.term:
+        elif message.epoch == self.held_epoch():
+            if message.term > self.term:
                 self.lack(message.epoch, None)
         elif self.current is not None:
             self._on_foreign_status(message, sender)
 
     def _on_own_status(self, message: Status, sender: IPv6Address) -> None:
         """The beacon of our TM."""
+        if self.current is not None and message.epoch.number < self.current.epoch.number:
+            # It restarted and founded anew: it is another group's TM now (MIKE-22).
+            self._lose_tm()
+            return
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
         if self.silent == sender:
             self.silent = None
@@ -363,7 +366,7 @@ class Member(Joiner):
         self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))
         if message.successor == self.own:
             if message.leaving:
-                self.liveness.lost(sender)
+                self.liveness.lost(sender, self.now.wall_ns)
             self.take_role()
             return
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
@@ -407,10 +410,15 @@ class Member(Joiner):
             self.listen_before_founding(group_heard=False)
             self.join()
         elif self.state is State.MEMBER and self.tm is not None:
-            self.counters.count("MIKE-22")
-            self.silent = self.tm
-            self.liveness.lost(self.tm)
-            self.elect()
+            self._lose_tm()
+
+    def _lose_tm(self) -> None:
+        """MIKE-22: the TM does not serve us any more, whatever IDP hears of its device."""
+        assert self.tm is not None
+        self.counters.count("MIKE-22")
+        self.silent = self.tm
+        self.liveness.lost(self.tm, self.now.wall_ns)
+        self.elect()
 
     def on_held_timer(self) -> None:
         """MIKE-14: nobody confirmed that the old TM is gone."""

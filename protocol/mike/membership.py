@@ -37,19 +37,19 @@ class Liveness:
     """What our own IDP says about the members, and whose turn in an election has passed.
 
     Attributes:
-        gone: reported left, in the order of the reports.
+        gone: reported left, with our UTC at the report, in the order of the reports.
         passed: candidates that did nothing in their time.
     """
 
     __slots__ = ("gone", "passed")
 
     def __init__(self) -> None:
-        self.gone: dict[IPv6Address, None] = {}
+        self.gone: dict[IPv6Address, int] = {}
         self.passed: dict[IPv6Address, None] = {}
 
-    def lost(self, address: IPv6Address) -> None:
+    def lost(self, address: IPv6Address, wall_ns: int) -> None:
         """Note a LEAVE."""
-        self.gone[address] = None
+        self.gone[address] = wall_ns
         while len(self.gone) > LEFT_MAX:
             del self.gone[next(iter(self.gone))]
 
@@ -58,6 +58,11 @@ class Liveness:
         self.gone.pop(address, None)
         self.passed.pop(address, None)
 
+    def outlived(self, address: IPv6Address, sent_wall_ns: int) -> bool:
+        """Say whether a message was sent after the LEAVE of its sender, if there was one."""
+        left_wall_ns = self.gone.get(address)
+        return left_wall_ns is None or sent_wall_ns > left_wall_ns
+
     def turn_passed(self, address: IPv6Address) -> None:
         """Note that a candidate let its turn pass."""
         self.passed[address] = None
@@ -65,7 +70,7 @@ class Liveness:
     def settled(self, members: Collection[IPv6Address]) -> None:
         """Forget elections and departed devices after a new epoch."""
         self.passed.clear()
-        self.gone = {address: None for address in self.gone if address in members}
+        self.gone = {who: left for who, left in self.gone.items() if who in members}
 
     def clear(self) -> None:
         """Forget everything."""

@@ -82,8 +82,12 @@ Filter = Callable[[Seen, int], bool]
 class Device:
     """An engine, its timers, its scripted IDP, and what came out of them."""
 
-    def __init__(self, world: World, index: int, engine: MikeEngine, secret: bytes) -> None:
+    def __init__(
+        self, world: World, index: int, engine: MikeEngine, secret: bytes, source: SeededKeys
+    ) -> None:
         self.world = world
+        self.secret = secret
+        self.source = source
         self.index = index
         self.address = address(index)
         self.engine = engine
@@ -133,12 +137,12 @@ class World:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self._digest = hashlib.sha256()
-        identities = make_identities(n)
         self.devices = []
         for index in range(n):
             secret = hashlib.sha256(b"local secret %d" % index).digest()
-            engine = MikeEngine(self.config, identities[index], secret, SeededKeys(seed, index))
-            self.devices.append(Device(self, index, engine, secret))
+            keys = SeededKeys(seed, index)
+            engine = MikeEngine(self.config, make_identities(n)[index], secret, keys)
+            self.devices.append(Device(self, index, engine, secret, keys))
         self._index_of = {device.address: device.index for device in self.devices}
 
     def __getitem__(self, index: int) -> Device:
@@ -290,7 +294,16 @@ class World:
 
     def start(self, index: int) -> None:
         device = self.devices[index]
+        if not device.alive:
+            # A process that died forgets everything; its numbers and secrets are not drawn again.
+            identity = make_identities(len(self.devices))[index]
+            device.engine = MikeEngine(self.config, identity, device.secret, device.source)
+            device.idp = LocalLink(device.secret, Side.IDP)
+            device.idp_timers.clear()
+            device.timers.clear()
+            device.keys.clear()
         device.alive = True
+        device.reports.append((self.now_ns, Report("world.started")))
         self.feed(device, Started(EPOCH_WALL_NS + self.now_ns))
 
     def join(self, index: int) -> None:
