@@ -198,7 +198,7 @@ def test_link_flap_shorter_than_the_dead_interval_causes_nothing() -> None:
 
 
 def test_link_events_cannot_make_a_flood_of_hellos() -> None:
-    network, (_, _, c) = started(3)
+    _network, (_, _, c) = started(3)
     c.sent.clear()
     for _ in range(100):
         c.link(False)
@@ -276,7 +276,7 @@ def test_idp_15_parked_instance_reads_and_says_nothing() -> None:
 
 
 def test_start_twice_is_ignored() -> None:
-    network, (a, _) = started(2)
+    _network, (a, _) = started(2)
     stamp = a.status()["startup_wall_ns"]
     a.start()
     assert a.status()["startup_wall_ns"] == stamp
@@ -284,7 +284,7 @@ def test_start_twice_is_ignored() -> None:
 
 
 def test_startup_time_stamp_grows_although_the_clock_was_set_back() -> None:
-    network, (a, b) = started(2)
+    network, (_a, b) = started(2)
     stamp = b.status()["startup_wall_ns"]
     b.stop()
     network.now = network.now._replace(wall_ns=network.now.wall_ns - 3_600_000_000_000)
@@ -293,7 +293,7 @@ def test_startup_time_stamp_grows_although_the_clock_was_set_back() -> None:
 
 
 def test_idp_10_frozen_device_does_not_call_the_others_lost() -> None:
-    network, (a, b) = started(2)
+    network, (a, _b) = started(2)
     # Nobody runs for ten seconds (a stopped or starved machine); then all is late at once.
     network.freeze(10_000)
     network.run(3000)
@@ -302,7 +302,7 @@ def test_idp_10_frozen_device_does_not_call_the_others_lost() -> None:
 
 
 def test_restarted_mike_hears_who_is_there() -> None:
-    network, (a, b) = started(2)
+    network, (a, _b) = started(2)
     a.restart_mike()
     network.run(50)
     assert a.signals == [("JOIN", A), ("JOIN", B)]

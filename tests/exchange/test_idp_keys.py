@@ -333,7 +333,7 @@ def test_removal_at_stop_is_tried_once_more() -> None:
 
 
 def test_removal_that_fails_for_good_is_an_error_in_the_log() -> None:
-    network, a, b = pair()
+    _network, a, _b = pair()
     a.backend.refuse = lambda o: isinstance(o, DeletePolicy)
     a.stop()
     assert a.logs[-1].level == "error"
