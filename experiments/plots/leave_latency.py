@@ -24,7 +24,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
 
 def _draw(run: Run, name: str, file_name: str, folder: Path) -> list[Path]:
     frame = select(run.latencies, "leave", name, role="monitor")
-    made, axes = style.figure(2, width=10.5, height=5.2, share_y=False)
+    made, axes = style.figure(2, 1, width=10.5, height=5.2, share_y=False)
     notes = []
     for axis, value, title in (
         (axes[0], "total_ms", "from the trigger (includes the dead interval)"),

@@ -67,13 +67,26 @@ RC = {
 }
 
 
-def figure(columns: int = 1, *, width: float = 9.0, height: float = 5.2, share_y: bool = True):
-    """Return (figure, list of axes) in the house style."""
+def figure(
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    width: float = 9.0,
+    height: float = 5.2,
+    share_y: bool | str = "row",
+) -> tuple[Any, list[Any]]:
+    """Return (figure, axes row by row) in the house style."""
     with mpl.rc_context(RC):
         made, axes = plt.subplots(
-            1, columns, figsize=(width, height), sharey=share_y, squeeze=False, layout=None
+            rows, columns, figsize=(width, height), sharey=share_y, squeeze=False, layout=None
         )
-    return made, list(axes[0])
+    return made, list(axes.flat)
+
+
+def enlarged(values: pd.Series, paper_ms: float) -> bool:
+    """Return whether ours are so far below the paper's that they need an axis of their own."""
+    largest = values.max()
+    return bool(np.isfinite(largest) and largest < 0.4 * paper_ms)
 
 
 def variant_colour(name: str, names: Sequence[str]) -> str:
@@ -159,8 +172,9 @@ def dress(made: Any, run: Run, title: str, subtitle: str, *, legend_columns: int
 def _foot(made: Any, run: Run) -> float:
     """Write the small print; return the room it takes in inches."""
     width, height = made.get_size_inches()
-    foot = f"run {run.manifest['run']}; the paper's values are drawn as the paper gives them; "
-    foot += "an x before a number: failed steps, which count as slower than all others"
+    foot = f"run {run.manifest['run']}; the paper's values are drawn as the paper gives them"
+    if (run.steps["status"] != "ok").any():
+        foot += "; x1, x2, ...: failed steps, which count as slower than all others"
     if "TCG" in environment_label(run.manifest):
         foot += "; software emulation: absolute times are functional only, ratios count"
     lines = textwrap.wrap(foot, int(width * 17))

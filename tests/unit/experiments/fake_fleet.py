@@ -220,7 +220,7 @@ class FakeFleet:
     def await_members(
         self, devices: Sequence[str], *, deadline_s: float, tm: str | None = None
     ) -> str:
-        self.world.now += 50 * MS
+        self.world.now = max([self.world.now + 50 * MS, *(event.mono_ns for event in self.new)])
         if self.world.faults.get("no_group"):
             raise DeadlineError("members never agreed")
         assert sorted(devices) == sorted(self.members)
