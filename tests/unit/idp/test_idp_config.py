@@ -43,7 +43,7 @@ def test_field_out_of_bounds(field: str, value: Any) -> None:
 
 
 def test_shared_key_with_an_aead_is_refused() -> None:
-    with pytest.raises(ConfigError, match="^suite: aes-gcm-128 with sa_mode paper"):
+    with pytest.raises(ConfigError, match=r"^suite: aes-gcm-128 with sa_mode paper"):
         replace(GOOD, sa_mode=SaMode.PAPER)
     assert replace(GOOD, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1).sa_mode is SaMode.PAPER
 

@@ -69,12 +69,14 @@ def refused_as(rule: str) -> Any:
 
 @pytest.mark.parametrize("interval_ms", [0, 49, 60_001])
 def test_idp_2(interval_ms: int) -> None:
+    """IDP-2."""
     with refused_as("IDP-2"):
         rules.check_hello(Hello(interval_ms, 4))
 
 
 @pytest.mark.parametrize("factor", [0, 1, 21])
 def test_idp_3(factor: int) -> None:
+    """IDP-3."""
     with refused_as("IDP-3"):
         rules.check_hello(Hello(1000, factor))
 
@@ -85,35 +87,41 @@ def test_hello_at_the_bounds_is_fine() -> None:
 
 
 def test_idp_4() -> None:
+    """IDP-4."""
     rules.check_not_own_address(B, A)
     with refused_as("IDP-4"):
         rules.check_not_own_address(A, A)
 
 
 def test_idp_5() -> None:
+    """IDP-5."""
     rules.check_startup_not_older(5, 5)
     with refused_as("IDP-5"):
         rules.check_startup_not_older(4, 5)
 
 
 def test_idp_6() -> None:
+    """IDP-6."""
     rules.check_table_room(2, 3)
     with refused_as("IDP-6"):
         rules.check_table_room(3, 3)
 
 
 def test_idp_7() -> None:
+    """IDP-7."""
     assert not rules.is_silent(100, 50, 149)
     assert rules.is_silent(100, 50, 150)
 
 
 def test_idp_8() -> None:
+    """IDP-8."""
     assert rules.triggered_hello_mono_ns(1000, None, 100, 7) == 1007
     assert rules.triggered_hello_mono_ns(1000, 990, 100, 7) == 1097
     assert rules.triggered_hello_mono_ns(1000, 500, 100, 7) == 1007
 
 
 def test_idp_9() -> None:
+    """IDP-9."""
     assert not rules.was_inaudible(None, 50, 1000)
     assert not rules.was_inaudible(951, 50, 1000)
     assert rules.was_inaudible(950, 50, 1000)
@@ -123,6 +131,7 @@ def test_idp_9() -> None:
 
 
 def test_idp_10() -> None:
+    """IDP-10."""
     assert not rules.was_not_running(1000, 100, 1050)
     assert rules.was_not_running(1000, 100, 1051)
 
@@ -131,23 +140,27 @@ def test_idp_10() -> None:
     ("members", "tm"), [([], A), ([A, A], A), ([A], B), ([A, B, address(2)], A)]
 )
 def test_idp_11(members: list[object], tm: object) -> None:
+    """IDP-11."""
     with refused_as("IDP-11"):
         rules.check_status(members, tm, 2)  # type: ignore[arg-type]
     rules.check_status([A, B], B, 2)
 
 
 def test_idp_12() -> None:
+    """IDP-12."""
     assert rules.is_excluded(A, [B])
     assert not rules.is_excluded(A, [B, A])
 
 
 def test_idp_13() -> None:
+    """IDP-13."""
     rules.check_group_key(bytes(32))
     with refused_as("IDP-13"):
         rules.check_group_key(bytes(31))
 
 
 def test_idp_14() -> None:
+    """IDP-14."""
     sa = SecurityAssociation(A, SA_GROUP, 256, Suite.AES_GCM_128, KeyMaterial(bytes(20)))
     policy = GroupPath(A, SA_GROUP, 66, 7).outbound()
     add, delete, put, drop = AddSa(sa), DeleteSa(sa.id), PutPolicy(policy), DeletePolicy(policy.id)
@@ -163,5 +176,6 @@ def test_idp_14() -> None:
 
 
 def test_idp_15() -> None:
+    """IDP-15."""
     assert rules.may_read(True)
     assert not rules.may_read(False)

@@ -1,0 +1,88 @@
+"""The hello's codec and the engine under rubbish: one error and no other, no effect, no crash."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.core.engine import DatagramReceived, Log
+from protocol.core.errors import DecodeError, PeerError
+from protocol.idp import rules
+from protocol.idp.messages import HELLO_LENGTH, Hello
+from protocol.idpmike import EpochId
+from tests.support.fakelink import LOOPBACK, Network
+from tests.support.identities import address
+
+epochs = st.builds(EpochId, st.integers(0, 2**64 - 1), st.binary(min_size=8, max_size=8))
+hellos = st.builds(
+    Hello, st.integers(0, 2**32 - 1), st.integers(0, 255), st.booleans(), st.none() | epochs
+)
+
+
+@given(hellos)
+def test_round_trip(hello: Hello) -> None:
+    body = hello.encode()
+    assert len(body) == HELLO_LENGTH
+    assert Hello.decode(body) == hello
+
+
+@given(st.binary(max_size=40) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
+def test_decoder_raises_one_error_and_one_string_stands_for_each_hello(body: bytes) -> None:
+    try:
+        hello = Hello.decode(body)
+    except DecodeError:
+        return
+    assert hello.encode() == body
+
+
+@given(hellos, st.integers(0, HELLO_LENGTH * 8 - 1))
+def test_truncated_and_extended_bodies_are_refused(hello: Hello, cut: int) -> None:
+    body = hello.encode()
+    for wrong in (body[: cut // 8], body + b"\0"):
+        try:
+            Hello.decode(wrong)
+        except DecodeError:
+            continue
+        raise AssertionError(wrong)
+
+
+@given(hellos)
+def test_checked_hello_has_a_bounded_dead_interval(hello: Hello) -> None:
+    try:
+        rules.check_hello(hello)
+    except PeerError:
+        return
+    assert 100_000_000 <= hello.dead_interval_ns <= 1_200_000_000_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["group", "local"]),
+            st.sampled_from([address(0), address(1), address(9), LOOPBACK]),
+            st.binary(max_size=300),
+        ),
+        max_size=20,
+    )
+)
+def test_engine_survives_rubbish_and_stays_as_it_was(
+    datagrams: list[tuple[str, object, bytes]],
+) -> None:
+    network = Network(2)
+    a, b = network.devices
+    a.start()
+    b.start()
+    network.run(1500)
+    before = a.status()["peers"]
+    for channel, source, payload in datagrams:
+        event = DatagramReceived(channel, source, payload)  # type: ignore[arg-type]
+        effects = a.engine.handle(event, network.now)
+        assert all(isinstance(effect, Log) for effect in effects)
+    assert a.status()["peers"] == before
+    refused = sum(
+        amount
+        for rule, amount in a.status()["counters"].items()
+        if rule.startswith(("AUTH", "LOCAL"))
+    )
+    assert refused == len(datagrams)
