@@ -139,8 +139,8 @@ def make_device(space: Namespace, number: int) -> Device:
     return Device(space, BLACK[number], backend, path, sender, receiver, black_join)
 
 
-@pytest.fixture
-def network() -> Iterator[Network]:
+@pytest.fixture(scope="module")
+def shared_network() -> Iterator[Network]:
     require_esp()
     with bridged(BLACK) as (switch, spaces):
         with in_namespace(switch.path):
