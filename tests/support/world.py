@@ -256,7 +256,7 @@ class World:
         event = DatagramReceived("local", LOOPBACK, payload)
         message, effects = device.idp.handle(event, self.instant)
         if isinstance(message, GroupStatus):
-            assert message.pointer == "" or message.pointer in device.keys
+            assert message.pointer == "" or message.pointer in device.all_keys
             device.statuses.append(message)
         self._perform_idp(device, effects)
 

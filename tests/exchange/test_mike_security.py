@@ -1,0 +1,471 @@
+"""What an outsider, a replayer, an ex-member and a newcomer can and cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.core.engine import Instant
+from protocol.identity import PROTOCOL_MIKE, Identity
+from protocol.idpmike import EpochId
+from protocol.mike.agreement import Agreement
+from protocol.mike.config import MikeConfig
+from protocol.mike.messages import (
+    Announcement,
+    Handover,
+    Join,
+    Kind,
+    Message,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
+from protocol.mike.schedule import NodeSecret, node_secret
+from tests.support.identities import address, known_device, make_identities, signing_key
+from tests.support.world import EPOCH_WALL_NS, Device, World
+
+
+def snapshot(device: Device) -> tuple[object, ...]:
+    """Everything of the protocol's state that a datagram could change."""
+    engine = device.engine
+    return (
+        engine.state,
+        engine.tm,
+        engine.term,
+        engine.highest,
+        engine.current,
+        None if engine.current is None else dict(engine.current.blinded),
+        engine.pending,
+        engine.held,
+        dict(engine.early),
+        dict(engine.work.requests),
+        dict(engine.liveness.gone),
+        sorted(device.keys),
+    )
+
+
+def seal(identity: Identity, world: World, message: Message) -> bytes:
+    kind = Kind[type(message).__name__.upper()]
+    if identity.startup_wall_ns is None:
+        identity.begin(EPOCH_WALL_NS + world.now_ns)
+    return identity.seal(PROTOCOL_MIKE, kind, message.encode(), world.instant)
+
+
+def forgeries(world: World) -> Iterator[Message]:
+    """One plausible message of each kind for the world's present group."""
+    current = world[0].engine.current
+    assert current is not None
+    epoch = current.epoch
+    content = current.content
+    yield Join(bytes(16), bytes([9]) + bytes(31), 0)
+    yield Tree(
+        Announcement(epoch.number + 1, epoch, address(0), current.known_tree(), (), ()), 0, {}, None
+    )
+    yield Path(epoch, {}, bytes(16))
+    yield Status(EpochId(epoch.number + 9, bytes(8)), 0, 200, bytes(16))
+    yield Repair(epoch, epoch)
+    yield Handover(epoch, address(1), 7, epoch.number, leaving=True)
+    assert content.number == epoch.number
+
+
+def test_a_device_without_a_certificate_changes_nothing() -> None:
+    world = World(3)
+    world.form(3)
+    stranger = Identity(known_device(7), signing_key(7), [known_device(i) for i in range(3)])
+    before = [snapshot(device) for device in world.devices]
+    start = world.now_ns
+    for message in list(forgeries(world)):
+        for device in world.devices:
+            world.deliver(device, address(7), seal(stranger, world, message))
+    world.run(20)
+    assert [snapshot(device) for device in world.devices] == before
+    assert world.sent(since_ns=start) == []
+    assert world[0].engine.identity.refusals["AUTH-4"] >= 5
+
+
+def test_a_forged_signature_changes_nothing() -> None:
+    world = World(3)
+    world.form(3)
+    # Somebody who knows the TM's and another member's certificate but not their keys.
+    wrong = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"not the key").digest())
+    before = [snapshot(device) for device in world.devices]
+    start = world.now_ns
+    for claimed in (0, 1):
+        forger = Identity(known_device(claimed), wrong, [])
+        for message in list(forgeries(world)):
+            for device in world.devices:
+                if device.index != claimed:
+                    world.deliver(device, address(claimed), seal(forger, world, message))
+    world.run(20)
+    assert [snapshot(device) for device in world.devices] == before
+    assert world.sent(since_ns=start) == []
+    assert world[2].engine.identity.refusals["AUTH-9"] >= 4
+
+
+def test_a_replay_of_everything_changes_nothing() -> None:
+    world = World(5)
+    world.form(5)
+    world.crash(3)
+    world.lose(3)
+    world.run_until(lambda: world.agreed(0, 1, 2, 4))
+    world.run(200)
+    before = [snapshot(device) for device in world.devices]
+    start = world.now_ns
+    for seen in list(world.wire):
+        for device in world.devices:
+            if device.alive and device.index != seen.sender:
+                world.deliver(device, address(seen.sender), seen.payload)
+    world.run(20)
+    assert [snapshot(device) for device in world.devices] == before
+    assert world.sent(since_ns=start) == []
+    assert world[0].engine.identity.refusals["AUTH-10"] > 5
+
+
+def test_truncated_and_flipped_datagrams_change_nothing() -> None:
+    """MIKE-1 at the latest; mostly the envelope refuses them."""
+    world = World(3)
+    world.form(3)
+    before = [snapshot(device) for device in world.devices]
+    for seen in list(world.wire)[-6:]:
+        for cut in range(0, len(seen.payload), 17):
+            bad = bytearray(seen.payload)
+            bad[cut] ^= 0x40
+            for payload in (seen.payload[:cut], bytes(bad)):
+                world.deliver(world[(seen.sender + 1) % 3], address(seen.sender), payload)
+    world.run(1)
+    assert [snapshot(device) for device in world.devices] == before
+
+
+def test_a_signed_body_that_is_no_message_is_counted() -> None:
+    """MIKE-1."""
+    world = World(3)
+    world.form(3)
+    member = make_identities(3)[1]
+    member.begin(EPOCH_WALL_NS + world.now_ns)
+    before = snapshot(world[0])
+    for body in (b"", b"\x00" * 7, bytes(300)):
+        datagram = member.seal(PROTOCOL_MIKE, Kind.TREE, body, world.instant)
+        world.deliver(world[0], address(1), datagram)
+    world.run(1)
+    assert snapshot(world[0]) == before
+    assert world[0].counted("MIKE-1") == 3
+    refused = world[0].engine.status(world.instant)["refused"]
+    assert refused[0]["peer"] == "d2"
+    assert refused[0]["rule"] == "MIKE-1"
+
+
+def impostor(world: World, index: int) -> Identity:
+    """A second hand that holds a member's certificate and key: a compromised insider."""
+    identity = make_identities(len(world.devices))[index]
+    identity.begin(EPOCH_WALL_NS + world.now_ns)
+    return identity
+
+
+def test_a_member_cannot_act_as_tm_while_the_tm_lives() -> None:
+    """MIKE-3, MIKE-14."""
+    world = World(4)
+    world.form(4)
+    current = world[2].engine.current
+    assert current is not None
+    tree = current.known_tree()
+    usurped = Announcement(9, current.epoch, address(2), tree, (), ())
+    rogue = impostor(world, 2)
+    world.deliver(world[1], address(2), seal(rogue, world, Tree(usurped)))
+    world.run(1)
+    assert world[1].engine.held is not None
+    assert world[1].epoch == world[0].epoch
+    assert world[1].engine.tm == address(0)
+    # Only one such TREE is kept, and not for ever (MIKE-14).
+    other = impostor(world, 3)
+    second = Announcement(12, current.epoch, address(3), tree, (), ())
+    world.deliver(world[1], address(3), seal(other, world, Tree(second)))
+    world.run(1)
+    assert world[1].engine.held.sender == address(2)
+    world.run(5100)
+    assert world[1].engine.held is None
+    assert world.agreed(0, 1, 2, 3)
+
+
+def test_a_tree_of_a_device_outside_the_group_is_refused() -> None:
+    """MIKE-3."""
+    world = World(4)
+    world.form(3)
+    current = world[1].engine.current
+    assert current is not None
+    tree, _ = current.known_tree().inserted(address(3), bytes([9]) * 32, bytes([9]) * 32)
+    rogue = impostor(world, 3)
+    message = Tree(Announcement(9, current.epoch, address(3), tree, (), ()))
+    world.deliver(world[1], address(3), seal(rogue, world, message))
+    world.run(1)
+    assert world[1].counted("MIKE-3") == 1
+    assert world[1].engine.held is None
+
+
+def test_an_old_epoch_and_an_absurd_one_are_refused() -> None:
+    """MIKE-4."""
+    world = World(3)
+    world.form(3)
+    current = world[1].engine.current
+    assert current is not None
+    rogue = impostor(world, 0)
+    for number in (1, 3, 1 << 40):
+        previous = EpochId(0, bytes(8))
+        content = Announcement(number, previous, address(0), current.known_tree(), (), ())
+        world.deliver(world[1], address(0), seal(rogue, world, Tree(content)))
+    world.run(1)
+    assert world[1].counted("MIKE-4") == 3
+
+
+def test_an_announcement_that_cannot_be_completed_is_refused() -> None:
+    """MIKE-9."""
+    world = World(4)
+    world.form(4)
+    current = world[1].engine.current
+    assert current is not None
+    tree = current.known_tree()
+    leaf = tree.leaf_of(address(3))
+    assert leaf is not None
+    opened = tree.refreshed(leaf, None)
+    rogue = impostor(world, 0)
+    for content in (
+        Announcement(8, current.epoch, address(0), opened, (), ()),
+        Announcement(8, current.epoch, address(0), tree, (address(1),), ()),
+    ):
+        world.deliver(world[1], address(0), seal(rogue, world, Tree(content)))
+    world.run(1)
+    assert world[1].counted("MIKE-9") == 2
+
+
+def test_a_tree_with_a_foreign_leaf_key_for_us_makes_us_rejoin() -> None:
+    """MIKE-5."""
+    world = World(4)
+    world.form(4)
+    current = world[1].engine.current
+    assert current is not None
+    tree = current.known_tree()
+    leaf = tree.leaf_of(address(1))
+    assert leaf is not None
+    replaced = tree.refreshed(leaf, NodeSecret(bytes(32)).blinded)
+    content = Announcement(8, current.epoch, address(0), replaced, (address(1),), ())
+    world.deliver(world[1], address(0), seal(impostor(world, 0), world, Tree(content)))
+    world.run(1)
+    assert world[1].counted("MIKE-5") == 1
+    assert world[1].epoch == world[0].epoch or world[1].engine.attempt is not None
+
+
+def test_a_member_publishes_only_its_own_nodes() -> None:
+    """MIKE-7."""
+    world = World(4)
+    world.form(3)
+    world.filters.append(lambda seen, to: seen.kind is Kind.PATH)
+    world.join(3)
+    world.run(2)
+    pending = world[1].engine.pending
+    assert pending is not None
+    (name,) = pending.content.tree.open_nodes()
+    rogue = impostor(world, 2)
+    world.deliver(
+        world[1], address(2), seal(rogue, world, Path(pending.epoch, {name: bytes([9]) * 32}))
+    )
+    world.run(1)
+    assert world[1].counted("MIKE-7") == 1
+    assert name not in pending.blinded
+
+
+def test_a_low_order_key_is_refused() -> None:
+    """MIKE-6."""
+    world = World(4)
+    world.form(3)
+    insider = impostor(world, 3)
+    for key in (bytes(32), bytes([1]) + bytes(31)):
+        world.deliver(world[0], address(3), seal(insider, world, Join(bytes(16), key, 0)))
+    world.run(1)
+    assert world[0].counted("MIKE-6") >= 1
+    world.run(2000)
+    assert len({d.group_key for d in world.devices[:3]}) == 1
+    assert world[0].group_key is not None
+
+
+def test_a_handover_of_someone_else_is_refused() -> None:
+    """MIKE-15."""
+    world = World(4)
+    world.form(4)
+    current = world[1].engine.current
+    assert current is not None
+    rogue = impostor(world, 2)
+    message = Handover(current.epoch, address(2), 1, current.epoch.number, leaving=False)
+    world.deliver(world[1], address(2), seal(rogue, world, message))
+    world.run(1)
+    assert world[1].counted("MIKE-15") == 1
+    assert world[1].engine.tm == address(0)
+
+
+def derives(agreement: Agreement, wire: list[Message], epoch: str) -> bool:
+    """Say whether somebody with this old state derives an epoch's root from all datagrams."""
+    known: dict[bytes, NodeSecret] = {agreement.leaf.blinded: agreement.leaf}
+    for secret in agreement.secrets.values():
+        known[secret.blinded] = secret
+    for message in wire:
+        if not isinstance(message, Tree) or str(message.announcement.epoch) != epoch:
+            continue
+        tree = message.announcement.tree.filled(message.keys)
+        for path in wire:
+            if isinstance(path, Path) and path.epoch == message.announcement.epoch:
+                tree = tree.filled(path.keys)
+        # Try to pose as every member whose leaf or inner key we hold.
+        for name, key in sorted(tree.blinded.items()):
+            if key not in known:
+                continue
+            current = name
+            secret = known[key]
+            while current > 1:
+                beside = tree.blinded.get(current ^ 1)  # type: ignore[call-overload]
+                if beside is None:
+                    break
+                pair = (beside, secret.blinded) if current & 1 else (secret.blinded, beside)
+                secret = NodeSecret(node_secret(secret, beside, *pair))
+                current >>= 1  # type: ignore[assignment]
+            if current == 1:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("leaver", range(1, 7))
+def test_an_excluded_member_cannot_derive_any_later_key(leaver: int) -> None:
+    """MIKE-19: with all its old state and every later datagram."""
+    world = World(8)
+    world.form(7)
+    state = world[leaver].engine.current
+    assert state is not None
+    world.crash(leaver)
+    world.lose(leaver)
+    rest = [index for index in range(7) if index != leaver]
+    world.run_until(lambda: world.agreed(*rest))
+    world.join(7)
+    world.run_until(lambda: world.agreed(*rest, 7))
+    world.restore(rest[-1])
+    world.run(300)
+    assert world.agreed(*rest, 7)
+    wire = [seen.message for seen in world.wire]
+    # The attack works on the epoch that the leaver was in, so it is a real one.
+    last_with = str(state.epoch)
+    repeated = Tree(state.content, 0, state.supplement(), None)
+    assert derives(state, [*wire, repeated], last_with)
+    later = [pointer for pointer in world[0].all_keys
+             if int(pointer.split("-")[0]) > state.epoch.number]
+    assert len(later) >= 3
+    for pointer in later:
+        assert not derives(state, wire, pointer)
+
+
+def test_two_excluded_members_together_cannot_derive_a_later_key() -> None:
+    """MIKE-19."""
+    world = World(8)
+    world.form(8)
+    states = [world[index].engine.current for index in (2, 3, 6)]
+    for index in (2, 3, 6):
+        world.crash(index)
+        world.lose(index)
+    world.run_until(lambda: world.agreed(0, 1, 4, 5, 7))
+    wire = [seen.message for seen in world.wire]
+    last = world[0].epoch
+    assert last is not None
+    for state in states:
+        assert state is not None
+        merged = Agreement(state.own, state.tree, (), state.leaf, {})
+        for other in states:
+            assert other is not None
+            merged.secrets.update(other.secrets)
+            merged.secrets[(other.leaf.blinded, b"leaf")] = other.leaf
+        assert not derives(merged, wire, last)
+
+
+def test_a_new_member_cannot_derive_an_earlier_key() -> None:
+    world = World(6)
+    world.form(5)
+    earlier = list(world[0].all_keys)
+    world.join(5)
+    world.run_until(lambda: world.agreed(*range(6)))
+    state = world[5].engine.current
+    assert state is not None
+    wire = [seen.message for seen in world.wire]
+    assert derives(state, wire, str(state.epoch))
+    for pointer in earlier:
+        assert not derives(state, wire, pointer)
+    assert not set(earlier) & set(world[5].all_keys)
+
+
+def test_join_then_leave_does_not_bring_the_old_key_back() -> None:
+    """The known fault of tree schemes whose sponsor keeps its share."""
+    world = World(4)
+    world.form(3)
+    for _ in range(2):
+        world.join(3)
+        world.run_until(lambda: world.agreed(0, 1, 2, 3))
+        world.crash(3)
+        world.lose(3)
+        world.run_until(lambda: world.agreed(0, 1, 2))
+    keys = list(world[0].all_keys.values())
+    assert len(set(keys)) == len(keys) == 7
+
+
+def test_members_spend_no_signature_check_on_a_join() -> None:
+    """MIKE-2: a flood of JOINs costs members nothing, and a parked instance opens nothing."""
+    world = World(4)
+    world.form(3)
+    stranger = Identity(known_device(7), signing_key(7), [])
+    join = seal(stranger, world, Join(bytes(16), bytes([9]) * 32, 0))
+    for index in (1, 3):
+        world.deliver(world[index], address(7), join)
+    world.run(1)
+    assert world[1].engine.identity.refusals == {}
+    assert world[3].engine.identity.refusals == {}
+    assert world[3].engine.status(Instant(0, 0))["role"] == "idle"
+
+
+def test_a_full_group_takes_nobody_else() -> None:
+    """MIKE-20."""
+    world = World(3, config=MikeConfig(members_max=2))
+    world.form(2)
+    world.join(2)
+    world.run(300)
+    assert world.agreed(0, 1)
+    assert world[0].counted("MIKE-20") >= 1
+
+
+def test_a_join_made_before_the_device_left_is_not_granted() -> None:
+    """MIKE-12."""
+    world = World(3)
+    world.form(2)
+    world.filters.append(lambda seen, to: seen.kind is Kind.JOIN and to == 0)
+    world.join(2)
+    world.run(1)
+    join = world.wire[-1].payload
+    world.filters.clear()
+    world.crash(2)
+    world.lose(2)
+    world.run(1)
+    world.deliver(world[0], address(2), join)
+    world.run(1)
+    assert world.agreed(0, 1)
+    assert world[0].counted("MIKE-12") == 1
+
+
+def test_no_secret_is_printed() -> None:
+    world = World(2)
+    world.form(2)
+    current = world[0].engine.current
+    assert current is not None
+    assert current.keys is not None
+    assert current.root is not None
+    shown = repr(current.keys) + repr(current.root) + repr(current.leaf) + str(
+        world[0].engine.status(world.instant)
+    )
+    for secret in (current.keys.group_key, current.root.reveal(), current.leaf.reveal()):
+        assert secret.hex() not in shown
+        assert repr(secret) not in shown
+
