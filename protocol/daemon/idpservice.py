@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from protocol.core.engine import Engine
+from protocol.core.errors import LocalError
 from protocol.daemon.effects import IdpEffects
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.link import LinkWatch
@@ -74,11 +75,16 @@ class IdpService(Service):
     def _open_backend(self) -> IpsecBackend:
         if self.config.backend == "memory":
             return MemoryBackend()
-        if self.config.idp.if_id is not None:
-            interface_index(self.config.xfrm_interface)
         from protocol.xfrm.backends import make_backend
 
-        return make_backend(self.config.backend, None, self.config.idp.suite)
+        backend = make_backend(self.config.backend, None, self.config.idp.suite)
+        if self.config.idp.if_id is not None:
+            try:
+                interface_index(self.config.xfrm_interface)
+            except LocalError:
+                backend.close()
+                raise
+        return backend
 
     def _on_link(self, up: bool) -> None:
         self.trace.report("daemon.link", {"up": up})
