@@ -41,7 +41,7 @@ class Signalling:
         """Hand a signal to MIKE."""
         effects = self._link.send(Signal(kind, peer, startup_wall_ns), now)
         serial = self._link.last_serial
-        fields = {"kind": kind.name.lower(), "peer": str(peer), "serial": serial}
+        fields = {"kind": kind.name, "peer": str(peer), "serial": serial}
         return [*effects, Report("t_signal", fields)]
 
     def repeat(

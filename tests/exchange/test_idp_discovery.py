@@ -102,7 +102,7 @@ def test_leave_after_four_intervals_and_not_before() -> None:
     network.run(1100)
     assert a.signals == [("LEAVE", B)]
     assert a.points("t_detect")[-1][1]["kind"] == "leave"
-    silent_ms = a.time_of("t_signal", kind="leave") - (network.now.mono_ns // 1_000_000)
+    silent_ms = a.time_of("t_signal", kind="LEAVE") - (network.now.mono_ns // 1_000_000)
     assert -1100 <= silent_ms <= 0
     assert a.status()["peers"][0]["state"] == "lost"
 
@@ -113,7 +113,7 @@ def test_idp_7_dead_interval_is_exact() -> None:
     last_ms = network.now.mono_ns // 1_000_000 - entry["last_hello_ms"]
     b.connected = False
     network.run(6000)
-    assert a.time_of("t_signal", kind="leave") - last_ms in range(DEAD_MS - 1, DEAD_MS + 2)
+    assert a.time_of("t_signal", kind="LEAVE") - last_ms in range(DEAD_MS - 1, DEAD_MS + 2)
 
 
 def test_flap_shorter_than_the_dead_interval_causes_nothing() -> None:

@@ -1,0 +1,189 @@
+"""IDP and MIKE whole: both engines of every device on virtual time, SADs in memory compared.
+
+As the paper measured it: two devices first, then more, one at a time; then they leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Event,
+    SendDatagram,
+    SetTimer,
+    Started,
+    Stopped,
+    TimerExpired,
+)
+from protocol.idp.config import IdpConfig, SaMode
+from protocol.ipsec.model import Suite
+from protocol.ipsec.snapshot import SadSnapshot
+from protocol.mike.config import MikeConfig
+from protocol.mike.engine import MikeEngine
+from protocol.mike.events import PublishKey, RetireKey
+from tests.support.fakelink import (
+    LATENCY_NS,
+    LOCAL_LATENCY_NS,
+    LOOPBACK,
+    SA_GROUP,
+    Device,
+    Network,
+    SeededKeys,
+)
+from tests.support.identities import make_identities
+
+PAPER = IdpConfig(sa_group=SA_GROUP, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1)
+
+
+class WholeDevice(Device):
+    """A device with the real MIKE."""
+
+    def __init__(self, net: Network, index: int, config: IdpConfig) -> None:
+        super().__init__(net, index, config)
+        self.mike_timers: dict[str, int] = {}
+        identity = make_identities(net.size)[index]
+        self.mike_engine = MikeEngine(
+            MikeConfig(), identity, self.secret, SeededKeys(f"mike {index}")
+        )
+
+    def start(self) -> None:
+        self.feed_mike(Started(self.net.now.wall_ns))
+        super().start()
+
+    def kill(self) -> None:
+        """Both daemons vanish; the kernel keeps what it has."""
+        self.connected = False
+
+    def stop_all(self) -> None:
+        """Orderly: IDP first, as the paper's leave, MIKE a moment later."""
+        self.stop()
+        self.net.after(50_000_000, lambda: self.feed_mike(Stopped()))
+
+    def feed_mike(self, event: Event) -> None:
+        for effect in self.mike_engine.handle(event, self.net.now):
+            self._perform_one_of_mike(effect)
+
+    def _perform_one_of_mike(self, effect: Effect) -> None:
+        match effect:
+            case SendDatagram("local", payload, _):
+                event = DatagramReceived("local", LOOPBACK, payload)
+                self.net.after(LOCAL_LATENCY_NS, lambda: self.feed(event))
+            case SendDatagram("group", payload, destination):
+                if self.connected:
+                    event = DatagramReceived("group", self.address, payload)
+                    for device in self.net.devices:
+                        if destination in (None, device.address):
+                            self.net.after(
+                                LATENCY_NS, lambda device=device: self._to_mike(device, event)
+                            )
+            case SetTimer(name, at_mono_ns):
+                self.mike_timers[name] = at_mono_ns
+                self.net.at(at_mono_ns, lambda: self._mike_expire(name, at_mono_ns))
+            case CancelTimer(name):
+                self.mike_timers.pop(name, None)
+            case PublishKey(pointer, key):
+                self.key_directory[pointer] = key
+            case RetireKey(pointer):
+                self.key_directory.pop(pointer, None)
+            case _:
+                pass
+
+    @staticmethod
+    def _to_mike(device: Device, event: DatagramReceived) -> None:
+        assert isinstance(device, WholeDevice)
+        if device.connected:
+            device.feed_mike(event)
+
+    def _mike_expire(self, name: str, at_mono_ns: int) -> None:
+        if self.mike_timers.get(name) == at_mono_ns:
+            del self.mike_timers[name]
+            self.feed_mike(TimerExpired(name))
+
+    def _mike_receives(self, payload: bytes) -> None:
+        self.feed_mike(DatagramReceived("local", LOOPBACK, payload))
+
+
+def network(size: int, config: IdpConfig | None = None) -> tuple[Network, list[WholeDevice]]:
+    net = Network(size, config)
+    config = config or IdpConfig(sa_group=SA_GROUP)
+    devices = [WholeDevice(net, index, config) for index in range(size)]
+    net.devices = list(devices)
+    return net, devices
+
+
+def agree(devices: Iterable[WholeDevice], *, paper: bool = False) -> None:
+    """Same epoch, same SPIs, same keys on all; each sends with what it has."""
+    devices = list(devices)
+    states = [device.status() for device in devices]
+    assert len({state["epoch"] for state in states}) == 1, [s["epoch"] for s in states]
+    assert states[0]["epoch"] is not None
+    assert {state["active_epoch"] for state in states} == {states[0]["epoch"]}
+    snapshots = [SadSnapshot.of(device.backend.dump_sas()) for device in devices]
+    digests = {s.digest_without_source if paper else s.digest for s in snapshots}
+    assert len(digests) == 1
+    assert all(len(s.entries) == (1 if paper else len(devices)) for s in snapshots)
+    assert all(device.backend.errors == [] for device in devices)
+
+
+@pytest.mark.parametrize("config", [None, PAPER], ids=["per-sender", "paper"])
+def test_successive_joins_then_leaves(config: IdpConfig | None) -> None:
+    net, devices = network(6, config)
+    paper = config is not None
+    for count, device in enumerate(devices, 1):
+        device.start()
+        net.run(4000)
+        agree(devices[:count], paper=paper)
+    # one leaves by shutting IDP down, one by cutting the cable
+    devices[5].stop_all()
+    net.run(9000)
+    agree(devices[:5], paper=paper)
+    assert devices[5].backend.dump_sas() == []
+    devices[4].connected = False
+    net.run(9000)
+    agree(devices[:4], paper=paper)
+
+
+def test_flap_causes_no_rekey() -> None:
+    net, devices = network(3)
+    for device in devices:
+        device.start()
+        net.run(4000)
+    before = devices[0].status()["epoch"]
+    for _ in range(5):
+        devices[2].connected = False
+        net.run(2500)
+        devices[2].connected = True
+        net.run(1500)
+    net.run(3000)
+    agree(devices)
+    assert devices[0].status()["epoch"] == before
+
+
+def test_device_that_was_cut_off_is_back_with_a_new_key() -> None:
+    net, devices = network(4)
+    for device in devices:
+        device.start()
+        net.run(4000)
+    devices[3].link(False)
+    net.run(9000)
+    agree(devices[:3])
+    devices[3].link(True)
+    net.run(9000)
+    agree(devices)
+
+
+def test_restarted_device_is_back() -> None:
+    net, devices = network(3)
+    for device in devices:
+        device.start()
+        net.run(4000)
+    devices[1].stop_all()
+    net.run(500)
+    devices[1].start()
+    net.run(9000)
+    agree(devices)
