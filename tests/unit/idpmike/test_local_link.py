@@ -263,6 +263,42 @@ def test_a_first_message_must_be_fresh() -> None:
     assert bench.got[Side.MIKE] == [1], "its sender has learnt our instance"
 
 
+def test_a_recorded_first_message_never_replaces_an_instance_we_know() -> None:
+    bench = Bench()
+    bench.send(Side.IDP, 1)
+    recorded = list(bench.flight[Side.MIKE])
+    bench.flight[Side.MIKE].clear()
+    bench.restart(Side.IDP, -10_000_000_000)
+    bench.send(Side.IDP, 2)
+    bench.drain()
+    for payload in recorded:
+        bench.deliver(Side.MIKE, payload)
+    bench.drain()
+    assert bench.got[Side.MIKE] == [2], "although its instance is the larger one"
+
+
+def test_moving_an_instance_up_repeats_nothing() -> None:
+    """IDP's clock was set back; a new MIKE acts on its JOIN before an old MIKE's Resync arrives."""
+    bench = Bench()
+    bench.send(Side.IDP, 1)
+    bench.drain()
+    bench.restart(Side.IDP, -10_000_000_000)
+    bench.send(Side.IDP, 2)
+    opening, join = bench.flight[Side.MIKE]
+    bench.deliver(Side.MIKE, opening)
+    resync = bench.flight[Side.IDP].pop()
+    bench.restart(Side.MIKE)
+    for payload in (opening, join):
+        bench.deliver(Side.MIKE, payload)
+    bench.deliver(Side.IDP, resync)
+    bench.drain()
+    for _ in range(3):
+        bench.fire(Side.IDP)
+        bench.drain()
+    assert bench.got[Side.MIKE] == [2]
+    assert bench.links[Side.IDP].outstanding == 0
+
+
 def test_local_2_and_3_forgeries_change_nothing() -> None:
     bench = Bench()
     bench.send(Side.IDP, 1)
