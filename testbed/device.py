@@ -23,6 +23,9 @@ from testbed.trace import Event, TraceReader
 DAEMONS: Final = ("miked", "idpd")
 """In order of start: miked listens before idpd signals."""
 
+ANSWER_TIMEOUT_S: Final = 30.0
+"""For one control request: milliseconds natively, seconds in a crowded emulated guest."""
+
 RESPONDER_PORT: Final = 47503
 """UDP port of every device's NTP on-wire responder."""
 
@@ -149,14 +152,17 @@ class Device:
         """Return whether both daemons have opened their control sockets."""
         return all((self.directory / f"{daemon}.sock").exists() for daemon in DAEMONS)
 
-    def ask(self, daemon: str, command: str, **arguments: Any) -> dict[str, Any]:
+    def ask(
+        self, daemon: str, command: str, timeout_s: float = ANSWER_TIMEOUT_S, **arguments: Any
+    ) -> dict[str, Any]:
         """Send a control request and return the answer.
 
         Raises:
             TestbedError: the daemon does not answer or refuses; names both.
         """
         try:
-            return request(self.directory / f"{daemon}.sock", {"cmd": command, **arguments})
+            message = {"cmd": command, **arguments}
+            return request(self.directory / f"{daemon}.sock", message, timeout_s)
         except ControlError as error:
             raise TestbedError(f"{self.name}/{daemon}: '{command}' failed: {error}") from None
 

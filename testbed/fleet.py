@@ -49,7 +49,7 @@ KERNEL_BACKENDS: Final = frozenset({"netlink", "command", "pfkey"})
 BACKENDS: Final = (*sorted(KERNEL_BACKENDS), "memory")
 SA_MODES: Final = ("per-sender", "paper")
 
-_DAEMON_START_DEADLINE_S: Final = 120.0
+_DAEMON_START_DEADLINE_S: Final = 180.0
 _STOP_GRACE_S: Final = 5.0
 
 _numbers = itertools.count(1)
@@ -239,9 +239,9 @@ class Fleet:
             return f"the daemons of {', '.join(missing)} have not opened their control sockets"
 
         wait_until(all_up, _DAEMON_START_DEADLINE_S, describe, pause_s=0.05)
-        for device in self._devices.values():
+        for device in self._devices.values():  # the sockets are there a little before the answers
             for daemon in DAEMONS:
-                device.ask(daemon, "status")
+                device.ask(daemon, "status", timeout_s=_DAEMON_START_DEADLINE_S)
 
     def _open_eyes(self) -> None:
         self._trace = TraceLog({name: device.read_trace for name, device in self._devices.items()})

@@ -211,6 +211,7 @@ def _be_holder(options: UpOptions, run_id: str, writer: int, *, in_vm: bool) -> 
     run: Run | None = None
     try:
         os.setsid()
+        _redirect(Path(os.devnull))  # the warden must not hold the caller's terminal or pipe
         run = Run.create(sys.argv, run_id) if in_vm else session.begin(sys.argv, run_id)
         log = run.directory / LOG_FILE
         _redirect(log)

@@ -179,7 +179,7 @@ def _table(devices: dict[str, Any]) -> str:
                 name,
                 str(idp.get("state")),
                 f"{mike.get('state')}/{mike.get('role')}",
-                str(len(idp.get("peers") or ())),
+                str(sum(peer.get("state") == "up" for peer in idp.get("peers") or ())),
                 str(len(mike.get("members") or ())),
                 str(mike.get("epoch") or "-")[:_EPOCH_DIGITS],
                 str(idp.get("active_epoch") or "-")[:_EPOCH_DIGITS],
