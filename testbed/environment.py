@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 DEFAULT_MEMORY_MIB: Final = 3072
+INTERRUPTED: Final = 130
 # What of the host's environment a command in the guest may depend on.
 _PASSED_PREFIXES: Final = ("TESTBED_", "PYTEST_", "HYPOTHESIS_")
 _PASSED: Final = frozenset(
@@ -125,7 +126,12 @@ def rerun_in_vm(
         environment=guest_environment(),
         shares=shares,
     )
-    return run_guest(job, memory_mib)
+    try:
+        return run_guest(job, memory_mib)
+    except OSError as error:
+        raise TestbedEnvironmentError(
+            f"the virtual machine cannot run: {error}; check the free space and who owns .cache"
+        ) from error
 
 
 def guest_environment() -> dict[str, str]:
@@ -215,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TestbedEnvironmentError as error:
         print(f"testbed: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def run_natively(argv: Sequence[str]) -> int:

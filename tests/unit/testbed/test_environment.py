@@ -10,6 +10,7 @@ import pytest
 from testbed import environment, preflight
 from testbed.environment import EnvironmentKind, TestbedEnvironmentError, choose
 from testbed.preflight import Check, State
+from testbed.vm import launcher
 
 CHECKS = ("check_root", "check_namespaces", "check_esp")
 
@@ -96,3 +97,14 @@ def test_wrong_words_are_a_usage_error(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "moon" in done.stderr
+
+
+def test_a_cache_of_somebody_else_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", "vm")
+
+    monkeypatch.setattr(launcher, "run_guest", refuse)
+    with pytest.raises(TestbedEnvironmentError, match=r"Permission denied.*; check .*\.cache"):
+        environment.rerun_in_vm(["true"], writable=[tmp_path])
