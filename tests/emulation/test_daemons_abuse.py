@@ -320,7 +320,10 @@ def test_a_second_daemon_on_the_same_device_is_refused(lan: Lan) -> None:
         ({"device": {"address": "2001:db8:b::99"}}, "certificate is for 2001:db8:b::1"),
         ({"device": {"name": "d7"}}, "certificate is for d1 of"),
         ({"idp": {"hello_interval_ms": "x"}}, "[idp] hello_interval_ms"),
-        ({"ipsec": {"backend": "netlink", "interface": "xfrm9"}}, "kernel has no ESP|no interface xfrm9"),
+        (
+            {"ipsec": {"backend": "netlink", "interface": "xfrm9"}},
+            "kernel has no ESP|no interface xfrm9",
+        ),
     ],
 )
 def test_a_device_that_cannot_work_is_refused_in_one_line(
