@@ -216,7 +216,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_backend=variant.sa_backend,
             sa_mode=variant.sa_mode,
             suite=variant.suite,
-            idp={"hello_interval_ms": variant.hello_interval_ms},
+            idp=_idp(variant.hello_interval_ms),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
@@ -226,6 +226,15 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
         return Fleet(topology.limited_to(plan.devices), options)
 
     return load_fleet
+
+
+def _idp(hello_interval_ms: int) -> dict[str, int]:
+    """Return IDP's settings; what must be shorter than the hello interval shrinks with it."""
+    return {
+        "hello_interval_ms": hello_interval_ms,
+        "jitter_ms": min(20, hello_interval_ms // 4),
+        "triggered_hello_spread_ms": min(250, hello_interval_ms),
+    }
 
 
 def _conclude(path: Path, status: int, name: str, *, figures: bool) -> int:

@@ -130,7 +130,7 @@ def _ip_batch(lines: Sequence[str]) -> None:
         raise ExperimentError((done.stderr.strip().splitlines() or ["ip failed"])[0][:200])
 
 
-class _Supply:
+class Supply:
     """Fresh SAs, with an SPI and keys of their own each."""
 
     def __init__(self, suite: str, seed: int) -> None:
@@ -139,6 +139,7 @@ class _Supply:
         self._spi = 0x1000
 
     def take(self, count: int) -> list[SecurityAssociation]:
+        """Return this many SAs that nobody has written."""
         from protocol.ipsec.model import SUITES as PARAMETERS
         from protocol.ipsec.model import KeyMaterial, SecurityAssociation, Suite
 
@@ -157,7 +158,7 @@ class _Supply:
 
 def rounds(
     subjects: Sequence[Subject],
-    supply: _Supply,
+    supply: Supply,
     count: int,
     seed: int,
     now_ns: Callable[[], int] = time.perf_counter_ns,
@@ -175,9 +176,7 @@ def rounds(
     return rows
 
 
-def _one_round(
-    subject: Subject, supply: _Supply, now_ns: Callable[[], int]
-) -> list[dict[str, Any]]:
+def _one_round(subject: Subject, supply: Supply, now_ns: Callable[[], int]) -> list[dict[str, Any]]:
     """Write, then replace, then clean up; only the first two are timed."""
     first, second = supply.take(subject.sas), supply.take(subject.sas)
     tasks = (("write", [], first), ("delete+write", [sa.id for sa in first], second))
@@ -241,7 +240,7 @@ def main(argument: str) -> int:
                 }
                 for operation in ("write", "delete+write")
             ]
-    rows += rounds(subjects, _Supply(suite, task["seed"]), task["rounds"], task["seed"])
+    rows += rounds(subjects, Supply(suite, task["seed"]), task["rounds"], task["seed"])
     for subject in subjects:
         subject.close()
     print(json.dumps(rows))

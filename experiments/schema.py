@@ -48,7 +48,8 @@ STEPS: dict[str, str] = {
     "packet_sendings": "how often it was sent until it had arrived everywhere",
     "tm": "device that held the TM role when the step began",
     "handover": "1 if the TM role had to be handed back to the second device before the step",
-    "idle_percent": "CPU idle over all cores from arming the trigger until the epoch was everywhere",
+    "idle_percent": "CPU idle over all cores, from arming the trigger until the epoch was "
+    "everywhere",
     "starved": "1 if that is below the plan's floor",
     "expected": "devices that should be members after the step, separated by spaces",
 }

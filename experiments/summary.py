@@ -51,7 +51,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "leave": {v: _leave(run, v, seed) for v in variants(run.latencies, "leave")},
         "dispersal": _dispersal(run, seed),
         "mike": {v: _mike(run, v, seed) for v in variants(run.latencies, "join")},
-        "sa_write": analysis.sa_writes(run.sa_writes, seed),
+        "sa_write": _sa_writes(run, plan, seed),
         "clock": _clock(run, plan),
         "kernel_check": _kernel_check(run),
         "cold_start": _cold_start(run),
@@ -60,6 +60,14 @@ def summarise(run: Run) -> dict[str, Any]:
     }
     summary["ratios"] = _ratios(summary)
     return {name: summary[name] for name in SUMMARY}
+
+
+def _sa_writes(run: Run, plan: Plan, seed: int) -> dict[str, Any]:
+    """Return the estimates per backend in the plan's order: the rows are in that of the turns."""
+    found = analysis.sa_writes(run.sa_writes, seed)
+    campaign = plan.sa_write()
+    order = campaign.backends if campaign else ()
+    return {name: found[name] for name in order if name in found}
 
 
 def _join(run: Run, variant: str, seed: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class FakeSubject:
 
 
 def measured(*subjects: FakeSubject, clock: list[int], count: int = 3) -> list[dict[str, Any]]:
-    supply = sa_write._Supply("3des-sha1", 1)
+    supply = sa_write.Supply("3des-sha1", 1)
     return sa_write.rounds(subjects, supply, count, 1, lambda: clock[0])  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def test_a_failed_write_is_a_row_with_its_reason() -> None:
 
 
 def test_every_sa_has_its_own_spi_and_key() -> None:
-    sas = sa_write._Supply("3des-sha1", 1).take(20)
+    sas = sa_write.Supply("3des-sha1", 1).take(20)
     assert len({sa.spi for sa in sas}) == len({sa.key.digest for sa in sas}) == 20
 
 

@@ -1,0 +1,346 @@
+"""`make bench`: native micro benchmarks, each as a ratio to a baseline of the same run.
+
+The baseline is SHA-256 over 64 KiB: pure C, the same everywhere, so that two machines or two
+commits can be compared by ratios. A new item is a function with `@item(...)` that returns what
+is to be timed, or raises `SkipError` with the reason why it cannot be timed here.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+if TYPE_CHECKING:
+    from protocol.core.engine import Instant
+    from protocol.identity import Identity
+    from protocol.ipsec.model import SecurityAssociation
+    from protocol.mike.treemath import NodeName
+
+WALL_NS = 1_800_000_000_000_000_000
+ROUNDS = 7
+ROUND_NS = 40_000_000
+"""Each round repeats an item for about this long; the median round counts."""
+
+Timed = Callable[[], object]
+
+
+class SkipError(Exception):
+    """An item that cannot be timed on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one item gave.
+
+    Attributes:
+        name: of the item.
+        us: median time in microseconds, None if skipped.
+        ratio: to the baseline.
+        note: why it was skipped.
+    """
+
+    name: str
+    us: float | None
+    ratio: float | None
+    note: str = ""
+
+
+_ITEMS: list[tuple[str, Callable[[], Timed]]] = []
+
+
+def item(name: str) -> Callable[[Callable[[], Timed]], Callable[[], Timed]]:
+    """Register an item; the decorated function prepares it and returns what is timed."""
+
+    def register(prepare: Callable[[], Timed]) -> Callable[[], Timed]:
+        _ITEMS.append((name, prepare))
+        return prepare
+
+    return register
+
+
+def time_us(timed: Timed, round_ns: int = ROUND_NS, rounds: int = ROUNDS) -> float:
+    """Return the median time of one call in microseconds."""
+    began = time.perf_counter_ns()
+    timed()
+    once = max(1, time.perf_counter_ns() - began)
+    count = max(1, round_ns // once)
+    found = []
+    gc.collect()
+    for _ in range(rounds):
+        began = time.perf_counter_ns()
+        for _ in range(count):
+            timed()
+        found.append((time.perf_counter_ns() - began) / count / 1000)
+    return statistics.median(found)
+
+
+# --- what is timed -------------------------------------------------------------------------------
+
+
+@item("baseline: SHA-256 of 64 KiB")
+def _baseline() -> Timed:
+    data = bytes(65536)
+    return lambda: hashlib.sha256(data).digest()
+
+
+def _identities(count: int) -> list[Identity]:
+    """Return identities that trust each other, with keys of no worth."""
+    from protocol.identity import Identity, KnownDevice, Peer
+
+    keys = [
+        Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"bench %d" % n).digest())
+        for n in range(count)
+    ]
+    devices = [
+        KnownDevice(
+            Peer(_address(n), f"d{n + 1}", "bench", hashlib.sha256(b"%d" % n).digest()[:16]),
+            key.public_key(),
+        )
+        for n, key in enumerate(keys)
+    ]
+    made = [Identity(devices[n], key, devices) for n, key in enumerate(keys)]
+    for identity in made:
+        identity.begin(WALL_NS)
+    return made
+
+
+def _address(index: int) -> IPv6Address:
+    return IPv6Address("2001:db8:b::1") + index
+
+
+def _now() -> Instant:
+    from protocol.core.engine import Instant
+
+    return Instant(1_000_000_000, WALL_NS)
+
+
+@item("envelope: seal 200 bytes (Ed25519 sign)")
+def _seal() -> Timed:
+    from protocol.identity import PROTOCOL_MIKE
+
+    sender, _ = _identities(2)
+    now, body = _now(), bytes(200)
+    return lambda: sender.seal(PROTOCOL_MIKE, 1, body, now)
+
+
+@item("envelope: seal and open (sign, verify, all checks)")
+def _open() -> Timed:
+    from protocol.identity import PROTOCOL_MIKE
+
+    sender, receiver = _identities(2)
+    now, body = _now(), bytes(200)
+
+    def timed() -> object:
+        datagram = sender.seal(PROTOCOL_MIKE, 1, body, now)
+        return receiver.open(datagram, PROTOCOL_MIKE, _address(0), now)
+
+    return timed
+
+
+@item("hello: seal, then handled by IDP (known peer)")
+def _hello() -> Timed:
+    from protocol.core.engine import DatagramReceived, Started
+    from protocol.identity import PROTOCOL_IDP
+    from protocol.idp.config import IdpConfig
+    from protocol.idp.engine import IdpEngine
+    from protocol.idp.messages import Hello, MessageKind
+
+    sender, receiver = _identities(2)
+    now = _now()
+    config = IdpConfig(sa_group=IPv6Address("ff0e::1"))
+    engine = IdpEngine(config, receiver, bytes(32), _Zeros())
+    engine.handle(Started(WALL_NS + 1), now)
+    body = Hello(1000, 4).encode()
+
+    def timed() -> object:
+        datagram = sender.seal(PROTOCOL_IDP, MessageKind.HELLO, body, now)
+        return engine.handle(DatagramReceived("group", _address(0), datagram), now)
+
+    return timed
+
+
+class _Zeros:
+    """A key source for what is thrown away."""
+
+    def random_bytes(self, length: int) -> bytes:
+        return bytes(length)
+
+
+def _join(members: int) -> Timed:
+    """Return the joining device's computation: from its leaf secret up to the group key."""
+    from protocol.mike.agreement import Agreement
+    from protocol.mike.keytree import KeyTree
+    from protocol.mike.schedule import NodeSecret, epoch_keys, node_secret
+    from protocol.mike.treemath import ROOT, left, right
+
+    leaves = [NodeSecret(hashlib.sha256(b"leaf %d" % number).digest()) for number in range(members)]
+    tree = KeyTree({ROOT: _address(0)}, {})
+    for number in range(1, members):
+        tree, _ = tree.inserted(_address(number), leaves[number].blinded, bytes(32))
+    known: dict[NodeName, bytes] = {}
+
+    def secret(name: NodeName) -> NodeSecret:
+        if name in tree.members:
+            made = leaves[int(tree.members[name]) - int(_address(0))]
+        else:
+            below, beside = secret(left(name)), secret(right(name))
+            made = NodeSecret(node_secret(below, beside.blinded, below.blinded, beside.blinded))
+        known[name] = made.blinded
+        return made
+
+    secret(ROOT)
+    known.pop(ROOT)
+    full = KeyTree(tree.members, known)
+    joiner, leaf = _address(members - 1), leaves[-1]
+
+    def timed() -> object:
+        agreement = Agreement(joiner, full, (), leaf, {})
+        agreement.climb()
+        assert agreement.root is not None
+        return epoch_keys(bytes(32), agreement.root.reveal())
+
+    return timed
+
+
+@item("MIKE: joining device computes the key, 3 members")
+def _join_3() -> Timed:
+    return _join(3)
+
+
+@item("MIKE: joining device computes the key, 10 members")
+def _join_10() -> Timed:
+    return _join(10)
+
+
+@item("MIKE: joining device computes the key, 50 members")
+def _join_50() -> Timed:
+    return _join(50)
+
+
+def _sender_sas() -> list[SecurityAssociation]:
+    """Return the SAs of one epoch of ten members, as device 1 writes them."""
+    from protocol.ipsec.model import Suite
+    from protocol.ipsec.schedule import sender_sas
+
+    return sender_sas(
+        bytes(32),
+        epoch_number=7,
+        epoch_tag=bytes(8),
+        members=[_address(number) for number in range(10)],
+        group=IPv6Address("ff0e::1"),
+        suite=Suite.AES_GCM_128,
+        own=_address(0),
+        reqid=7,
+        if_id=66,
+    )
+
+
+@item("key schedule: SAs of ten senders from a group key")
+def _schedule() -> Timed:
+    return _sender_sas
+
+
+@item("XFRM: encode one NEWSA")
+def _encode() -> Timed:
+    from protocol.xfrm.codec import encode
+    from protocol.xfrm.messages import NewSa
+
+    message = NewSa(_sender_sas()[1])
+    return lambda: encode(message, 1)
+
+
+def _sa_write(backend: str) -> Timed:
+    """Return one SA written and deleted, in a network namespace of our own."""
+    from experiments.errors import ExperimentError
+    from experiments.sa_write import Subject, Supply, suite_of_this_kernel
+    from protocol.core.errors import LocalError
+
+    suite = suite_of_this_kernel()
+    try:
+        subject = Subject(backend, 1, suite)
+    except LocalError as error:
+        raise SkipError(str(error)) from error
+    (sa,) = Supply(suite, 1).take(1)
+
+    def timed() -> object:
+        try:
+            subject.replace([], [sa])
+            subject.replace([sa.id], [])
+        except ExperimentError as error:
+            raise SkipError(str(error)) from error
+        return None
+
+    return timed
+
+
+@item("SA write and delete over netlink")
+def _sa_netlink() -> Timed:
+    return _sa_write("netlink")
+
+
+@item("SA write and delete, a command each")
+def _sa_command() -> Timed:
+    return _sa_write("command")
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def run(round_ns: int = ROUND_NS, rounds: int = ROUNDS) -> list[Result]:
+    """Time every item; the first one is the baseline."""
+    results: list[Result] = []
+    baseline = 0.0
+    for name, prepare in _ITEMS:
+        try:
+            microseconds = time_us(prepare(), round_ns, rounds)
+        except SkipError as reason:
+            results.append(Result(name, None, None, f"not here: {reason}"))
+            continue
+        baseline = baseline or microseconds
+        results.append(Result(name, round(microseconds, 3), round(microseconds / baseline, 3)))
+    return results
+
+
+def table(results: list[Result]) -> str:
+    """Return the results for a terminal."""
+    width = max(len(result.name) for result in results)
+    lines = [f"{'':<{width}}  {'time':>12}  {'x baseline':>10}"]
+    for result in results:
+        if result.us is None:
+            lines.append(f"{result.name:<{width}}  {result.note}")
+        else:
+            lines.append(f"{result.name:<{width}}  {result.us:>9.1f} us  {result.ratio:>10.3f}")
+    netlink, command = (
+        next((r.us for r in results if r.name == name), None)
+        for name in ("SA write and delete over netlink", "SA write and delete, a command each")
+    )
+    if netlink and command:
+        lines.append(f"SA write and delete: netlink is 1/{command / netlink:.0f} of a command each")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table, or JSON with ``--json``."""
+    from testbed.namespaces import CLONE_NEWNET, unshare
+
+    try:
+        unshare(CLONE_NEWNET)  # the machine's own SAD stays untouched
+    except OSError:
+        _ITEMS[:] = [entry for entry in _ITEMS if not entry[0].startswith("SA write")]
+    results = run()
+    print(json.dumps([asdict(r) for r in results]) if "--json" in arguments else table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
