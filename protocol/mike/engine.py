@@ -198,20 +198,22 @@ class MikeEngine(Manager):
     def _on_message(self, opened: Opened) -> None:
         """Decode an authenticated body and act on it."""
         sender = opened.peer.address
-        match DECODERS[Kind(opened.kind)](opened.body):
-            case Join() as message:
+        message = DECODERS[Kind(opened.kind)](opened.body)
+        self.check_instance(sender, opened.startup_wall_ns)
+        match message:
+            case Join():
                 self.on_join(message, opened)
-            case Tree() as message:
+            case Tree():
                 self.is_in_order(opened)
                 self.on_tree(message, sender)
-            case Path() as message:
+            case Path():
                 self.on_path(message, sender)
-            case Status() as message:
+            case Status():
                 if self.is_in_order(opened):
                     self.on_status(message, sender)
-            case Repair() as message:
+            case Repair():
                 self.on_repair(message, sender)
-            case Handover() as message:
+            case Handover():
                 self.is_in_order(opened)
                 self.on_handover(message, sender)
 

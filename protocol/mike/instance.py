@@ -59,6 +59,9 @@ TIMERS = (
     TIMER_HANDOVER,
 )
 
+RECENT_MAX = 8
+"""Epoch ids remembered as our group's: a TM that beacons another one of that age is not ours."""
+
 HEARD_MAX = 256
 """Devices whose newest message is remembered; only devices with a certificate get in."""
 
@@ -108,11 +111,13 @@ class Instance:
         self.held: Held | None = None
         self.early: dict[IPv6Address, Path] = {}
         self.heard: dict[IPv6Address, tuple[int, int]] = {}
+        self.recent: list[EpochId] = []
         self.suspect: EpochId | None = None
         self.missing: EpochId | None = None
         self.missing_from: IPv6Address | None = None
         self.missing_asked = 0
         self.silent: IPv6Address | None = None
+        self.tm_startup: tuple[IPv6Address, int] | None = None
         self.gave: Handover | None = None
         self.gave_tries = 0
         self.give_to: IPv6Address | None = None
@@ -250,6 +255,11 @@ class Instance:
                 known.update(holder.secrets)
         return known
 
+    def remember(self, epoch: EpochId) -> None:
+        """Note an epoch as one of our group's."""
+        self.recent.append(epoch)
+        del self.recent[:-RECENT_MAX]
+
     def is_in_order(self, opened: Opened) -> bool:
         """Say whether this is the newest TREE, STATUS or HANDOVER of its sender, and note it.
 
@@ -292,7 +302,7 @@ class Instance:
         for old in self.published[: -self.config.keys_kept]:
             self.emit(RetireKey(old))
         del self.published[: -self.config.keys_kept]
-        self.liveness.settled(agreement.members)
+        self.liveness.settled()
         self.held = None
         self.early.clear()
         self.missing = None

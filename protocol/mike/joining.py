@@ -67,6 +67,7 @@ class Joiner(Instance):
     def leave_group(self) -> None:
         """Stop being in any group; the published keys stay until a new one is there."""
         self.tm = None
+        self.tm_startup = None
         self.pending = None
         self.held = None
         self.gave = None

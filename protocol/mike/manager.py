@@ -216,6 +216,7 @@ class Manager(Member):
         self.term = 0
         self.pending = agreement
         self.early.clear()
+        self.remember(agreement.epoch)
         self.announced_mono_ns = self.now.mono_ns
         self.tree_repetitions = 0
         if sponsors:

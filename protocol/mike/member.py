@@ -158,9 +158,11 @@ class Member(Joiner):
         if self.state is State.TM:
             self._step_down()
         self.tm = sender
+        self.tm_startup = None
         self.term = message.term
         self.gave = None
         self.highest = content.number
+        self.remember(content.epoch)
         self.pending = agreement
         self.missing = None
         self.held = None
@@ -271,8 +273,8 @@ class Member(Joiner):
 
     def _on_own_status(self, message: Status, sender: IPv6Address) -> None:
         """The beacon of our TM."""
-        if self.current is not None and message.epoch.number < self.current.epoch.number:
-            # It restarted and founded anew: it is another group's TM now (MIKE-22).
+        if message.epoch.number <= self.held_epoch().number and message.epoch not in self.recent:
+            # It restarted before we heard it as TM, and has another group now (MIKE-22).
             self._lose_tm()
             return
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
@@ -403,13 +405,23 @@ class Member(Joiner):
         self.elect()
 
     def on_silence_timer(self) -> None:
-        """MIKE-22: the TM was not heard for long: take it for gone, or ask again if not yet in."""
+        """MIKE-22: the TM was not heard for long: take it for gone; not yet in: ask again."""
         if self.state is State.JOINING:
             self.leave_group()
             self.attempt = None
             self.listen_before_founding(group_heard=False)
             self.join()
         elif self.state is State.MEMBER and self.tm is not None:
+            self._lose_tm()
+
+    def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
+        """MIKE-22: a TM that restarted knows nothing of our group any more."""
+        if sender != self.tm or self.state is not State.MEMBER:
+            return
+        if self.tm_startup is None or self.tm_startup[0] != sender:
+            self.tm_startup = (sender, startup_wall_ns)
+        elif startup_wall_ns > self.tm_startup[1]:
+            self.tm_startup = None
             self._lose_tm()
 
     def _lose_tm(self) -> None:

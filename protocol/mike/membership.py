@@ -67,10 +67,12 @@ class Liveness:
         """Note that a candidate let its turn pass."""
         self.passed[address] = None
 
-    def settled(self, members: Collection[IPv6Address]) -> None:
-        """Forget elections and departed devices after a new epoch."""
+    def settled(self) -> None:
+        """Forget the election after a new epoch.
+
+        Who left is kept: a JOIN made before the LEAVE may still be under way (MIKE-12).
+        """
         self.passed.clear()
-        self.gone = {who: left for who, left in self.gone.items() if who in members}
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,0 +1,198 @@
+"""Rules that are pure functions, and the table of rules against the document."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from protocol.core.errors import LocalError, PeerError
+from protocol.idpmike import EpochId
+from protocol.mike import rules
+from protocol.mike.config import MikeConfig
+from protocol.mike.keytree import KeyTree
+from protocol.mike.membership import GroupFigures, Liveness, absent, candidate
+from protocol.mike.messages import Announcement, Kind
+from protocol.mike.rules import Authority, Standing, View, authority
+from protocol.mike.states import MOVES, State, may_move
+from protocol.mike.transaction import ANSWERED_MAX, Request, Transaction
+from protocol.mike.treemath import NodeName
+from tests.support.identities import address
+
+DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "mike.md").read_text()
+A = [address(index) for index in range(5)]
+
+
+def test_the_document_has_the_table_of_rules() -> None:
+    rows = dict(re.findall(r"^\| (MIKE-\d+) \| (.+?) \|", DOCUMENT, re.MULTILINE))
+    assert rows == rules.RULES
+
+
+def test_the_document_draws_the_table_of_moves() -> None:
+    drawn = re.findall(r"^    (\w+) --> (\w+): (.+)$", DOCUMENT, re.MULTILINE)
+    table = [
+        (before.value, after.value, why)
+        for before, moves in MOVES.items()
+        for after, why in moves.items()
+    ]
+    assert drawn == table
+    assert not may_move(State.PARKED, State.TM)
+
+
+def test_the_document_names_every_message() -> None:
+    for kind in Kind:
+        assert re.search(rf"^### 3\.\d {kind.name} \({kind.value}\)", DOCUMENT, re.MULTILINE)
+
+
+def announcement(nonces: tuple[tuple[object, bytes], ...] = ()) -> Announcement:
+    tree = KeyTree({NodeName(2): A[0], NodeName(3): A[1]}, {NodeName(2): b"a" * 32})
+    return Announcement(7, EpochId(6, bytes(8)), A[1], tree, (A[1],), nonces)  # type: ignore[arg-type]
+
+
+def view(**changes: object) -> View:
+    base: dict[str, object] = {
+        "own": A[2],
+        "tm": A[0],
+        "members": tuple(A),
+        "gone": {},
+        "passed": {},
+        "nonce": None,
+        "highest": 6,
+    }
+    return View(**{**base, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sender", "verdict"),
+    [
+        ({}, 0, Authority.FOLLOW),
+        ({}, 1, Authority.HOLD),
+        ({"tm": None}, 0, Authority.REFUSE),
+        ({"members": (A[0], A[2])}, 1, Authority.REFUSE),
+        ({"gone": {A[0]: 1}}, 1, Authority.FOLLOW),
+        ({"gone": {A[0]: 1}}, 3, Authority.HOLD),
+        ({"gone": {A[0]: 1, A[1]: 1}}, 2, Authority.FOLLOW),
+        ({"gone": {A[0]: 1}, "passed": {A[1]: None}}, 2, Authority.FOLLOW),
+        ({"gone": {A[1]: 1}}, 2, Authority.HOLD),
+    ],
+)
+def test_authority(changes: dict[str, object], sender: int, verdict: Authority) -> None:
+    """MIKE-3, MIKE-13, MIKE-14."""
+    assert authority(view(**changes), announcement(), A[sender]) is verdict
+
+
+def test_a_granted_nonce_gives_authority() -> None:
+    """MIKE-3."""
+    granted = announcement(((A[2], b"n" * 16),))
+    assert authority(view(tm=None, nonce=b"n" * 16), granted, A[4]) is Authority.FOLLOW
+    assert authority(view(tm=None, nonce=b"m" * 16), granted, A[4]) is Authority.REFUSE
+
+
+def test_wanted_kinds() -> None:
+    """MIKE-2."""
+    assert rules.wanted(Standing.OUTSIDE, handed_over=False) == frozenset()
+    assert Kind.JOIN not in rules.wanted(Standing.MEMBER, handed_over=False)
+    assert Kind.REPAIR in rules.wanted(Standing.MEMBER, handed_over=True)
+    assert Kind.REPAIR in rules.wanted(Standing.TM, handed_over=False)
+
+
+def test_numbers() -> None:
+    """MIKE-4."""
+    assert rules.next_number(5, []) == 6
+    assert rules.next_number(5, [9, 3]) == 10
+    assert rules.next_number(5, [1 << 60]) == 6
+    rules.check_number(6, 5)
+    rules.check_number(1 << 40, 0)
+    for number in (5, 4, 5 + (1 << 32) + 1):
+        with pytest.raises(PeerError):
+            rules.check_number(number, 5)
+
+
+def test_two_groups_have_a_total_order() -> None:
+    """MIKE-16."""
+    ordered = [
+        GroupFigures(3, 9, A[0]),
+        GroupFigures(2, 9, A[0]),
+        GroupFigures(2, 9, A[1]),
+        GroupFigures(2, 8, A[0]),
+    ]
+    for place, winner in enumerate(ordered):
+        for loser in ordered[place + 1 :]:
+            assert winner.outranks(loser)
+            assert not loser.outranks(winner)
+
+
+def test_succession() -> None:
+    """MIKE-13."""
+    assert candidate(A, {A[0]: 1}) == A[1]
+    assert candidate(A, {A[0]: 1}, {A[1]: None}) == A[2]
+    assert candidate(A[:1], {A[0]: 1}) is None
+    assert absent(A, {A[3]: 1, A[1]: 1}) == [A[1], A[3]]
+
+
+def test_liveness_is_bounded() -> None:
+    liveness = Liveness()
+    for index in range(1000):
+        liveness.lost(address(index), index)
+    assert len(liveness.gone) == 256
+    assert not liveness.outlived(address(999), 999)
+    assert liveness.outlived(address(999), 1000)
+    assert liveness.outlived(address(0), 0)
+    liveness.turn_passed(address(1))
+    liveness.settled()
+    assert not liveness.passed
+    assert len(liveness.gone) == 256
+
+
+def test_a_join_counts_once_and_only_the_newest() -> None:
+    """MIKE-12."""
+    work = Transaction(2)
+    request = Request(A[0], b"n" * 16, b"k" * 32, 0)
+    assert work.ask(request, (1, 5))
+    assert not work.ask(request, (1, 5))
+    assert not work.ask(request, (1, 4))
+    assert work.ask(request, (2, 0))
+    assert work.ask(Request(A[1], b"n" * 16, b"k" * 32, 0), (1, 0))
+    assert not work.ask(Request(A[2], b"n" * 16, b"k" * 32, 0), (1, 0))
+
+
+def test_answers_are_rate_limited_and_their_table_bounded() -> None:
+    """MIKE-18."""
+    work = Transaction(2)
+    assert work.may_answer(A[0], 0, 50)
+    assert not work.may_answer(A[0], 49, 50)
+    assert work.may_answer(A[0], 50, 50)
+    for index in range(ANSWERED_MAX + 50):
+        work.may_answer(address(index), 100, 50)
+    assert len(work._answered) == ANSWERED_MAX
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"join_retry_ms": 0},
+        {"join_retry_ms": 2000},
+        {"members_max": 256},
+        {"tm_silence_ms": 1000},
+        {"founding_delay_ms": 1.5},
+        {"keys_kept": True},
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, int]) -> None:
+    with pytest.raises(LocalError, match=rf"mike\.{next(iter(wrong))}"):
+        MikeConfig(**wrong)
+
+
+def test_founding_order() -> None:
+    """MIKE-17."""
+    assert rules.founds_before((1, A[1]), (2, A[0]))
+    assert rules.founds_before((1, A[0]), (1, A[1]))
+    assert not rules.founds_before((1, A[1]), (1, A[0]))
+
+
+def test_sizes() -> None:
+    """MIKE-20."""
+    assert rules.fits(10, 10, 8192, 8192)
+    assert not rules.fits(11, 10, 0, 8192)
+    assert not rules.fits(10, 10, 8193, 8192)
