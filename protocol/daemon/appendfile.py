@@ -2,11 +2,13 @@
 
 Trace and log share it. Text is held in memory until `flush`; when the disk refuses (full, quota,
 read-only), lines are kept up to a bound and then dropped and counted, and the first line written
-after that says how many are missing. A half-written line is completed before anything else.
+after that says how many are missing. A half-written line is completed before anything else. The
+file is locked, which also keeps a second daemon off the same device.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -40,6 +42,11 @@ class AppendFile:
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.close(self._fd)
             raise LocalError(f"{path}: not a regular file")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise LocalError(f"{path}: another daemon is running here (stop it first)") from error
 
     def put(self, line: str) -> None:
         """Queue one line (without its newline); drop and count it when the buffer is full."""

@@ -58,25 +58,21 @@ class _Client:
 class ControlServer:
     """Answers the control socket of one daemon.
 
-    Binding the socket is also the lock that keeps a second daemon off the same device.
+    The socket file appears when the daemon is ready, so it may be waited for.
 
     Attributes:
         rejected_total: requests that were not a line of JSON with a command we have.
     """
 
-    def __init__(self, path: Path, loop: Loop) -> None:
+    def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
         self.rejected_total = 0
         self._path = path
         self._loop = loop
-        self._handlers: Mapping[str, Handler] = {}
+        self._handlers = handlers
         self._clients: dict[int, _Client] = {}
         self._socket = _listen(path)
         self._inode = path.stat().st_ino
-
-    def serve(self, handlers: Mapping[str, Handler]) -> None:
-        """Begin to answer; until then clients wait in the queue of the socket."""
-        self._handlers = handlers
-        self._loop.add_reader(self._socket.fileno(), self._accept)
+        loop.add_reader(self._socket.fileno(), self._accept)
 
     def close(self) -> None:
         """Close all and remove the socket file; idempotent."""
@@ -174,6 +170,10 @@ class ControlServer:
             return {"ok": True, **handler(request)}
         except LocalError as error:
             return {"ok": False, "error": " ".join(str(error).splitlines())}
+        except Exception as error:
+            # A fault of our own: whoever asked is told, the protocol goes on.
+            text = " ".join(str(error).splitlines())
+            return {"ok": False, "error": f"internal error: {type(error).__name__}: {text}"}
 
     def _answer(self, client: _Client, answer: Mapping[str, Any]) -> None:
         client.outbox += json.dumps(answer, default=str).encode() + b"\n"

@@ -7,6 +7,7 @@ knows the same command and the same options.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -45,6 +46,8 @@ def _mike_service() -> type[Service]:
 
 def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
     """Run a daemon until it is told to end; every error is one line on standard error."""
+    # What is loaded stays; the daemon collects garbage itself, when idle.
+    gc.disable()
     from protocol.core.errors import LocalError
     from protocol.daemon.config import load
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from protocol.core.engine import Engine
@@ -28,7 +29,6 @@ class IdpService(Service):
 
     _backend: IpsecBackend
     _time_server: TimeServer | None = None
-    _link: LinkWatch | None = None
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
@@ -49,20 +49,23 @@ class IdpService(Service):
         """Open the channel to miked."""
         return LocalSocket(self.config.local.idp_port, self.config.local.mike_port)
 
-    def prepare(self) -> None:
+    def prepare(self, stack: ExitStack) -> None:
         """Open backend, ESP group, carrier watch and time server; remove a dead daemon's SAs."""
         config = self.config
         self._backend = self._open_backend()
+        stack.callback(self._backend.close)
         removed = remove_own(self._backend, config.idp)
         if removed:
             self.log.write("warning", f"removed {removed} SAs and policies of a killed daemon")
         self._esp = EspMembership(
             config.black_interface, config.device.address, config.idp.sa_group
         )
+        stack.callback(self._esp.leave)
         effects = IdpEffects(self.runtime, self._backend, self.keys, self.trace, self.log)
         self.runtime.perform_with(effects.table())
-        self._link = LinkWatch(interface_index(config.black_interface), self._on_link)
-        self.loop.add_reader(self._link.fileno(), self._link.readable)
+        link = LinkWatch(interface_index(config.black_interface), self._on_link)
+        stack.callback(link.close)
+        self.loop.add_reader(link.fileno(), link.readable)
         if config.responder_port:
             self._time_server = TimeServer(
                 config.device.address,
@@ -70,6 +73,7 @@ class IdpService(Service):
                 config.injected_offset_us * 1000,
                 config.black_interface,
             )
+            stack.callback(self._time_server.close)
             self.loop.add_reader(self._time_server.fileno(), self._time_server.readable)
 
     def _open_backend(self) -> IpsecBackend:
@@ -100,15 +104,6 @@ class IdpService(Service):
         left = remove_own(self._backend, self.config.idp)
         if left:
             self.log.write("warning", f"removed {left} SAs and policies the engine had left")
-
-    def release(self) -> None:
-        """Close the backend and the sockets of this daemon."""
-        if self._time_server is not None:
-            self._time_server.close()
-        if self._link is not None:
-            self._link.close()
-        self._esp.leave()
-        self._backend.close()
 
     def more_counters(self) -> Mapping[str, int]:
         """Return the time server's counters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -41,7 +42,7 @@ class MikeService(Service):
         """Open the channel to idpd."""
         return LocalSocket(self.config.local.mike_port, self.config.local.idp_port)
 
-    def prepare(self) -> None:
+    def prepare(self, _stack: ExitStack) -> None:
         """Make the key directory and remove keys that a killed daemon left."""
         self.keys.create()
         removed = self.keys.clean()

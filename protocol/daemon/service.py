@@ -11,6 +11,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -96,17 +97,14 @@ class Service:
         """Open the channel to the other daemon."""
         raise AssertionError(self)
 
-    def prepare(self) -> None:
-        """Open what else is needed and remove what a killed predecessor left."""
+    def prepare(self, stack: ExitStack) -> None:
+        """Open what else is needed (``stack`` closes it) and remove what a killed daemon left."""
 
     def arm_more(self) -> None:
         """Join what else a running daemon is a member of."""
 
     def clean_up(self) -> None:
         """Remove what an instance may have left outside of this process."""
-
-    def release(self) -> None:
-        """Close what `prepare` opened."""
 
     def more_commands(self) -> dict[str, Handler]:
         """Return further control commands."""
@@ -130,44 +128,41 @@ class Service:
         name = config.device.name
         os.umask(0o077)
         self.keys = KeyDirectory(config.key_directory)
-        self.trace = TraceWriter(config.trace_file(self.daemon), name, self.daemon, self.clock)
-        self.log = LogFile(config.log_file(self.daemon), self.clock, level=self._log_level)
-        signals = Signals(self.loop, self.loop.stop)
-        try:
-            return self._serve()
-        except LocalError as error:
-            self.log.write("error", str(error))
-            raise
-        finally:
-            self.trace.close()
-            self.log.close()
-            signals.close()
+        with ExitStack() as stack:
+            self.trace = TraceWriter(config.trace_file(self.daemon), name, self.daemon, self.clock)
+            stack.callback(self.trace.close)
+            self.log = LogFile(config.log_file(self.daemon), self.clock, level=self._log_level)
+            stack.callback(self.log.close)
+            signals = Signals(self.loop, self.loop.stop)
+            stack.callback(signals.close)
+            try:
+                self._serve()
+            except LocalError as error:
+                self.log.write("error", str(error))
+                raise
+        return 0
 
-    def _serve(self) -> int:
-        # The control socket comes first as a lock (one daemon a device) and is answered last.
-        control = ControlServer(self.config.control_socket(self.daemon), self.loop)
-        try:
-            self._open()
-            control.serve(self._commands())
-            self.log.write("info", f"{self.daemon} of {self.config.device.name} is ready")
-            gc.collect()
-            gc.freeze()
-            gc.disable()
+    def _serve(self) -> None:
+        with ExitStack() as stack:
+            self._open(stack)
             if not self.config.park:
                 self._arm(None)
-            self.control = control
+            gc.freeze()
+            self.log.write("info", f"{self.daemon} of {self.config.device.name} is ready")
+            self.control = ControlServer(
+                self.config.control_socket(self.daemon), self.loop, self._commands()
+            )
+            stack.callback(self.control.close)
+            stack.callback(self._stop)
             self.loop.run()
-            return 0
-        finally:
-            control.close()
-            self._close()
 
-    def _open(self) -> None:
-        identity = self.load_identity()
-        self.engine = self.make_engine(identity)
-        self.identity = identity
+    def _open(self, stack: ExitStack) -> None:
+        self.identity = self.load_identity()
+        self.engine = self.make_engine(self.identity)
         self.group = self.open_group()
+        stack.callback(self.group.close)
         self.local = self.open_local()
+        stack.callback(self.local.close)
         self.runtime = Runtime(
             self.engine, self.clock, self.trace, self.log, recording=self._recording
         )
@@ -177,7 +172,7 @@ class Service:
         }
         common = CommonEffects(self.runtime, self.loop, self.trace, self.log, channels)
         self.runtime.perform_with(common.table())
-        self.prepare()
+        self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
         self.loop.idle_wanted = self._idle_wanted
@@ -212,20 +207,6 @@ class Service:
         if problem is not None:
             self.log.write("error", f"other devices will refuse us: {problem}")
         return identity
-
-    def _close(self) -> None:
-        """Stop in order; every step is tried, whatever the one before met."""
-        for step in (self._stop, self.release):
-            try:
-                step()
-            except (LocalError, AttributeError) as error:
-                # AttributeError: start-up failed before this part existed.
-                if isinstance(error, LocalError):
-                    self.log.write("error", str(error))
-        for part in ("group", "local"):
-            channel = getattr(self, part, None)
-            if channel is not None:
-                channel.close()
 
     # Datagrams.
 

@@ -24,14 +24,19 @@ def echo(message: dict[str, Any]) -> dict[str, Any]:
     return {"text": message.get("text")}
 
 
+def bug(_: dict[str, Any]) -> dict[str, Any]:
+    raise KeyError("a fault of our own")
+
+
 class Served:
     """A server whose loop runs in a thread until the test ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.loop = Loop()
-        self.server = ControlServer(path, self.loop)
-        self.server.serve({"echo": echo, "big": lambda _: {"text": "x" * 300_000}})
+        self.server = ControlServer(
+            path, self.loop, {"echo": echo, "big": lambda _: {"text": "x" * 300_000}, "bug": bug}
+        )
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
@@ -87,6 +92,12 @@ def test_a_request_gets_its_answer(served: Served) -> None:
 def test_a_refusal_is_one_line(served: Served) -> None:
     with pytest.raises(ControlError, match=r"^bad text$"):
         request(served.path, {"cmd": "echo", "text": "bad"})
+
+
+def test_a_fault_of_our_own_is_told_and_survived(served: Served) -> None:
+    with pytest.raises(ControlError, match="internal error: KeyError"):
+        request(served.path, {"cmd": "bug"})
+    assert request(served.path, {"cmd": "echo", "text": 1})["ok"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +189,7 @@ def test_the_file_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "d.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    server = ControlServer(path, Loop())
+    server = ControlServer(path, Loop(), {})
     server.close()
     assert not path.exists()
     server.close()
@@ -186,7 +197,7 @@ def test_the_file_of_a_dead_daemon_is_taken_over(tmp_path: Path) -> None:
 
 def test_that_of_a_living_one_is_not(served: Served) -> None:
     with pytest.raises(ControlError, match="another daemon is running here"):
-        ControlServer(served.path, Loop())
+        ControlServer(served.path, Loop(), {})
     assert request(served.path, {"cmd": "echo", "text": 6})["text"] == 6
 
 
@@ -194,7 +205,7 @@ def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "d.sock"
     path.write_text("precious")
     with pytest.raises(ControlError, match="is not a socket"):
-        ControlServer(path, Loop())
+        ControlServer(path, Loop(), {})
     assert path.read_text() == "precious"
 
 
@@ -202,8 +213,8 @@ def test_a_path_longer_than_a_socket_address(tmp_path: Path) -> None:
     directory = tmp_path / ("x" * 100) / ("y" * 100)
     directory.mkdir(parents=True)
     loop = Loop()
-    server = ControlServer(directory / "d.sock", loop)
-    server.serve({"echo": echo, "end": lambda _: loop.stop() or {}})
+    handlers = {"echo": echo, "end": lambda _: loop.stop() or {}}
+    server = ControlServer(directory / "d.sock", loop, handlers)
     thread = threading.Thread(target=loop.run)
     thread.start()
     assert request(directory / "d.sock", {"cmd": "echo", "text": 7})["text"] == 7

@@ -129,6 +129,14 @@ def test_a_trace_that_cannot_be_a_file_is_refused(tmp_path: Path, clock: HandClo
         TraceWriter(Path("/dev/null"), "d1", "idpd", clock)
 
 
+def test_a_second_daemon_cannot_write_the_same_trace(tmp_path: Path, clock: HandClock) -> None:
+    first = TraceWriter(tmp_path / "t", "d1", "idpd", clock)
+    with pytest.raises(LocalError, match="another daemon is running here"):
+        TraceWriter(tmp_path / "t", "d1", "idpd", clock)
+    first.close()
+    TraceWriter(tmp_path / "t", "d1", "idpd", clock).close()
+
+
 def test_log_lines_are_plain_utc_and_one_line_each(tmp_path: Path, clock: HandClock) -> None:
     path = tmp_path / "idpd.log"
     log = LogFile(path, clock)
