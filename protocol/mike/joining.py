@@ -46,6 +46,11 @@ class Joiner(Instance):
         )
         self.after_ns(TIMER_JOIN, backoff.delay_ns(attempt.repetitions))
 
+    def keep_asking(self) -> None:
+        """A TM that gives up its role asks the new one for what it meant to do itself."""
+        if self.attempt is not None:
+            self._send_join()
+
     def on_join_timer(self) -> None:
         """Repeat an unanswered JOIN."""
         if self.attempt is not None:
@@ -91,6 +96,7 @@ class Joiner(Instance):
         self.counters.count("MIKE-16")
         self.emit(Report("mike.dissolve", {"winner": str(winner.tm), "number": winner.number}))
         self.leave_group()
+        self.attempt = None
         self.listen_before_founding(group_heard=True)
         self.join()
 
@@ -99,6 +105,8 @@ class Joiner(Instance):
         self.counters.count("MIKE-21")
         self.emit(Report("mike.excluded", {"epoch": str(announcement.epoch)}))
         self.highest = max(self.highest, announcement.number)
+        if self.state is State.TM:
+            self.attempt = None
         self.leave_group()
         self.retire_all()
         status = GroupStatus(

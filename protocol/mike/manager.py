@@ -352,11 +352,9 @@ class Manager(Member):
             and message.term > self.term
             and sender in self.members
         ):
-            self.stop(TIMER_TREE, TIMER_STATUS)
-            self.work.taken()
             self.tm = sender
             self.term = message.term
-            self.move(State.MEMBER)
+            self.step_down()
             self.after(TIMER_SILENCE, self.config.tm_silence_ms)
             return
         super().on_status(message, sender)
@@ -379,11 +377,9 @@ class Manager(Member):
             return
         self.gave = Handover(self.held_epoch(), to, self.term + 1, self.highest, leaving=False)
         self.gave_tries = 0
-        self.work.taken()
-        self.stop(TIMER_STATUS, TIMER_TREE)
         self.tm = to
         self.term += 1
-        self.move(State.MEMBER)
+        self.step_down()
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
         self.emit(Report("mike.tm", {"tm": str(to), "epoch": str(self.held_epoch())}))
         self.on_handover_timer()

@@ -156,12 +156,13 @@ class Member(Joiner):
             self.attempt = None
             self.stop(TIMER_JOIN, TIMER_FOUND, TIMER_REJOIN)
         if self.state is State.TM:
-            self._step_down()
+            self.step_down()
         self.tm = sender
         self.tm_startup = None
         self.term = message.term
         self.gave = None
         self.highest = content.number
+        self.remember(content.previous)
         self.remember(content.epoch)
         self.pending = agreement
         self.missing = None
@@ -250,11 +251,12 @@ class Member(Joiner):
         if self.own in agreement.content.sponsors:
             self.send_path(agreement)
 
-    def _step_down(self) -> None:
+    def step_down(self) -> None:
         """Stop what only a TM does."""
         self.work.taken()
         self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER)
         self.move(State.MEMBER)
+        self.keep_asking()
 
     # The beacon.
 

@@ -159,7 +159,11 @@ def test_a_signed_body_that_is_no_message_is_counted() -> None:
 
 
 def impostor(world: World, index: int) -> Identity:
-    """A second hand that holds a member's certificate and key: a compromised insider."""
+    """A compromised insider: its own hand signs."""
+    return world[index].engine.identity if world[index].engine.current else _fresh(world, index)
+
+
+def _fresh(world: World, index: int) -> Identity:
     identity = make_identities(len(world.devices))[index]
     identity.begin(EPOCH_WALL_NS + world.now_ns)
     return identity
