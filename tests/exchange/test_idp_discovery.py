@@ -45,6 +45,8 @@ def test_newcomer_and_the_others_find_each_other_within_a_fraction_of_an_interva
     network.run(260)
     assert sorted(c.signals[1:]) == [("JOIN", A), ("JOIN", B)]
     # and that is all: nobody answers an answer.
+    network.run(200)
+    assert len(c.sent) == 1
     network.run(5000)
     assert len(a.signals) == len(b.signals) == 1
     assert len(c.signals) == 3
@@ -245,6 +247,7 @@ def test_stop_tells_mike_and_is_silent_on_the_wire() -> None:
     assert b.status()["state"] == "parked"
     assert b.status()["peers"] == []
     assert b.backend.dump_policies() == []
+    assert set(b.timers) <= {"local.retransmit"}
     network.run(6000)
     assert b.sent == []
     assert a.signals == [("LEAVE", B)]
@@ -357,3 +360,21 @@ def test_hello_announces_the_epoch() -> None:
     network.run(1200)
     assert a.status()["peers"][0]["epoch"].startswith("7-")
     assert Hello(1000, 4).epoch is None
+
+
+def test_fast_device_among_slow_ones_is_lost_on_time() -> None:
+    network = Network(3)
+    fast = IdpConfig(
+        sa_group=SA_GROUP, hello_interval_ms=100, jitter_ms=5, triggered_hello_spread_ms=50
+    )
+    network.devices[2] = c = Device(network, 2, fast)
+    a, b, _ = network.devices
+    a.start()
+    b.start()
+    network.run(1500)
+    c.start()
+    network.run(300)
+    a.signals.clear()
+    c.connected = False
+    network.run(410)
+    assert a.signals == [("LEAVE", C)]

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.events import KeyFetched
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, PutPolicy
 from protocol.ipsec.model import PolicyDirection, SaDirection, Suite
 from protocol.ipsec.snapshot import SadSnapshot
-from tests.support.fakelink import SA_GROUP, Device, Network, epoch
+from tests.support.fakelink import SA_GROUP, Device, Network, epoch, group_key
 from tests.support.identities import address
 
 POINTS = ("t_status", "t_deleted", "t_written", "t_active")
@@ -216,6 +217,21 @@ def test_key_of_an_epoch_that_was_overtaken_is_not_used() -> None:
     network.run(5)
     a.status_from_mike(2, [a, b])
     network.run(500)
+    assert a.labels == [f"write:{epoch(2)}"]
+
+
+def test_key_that_arrives_after_a_newer_status_is_dropped() -> None:
+    """A slow reader: the answers come when the next status has already been heard."""
+    network, a, b = pair()
+    a.status_from_mike(1, [a, b], key=False)
+    network.run(5)
+    a.status_from_mike(2, [a, b], key=False)
+    network.run(5)
+    a.feed(KeyFetched(str(epoch(1)), group_key(1)))
+    assert a.batches == []
+    a.feed(KeyFetched(str(epoch(2)), group_key(2)))
+    assert a.labels == [f"write:{epoch(2)}"]
+    a.feed(KeyFetched(str(epoch(2)), group_key(2)))
     assert a.labels == [f"write:{epoch(2)}"]
 
 

@@ -5,6 +5,7 @@ As the paper measured it: two devices first, then more, one at a time; then they
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -187,3 +188,38 @@ def test_restarted_device_is_back() -> None:
     devices[1].start()
     net.run(9000)
     agree(devices)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happened_the_devices_that_are_there_agree(seed: int) -> None:
+    """Random starts, stops, cuts and heals of five devices; then 30 quiet seconds."""
+    draw = random.Random(seed)
+    config = PAPER if seed % 2 else None
+    net, devices = network(5, config)
+    up: set[int] = set()
+    cut: set[int] = set()
+    for _ in range(14):
+        action = draw.choice(["start", "stop", "cut", "heal", "wait"])
+        index = draw.randrange(5)
+        device = devices[index]
+        if action == "start" and index not in up:
+            device.start()
+            up.add(index)
+        elif action == "stop" and index in up - cut:
+            device.stop_all()
+            up.remove(index)
+            net.run(100)
+        elif action == "cut" and index in up - cut:
+            device.link(False)
+            cut.add(index)
+        elif action == "heal" and index in cut:
+            device.link(True)
+            cut.remove(index)
+        net.run(draw.choice([10, 300, 1500, 6000]))
+    for index in sorted(cut):
+        devices[index].link(True)
+    net.run(30_000)
+    if up:
+        agree([devices[index] for index in sorted(up)], paper=config is not None)
+    for index in set(range(5)) - up:
+        assert devices[index].backend.dump_sas() == []
