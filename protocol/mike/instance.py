@@ -177,10 +177,9 @@ class Instance:
 
     def send(self, message: Message, destination: IPv6Address | None = None) -> bool:
         """Sign and send a message; False if it is larger than we may build (MIKE-20)."""
-        body = message.encode()
         kind = Kind[type(message).__name__.upper()]
         try:
-            datagram = self.identity.seal(PROTOCOL_MIKE, kind, body, self.now)
+            datagram = self.identity.seal(PROTOCOL_MIKE, kind, message.encode(), self.now)
         except LocalError as error:
             self.counters.count("MIKE-20")
             self.log("error", f"{kind.name} cannot be sent: {error}")

@@ -125,7 +125,9 @@ class Manager(Member):
             self._answer(sender)
             return
         if sender not in newest.members and not fits(
-            len(newest.members) + len(self.work.requests) + 1, self.config.members_max, 0, 1
+            len(newest.members) + len(self.work.requests) + 1,
+            self.config.members_max,
+            self.config.datagram_size_max,
         ):
             self.counters.count("MIKE-20")
             return

@@ -230,9 +230,15 @@ def is_newer_request(order: tuple[int, int], seen: tuple[int, int] | None) -> bo
     return seen is None or order > seen
 
 
-def fits(members: int, members_max: int, size: int, size_max: int) -> bool:
+def tree_size_max(members: int) -> int:
+    """Return an upper bound of a TREE's datagram: every node a key, every member just joined."""
+    fixed = 126 + 2 + 50 + 4 + 2 + 17 + 4
+    return fixed + members * (17 + 36 + 36 + 1 + 17 + 1)
+
+
+def fits(members: int, members_max: int, size_max: int) -> bool:
     """MIKE-20: say whether a group and its TREE may be built."""
-    return members <= members_max and size <= size_max
+    return members <= members_max and tree_size_max(members) <= size_max
 
 
 def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) -> bool:

@@ -193,6 +193,6 @@ def test_founding_order() -> None:
 
 def test_sizes() -> None:
     """MIKE-20."""
-    assert rules.fits(10, 10, 8192, 8192)
-    assert not rules.fits(11, 10, 0, 8192)
-    assert not rules.fits(10, 10, 8193, 8192)
+    assert rules.fits(64, 64, 8192)
+    assert not rules.fits(65, 64, 8192)
+    assert not rules.fits(64, 64, 4096)

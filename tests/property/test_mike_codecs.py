@@ -1,0 +1,150 @@
+"""Every decoder of MIKE: reads back what was written, and raises nothing but DecodeError."""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.core.errors import DecodeError
+from protocol.idpmike import EpochId
+from protocol.mike.keytree import KeyTree
+from protocol.mike.messages import (
+    DECODERS,
+    NO_EPOCH,
+    NUMBER_MAX,
+    Announcement,
+    Handover,
+    Join,
+    Kind,
+    Message,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
+from protocol.mike.rules import tree_size_max
+from protocol.mike.treemath import ROOT, NodeName
+
+numbers = st.integers(0, NUMBER_MAX)
+addresses = st.integers(0, (1 << 128) - 1).map(IPv6Address)
+keys = st.binary(min_size=32, max_size=32)
+tags = st.binary(min_size=16, max_size=16)
+epochs = st.builds(EpochId, numbers, st.binary(min_size=8, max_size=8))
+node_keys = st.dictionaries(st.integers(2, (1 << 32) - 1).map(NodeName), keys, max_size=8)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> KeyTree:
+    """A tree grown and shrunk at random, with some of its keys known."""
+    who = draw(st.lists(addresses, min_size=1, max_size=12, unique=True))
+    tree = KeyTree({ROOT: who[0]}, {})
+    for address in who[1:]:
+        tree, _ = tree.inserted(address, draw(keys), draw(st.none() | keys))
+    for address in draw(st.lists(st.sampled_from(who), max_size=len(who) - 1, unique=True)):
+        tree, _ = tree.removed(address)
+    for name in tree.open_nodes():
+        if draw(st.booleans()):
+            tree = tree.filled({name: draw(keys)})
+    return tree
+
+
+@st.composite
+def announcements(draw: st.DrawFn) -> Announcement:
+    tree = draw(trees())
+    members = tree.addresses
+    number = draw(st.integers(1, NUMBER_MAX))
+    previous = EpochId(draw(st.integers(0, number - 1)), draw(st.binary(min_size=8, max_size=8)))
+    picks = draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
+    asked = draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
+    return Announcement(
+        number,
+        previous,
+        draw(st.sampled_from(members)),
+        tree,
+        tuple(who for who, pick in zip(members, picks, strict=True) if pick),
+        tuple((who, draw(tags)) for who, ask in zip(members, asked, strict=True) if ask),
+    )
+
+
+@st.composite
+def tree_messages(draw: st.DrawFn) -> Tree:
+    announcement = draw(announcements())
+    supplement = {
+        name: draw(keys) for name in announcement.tree.open_nodes() if draw(st.booleans())
+    }
+    return Tree(announcement, draw(st.integers(0, 1 << 31)), supplement, draw(st.none() | tags))
+
+
+messages = st.one_of(
+    st.builds(Join, tags, keys, numbers),
+    tree_messages(),
+    st.builds(Path, epochs, node_keys, st.none() | tags),
+    st.builds(Status, epochs, st.integers(0, 1 << 31), st.integers(1, 255), tags),
+    st.builds(Repair, epochs, epochs),
+    st.builds(Handover, epochs, addresses, st.integers(0, 1 << 31), numbers, st.booleans()),
+)
+
+
+def kind_of(message: Message) -> Kind:
+    return Kind[type(message).__name__.upper()]
+
+
+@given(messages)
+def test_what_is_written_is_read_back(message: Message) -> None:
+    body = message.encode()
+    again = DECODERS[kind_of(message)](body)
+    assert again == message
+    assert again.encode() == body
+    if isinstance(message, Tree):
+        assert isinstance(again, Tree)
+        assert again.announcement.epoch == message.announcement.epoch
+        fresh = Announcement(
+            again.announcement.number,
+            again.announcement.previous,
+            again.announcement.tm,
+            again.announcement.tree,
+            again.announcement.sponsors,
+            again.announcement.nonces,
+        )
+        assert fresh.encoded == again.announcement.encoded
+        assert len(body) + 126 <= tree_size_max(len(message.announcement.tree))
+
+
+@given(messages, st.data())
+def test_a_damaged_body_is_refused_or_is_another_canonical_message(
+    message: Message, data: st.DataObject
+) -> None:
+    """MIKE-1."""
+    body = bytearray(message.encode())
+    place = data.draw(st.integers(0, len(body) - 1))
+    body[place] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(DecodeError):
+        again = DECODERS[kind_of(message)](bytes(body))
+        assert again.encode() == bytes(body)
+        assert again != message
+
+
+@given(messages, st.data())
+def test_a_truncated_or_longer_body_is_refused(message: Message, data: st.DataObject) -> None:
+    """MIKE-1."""
+    body = message.encode()
+    cut = data.draw(st.integers(0, len(body) - 1))
+    decode = DECODERS[kind_of(message)]
+    for bad in (body[:cut], body + b"\x00"):
+        with pytest.raises(DecodeError) as refused:
+            decode(bad)
+        assert refused.value.rule == "MIKE-1"
+
+
+@given(st.sampled_from(list(Kind)), st.binary(max_size=400))
+def test_noise_raises_decode_error_and_nothing_else(kind: Kind, noise: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        DECODERS[kind](noise)
+
+
+def test_no_epoch_is_all_zero() -> None:
+    assert Repair(NO_EPOCH, NO_EPOCH).encode() == bytes(32)

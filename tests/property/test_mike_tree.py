@@ -1,0 +1,141 @@
+"""Random sequences of joins and leaves: the tree stays balanced, all members agree, keys differ."""
+
+from __future__ import annotations
+
+from math import ceil, log2
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.idpmike import EpochId
+from protocol.mike.agreement import Agreement
+from protocol.mike.keytree import KeyTree
+from protocol.mike.messages import Announcement
+from protocol.mike.rules import check_announcement
+from protocol.mike.schedule import NodeSecret
+from protocol.mike.transaction import Carried, Request, plan, with_work
+from protocol.mike.treemath import ROOT, key_path
+from tests.support.identities import address
+
+steps = st.lists(
+    st.tuples(st.sets(st.integers(1, 14), max_size=4), st.sets(st.integers(1, 14), max_size=4)),
+    min_size=1,
+    max_size=8,
+)
+"""Per epoch: devices that join (or rejoin) and devices that leave; device 0 is the TM."""
+
+
+class Model:
+    """All members of a group, computing every epoch without a network."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+        self.agreements = {
+            0: Agreement(address(0), KeyTree({ROOT: address(0)}, {}), (), self.secret(), {})
+        }
+        self.agreements[0].climb()
+        self.agreements[0].bind(
+            Announcement(1, EpochId(0, bytes(8)), address(0), self.agreements[0].tree)
+        )
+        self.largest = 1
+        self.known: dict[int, set[bytes]] = {}
+        self.keys: list[bytes] = []
+
+    def secret(self) -> NodeSecret:
+        self.drawn += 1
+        return NodeSecret(self.drawn.to_bytes(32, "big"))
+
+    def step(self, joins: set[int], leaves: set[int]) -> None:
+        leaves = {who for who in leaves if who in self.agreements and who not in joins}
+        if not joins and not leaves:
+            return
+        old = self.agreements[0]
+        fresh = {who: self.secret() for who in sorted(joins)}
+        requests = [
+            Request(address(who), bytes([who]) * 16, leaf.blinded, 0) for who, leaf in fresh.items()
+        ]
+        assert old.root is not None
+        gone = [address(who) for who in sorted(leaves)]
+        planned = plan(old.known_tree(), old.root.blinded, requests, gone, Carried())
+        tree = planned.tree
+        assert tree.height <= self.height_max(len(tree))
+        self.check_open(old, leaves, planned.tree)
+        leaf0 = tree.leaf_of(address(0))
+        assert leaf0 is not None
+        own = old.leaf
+        if leaf0 not in tree.blinded:
+            own = self.secret()
+            if leaf0 != ROOT:
+                tree = tree.filled({leaf0: own.blinded})
+        first = Agreement(address(0), tree, planned.sponsors, own, old.secrets)
+        first.climb()
+        tree = first.known_tree()
+        content = Announcement(
+            old.content.number + 1,
+            old.epoch,
+            address(0),
+            tree,
+            with_work(tree, planned.sponsors),
+            planned.nonces,
+        )
+        check_announcement(content)
+        first.bind(content)
+        present = {0: first}
+        for who in range(1, 15):
+            name = tree.leaf_of(address(who))
+            if name is None:
+                continue
+            leaf = fresh.get(who) or (
+                self.agreements[who].leaf if name in tree.blinded else self.secret()
+            )
+            earlier = self.agreements[who].secrets if who in self.agreements else {}
+            present[who] = Agreement(address(who), tree, content.sponsors, leaf, earlier)
+            present[who].bind(content)
+        for who in leaves:
+            del self.agreements[who]
+        self.agreements = present
+        self.exchange()
+
+    def height_max(self, size: int) -> int:
+        self.largest = max(self.largest, size)
+        return ceil(log2(self.largest)) if self.largest > 1 else 0
+
+    def check_open(self, old: Agreement, leaves: set[int], tree: KeyTree) -> None:
+        """MIKE-19: no key that an excluded member knew the secret of is still in the tree."""
+        for who in leaves:
+            state = self.agreements[who]
+            secrets = {secret.blinded for secret in state.secrets.values()} | {state.leaf.blinded}
+            assert not secrets & set(tree.blinded.values())
+
+    def exchange(self) -> None:
+        """Let all sponsors publish until everybody has the root; at most one round per level."""
+        for _ in range(self.agreements[0].tree.height + 2):
+            for agreement in self.agreements.values():
+                agreement.climb()
+            for agreement in self.agreements.values():
+                if agreement.published:
+                    for other in self.agreements.values():
+                        if other is not agreement:
+                            other.take(agreement.published, agreement.own)
+        keys = {a.keys.group_key for a in self.agreements.values() if a.keys is not None}
+        assert all(a.keys is not None for a in self.agreements.values())
+        assert all(a.is_complete for a in self.agreements.values())
+        assert len(keys) == 1
+        assert not keys & set(self.keys)
+        self.keys += keys
+        for agreement in self.agreements.values():
+            assert agreement.late_sponsors() == []
+            assert (
+                len(agreement.secrets)
+                == len(list(key_path(agreement.tree.leaf_of(agreement.own) or ROOT))) - 1
+            )
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_members_agree_and_the_tree_stays_balanced(
+    sequence: list[tuple[set[int], set[int]]],
+) -> None:
+    model = Model()
+    for joins, leaves in sequence:
+        model.step(joins, leaves)
