@@ -10,6 +10,7 @@ paper's own suite. Policies go through netlink: they are written once at start-u
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -36,6 +37,10 @@ _AF_KEY = 15
 _ANSWER_WAIT_S = 5
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_LENGTH = 4 << 20
+
+_sequences = itertools.count(1)
+"""One for the whole process: the kernel tells every PF_KEY socket of every change, so two backends of
+one process must not number alike."""
 
 
 class PfkeyBackend:
@@ -87,10 +92,10 @@ class PfkeyBackend:
                 defect = sa_defect(sa)
                 if defect:
                     return Outcome(errno.EINVAL, defect)
-                self._sequence += 1
+                self._sequence = next(_sequences)
                 return self._ask(encode_add(sa, self._sequence, self._pid))
             case DeleteSa(sa_id):
-                self._sequence += 1
+                self._sequence = next(_sequences)
                 return self._ask(encode_delete(sa_id, self._sequence, self._pid))
             case _:
                 return self._policies.apply([operation])[0]
@@ -109,7 +114,7 @@ class PfkeyBackend:
 
     def dump_sas(self) -> list[SecurityAssociation]:
         """Return every SA that PF_KEY and the model can express, by SADB_DUMP."""
-        self._sequence += 1
+        self._sequence = next(_sequences)
         try:
             self._socket.send(encode_dump(self._sequence, self._pid))
         except OSError as error:

@@ -88,6 +88,9 @@ class XfrmSocket:
     """
 
     def __init__(self, namespace: str | int | None = None, groups: Iterable[int] = ()) -> None:
+        wanted = tuple(groups)
+        if not set(wanted) <= set(_GROUPS_ALLOWED):
+            raise IpsecError(f"of XFRM groups {wanted} some must not be listened to (larval SAs)")
         self._sequence = 0
         self._port = 0
         self._buffer = bytearray(DATAGRAM_LENGTH)
@@ -102,7 +105,7 @@ class XfrmSocket:
                     "run with --env vm, or --sa-backend memory"
                 ) from None
         try:
-            self._configure(groups)
+            self._configure(wanted)
         except OSError as error:
             self._socket.close()
             raise IpsecError(
@@ -123,8 +126,6 @@ class XfrmSocket:
         wait = struct.pack("@ll", ANSWER_WAIT_S, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         for group in groups:
-            if group not in _GROUPS_ALLOWED:
-                raise IpsecError(f"XFRM group {group} must not be listened to (larval SAs)")
             sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:
