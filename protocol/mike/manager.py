@@ -59,6 +59,8 @@ class Manager(Member):
         if self.state is not State.JOINING or self.attempt is None or self.pending is not None:
             return
         leaf = self.attempt.leaf
+        # The nonce makes the id of this epoch unlike that of any other group of one that we found.
+        nonces = ((self.own, self.attempt.nonce),)
         self.attempt = None
         self.stop(TIMER_JOIN)
         agreement = Agreement(self.own, KeyTree({ROOT: self.own}, {}), (), leaf, {})
@@ -66,7 +68,7 @@ class Manager(Member):
         self.current = None
         self.move(State.TM)
         self.emit(Report("mike.founded", {}))
-        self._announce(agreement, NO_EPOCH, [], ())
+        self._announce(agreement, NO_EPOCH, [], nonces)
         if not self.work.is_idle:
             self.next_epoch()
 

@@ -158,7 +158,8 @@ class Member(Joiner):
         if self.state is State.TM:
             self.step_down()
         self.tm = sender
-        self.tm_startup = None
+        heard = self.heard.get(sender)
+        self.tm_startup = None if heard is None else (sender, heard[0])
         self.term = message.term
         self.gave = None
         self.highest = content.number

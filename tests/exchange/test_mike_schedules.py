@@ -128,3 +128,8 @@ def test_the_trace_does_not_depend_on_the_hash_seed() -> None:
         digests.append(done.stdout)
     assert digests[0] == digests[1]
     assert len(digests[0].split()) == 2
+
+
+@pytest.mark.parametrize("seed", [598, 644, 679, 874, 997, 1079])
+def test_seeds_that_once_failed(seed: int) -> None:
+    run_schedule(seed)

@@ -207,6 +207,7 @@ class World:
                 case CancelTimer(name=name):
                     device.timers.cancel(name)
                 case PublishKey(pointer=pointer, group_key=key):
+                    assert device.all_keys.get(pointer, key) == key, f"two keys for {pointer}"
                     device.keys[pointer] = device.all_keys[pointer] = key
                 case RetireKey(pointer=pointer):
                     device.keys.pop(pointer, None)
