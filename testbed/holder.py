@@ -49,7 +49,8 @@ class Holder:
     def serve(self) -> None:
         """Answer until a request says ``down``; passes KeyboardInterrupt on."""
         try:
-            while not self._down:
+            # Without its mailbox nobody could ever reach the network again.
+            while not self._down and self._mailbox.is_dir():
                 self._watch()
                 for path in sorted(self._mailbox.glob("*.request")):
                     self._handle(path)
