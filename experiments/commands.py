@@ -217,6 +217,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_mode=variant.sa_mode,
             suite=variant.suite,
             idp=_idp(variant.hello_interval_ms),
+            mike=_mike(variant.mike_patience),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
@@ -235,6 +236,30 @@ def _idp(hello_interval_ms: int) -> dict[str, int]:
         "jitter_ms": min(20, hello_interval_ms // 4),
         "triggered_hello_spread_ms": min(250, hello_interval_ms),
     }
+
+
+_PATIENT = (
+    "join_retry_ms",
+    "join_retry_max_ms",
+    "founding_delay_ms",
+    "tm_silence_ms",
+    "repair_delay_ms",
+    "repair_retry_max_ms",
+    "tree_retry_ms",
+    "sponsor_timeout_ms",
+    "handover_retry_ms",
+    "election_timeout_ms",
+    "takeover_grace_ms",
+)
+"""MIKE's timers that act only when something was lost or somebody is silent."""
+
+
+def _mike(patience: int) -> dict[str, int]:
+    """Return MIKE's settings: its default repair timers times the patience."""
+    from protocol.mike.config import MikeConfig
+
+    usual = MikeConfig()
+    return {name: getattr(usual, name) * patience for name in _PATIENT}
 
 
 def _conclude(path: Path, status: int, name: str, *, figures: bool) -> int:

@@ -36,6 +36,8 @@ class Variant:
         hello_interval_ms: IDP's; a device is down after four of them.
         activation_delay_ms: from written to sending with the new epoch (per-sender).
         deactivation_delay_ms: from written to removal of the old SAs (per-sender).
+        mike_patience: factor on MIKE's timers that act on loss or silence only (docs/mike.md), so
+            that a slow machine is not taken for a lossy one. Latency without loss is the same.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Variant:
     hello_interval_ms: int = 1000
     activation_delay_ms: int = 200
     deactivation_delay_ms: int = 500
+    mike_patience: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Campaign:
     variants: tuple[Variant, ...] = ()
     order: str = "blocked"
     methods: tuple[str, ...] = METHODS
-    lead_ms: int = 300
+    lead_ms: int = 500
     jitter_ms: int = 100
     stagger_ms: int = 300
     deadline_ms: int = 15000
@@ -289,6 +292,7 @@ def _validate_variant(variant: Variant) -> None:
     )
     gcm_shared = variant.sa_mode == "paper" and "gcm" in variant.suite
     _require(not gcm_shared, f"{name}: a shared SA must not use AES-GCM (nonces would repeat)")
+    _require(variant.mike_patience >= 1, f"{name}: mike_patience must be at least 1")
     _require(variant.hello_interval_ms >= 50, f"{name}: hello_interval_ms is too small (50)")
 
 
