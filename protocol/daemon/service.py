@@ -334,7 +334,8 @@ class Service:
 
     def _on_stop(self, _request: dict[str, Any]) -> dict[str, Any]:
         self._stop()
-        self._flush()
+        self.trace.flush()
+        self.log.flush()
         return {"state": self.state.value}
 
     def _stop(self) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from protocol.daemon import launch
+from protocol.daemon.control import ControlError
 from protocol.identity.pki import Authority
 from tests.support.devices import Device, Lan
 from tests.support.waiting import wait_until
@@ -224,7 +225,7 @@ def test_a_timed_start_arms_then_runs_at_the_trigger(lan: Lan) -> None:
     answer = device.ask("idpd", "start", at_wall_ns=at_wall_ns)
     assert answer["state"] == "armed"
     assert device.ask("idpd", "status")["state"] == "armed"
-    with pytest.raises(Exception, match="the daemon is armed"):
+    with pytest.raises(ControlError, match="the daemon is armed"):
         device.ask("idpd", "start", at_wall_ns=None)
     wait_until(
         lambda: device.ask("idpd", "status")["state"],
@@ -246,8 +247,39 @@ def test_an_armed_daemon_can_be_stopped(lan: Lan) -> None:
     device.ask("idpd", "start", at_wall_ns=time.time_ns() + 60_000_000_000)
     assert device.ask("idpd", "stop")["state"] == "parked"
     for at_wall_ns in (1, 2**62, "soon", 1.5, True):
-        with pytest.raises(Exception, match="at_wall_ns"):
+        with pytest.raises(ControlError, match="at_wall_ns"):
             device.ask("idpd", "start", at_wall_ns=at_wall_ns)
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_is_said_and_survived(lan: Lan) -> None:
+    device = lan.devices[0]
+    tmpfs = str(device.run_directory)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmpfs], check=True)
+    try:
+        start_idpd(device)
+        ballast = device.run_directory / "ballast"
+        with pytest.raises(OSError, match="No space"):
+            fill(ballast)
+        device.ask("idpd", "stop")
+        device.ask("idpd", "start", at_wall_ns=None)
+        with pytest.raises(ControlError, match="the trace cannot be written: No space left"):
+            device.ask("idpd", "flush")
+        assert device.ask("idpd", "status")["trace_error"] == "No space left on device"
+        ballast.unlink()
+        starts = [line for line in device.trace("idpd") if line["point"] == "t_start"]
+        assert len(starts) == 2
+        assert device.ask("idpd", "status")["trace_error"] == ""
+        assert device.end() == {"idpd": 0}
+    finally:
+        device.end()
+        subprocess.run(["umount", "--lazy", tmpfs], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

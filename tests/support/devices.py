@@ -25,8 +25,8 @@ _NUMBERS = itertools.count()
 
 NATIONS = ("alpha", "beta")
 
-START_S = 20.0
-JOIN_S = 20.0
+START_S = 90.0
+JOIN_S = 60.0
 
 
 def ip(*arguments: str) -> None:
