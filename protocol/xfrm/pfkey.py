@@ -39,8 +39,8 @@ _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_LENGTH = 4 << 20
 
 _sequences = itertools.count(1)
-"""One for the whole process: the kernel tells every PF_KEY socket of every change, so two backends of
-one process must not number alike."""
+"""One for the whole process: the kernel tells every PF_KEY socket of every change, so two backends
+of one process must not number alike."""
 
 
 class PfkeyBackend:
