@@ -2,7 +2,8 @@
 
 The measurement runs in a process and a network namespace of its own, whose SAD starts empty:
 ``unshare -n python -m experiments.sa_write``. In every round all backends take turns, in an order
-drawn from the seed; one round before the first is thrown away (modules load, caches warm up).
+drawn from the seed, and each turn begins with an untimed write; one round before the first is
+thrown away (modules load).
 """
 
 from __future__ import annotations
@@ -177,8 +178,15 @@ def rounds(
 
 
 def _one_round(subject: Subject, supply: Supply, now_ns: Callable[[], int]) -> list[dict[str, Any]]:
-    """Write, then replace, then clean up; only the first two are timed."""
-    first, second = supply.take(subject.sas), supply.take(subject.sas)
+    """Write, then replace, then clean up; only the first two are timed.
+
+    Before that one write and delete is done untimed: whose turn came before would else decide how
+    cold the caches are for the first of the two.
+    """
+    warm, first, second = (supply.take(subject.sas) for _ in range(3))
+    with contextlib.suppress(ExperimentError):
+        subject.replace([], warm)
+        subject.replace([sa.id for sa in warm], [])
     tasks = (("write", [], first), ("delete+write", [sa.id for sa in first], second))
     rows = []
     for operation, old, new in tasks:

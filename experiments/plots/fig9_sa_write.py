@@ -52,15 +52,16 @@ def draw(run: Run, folder: Path) -> list[Path]:
                     zorder=4,
                     label=label[operation] if number == 0 else None,
                 )
-                top = max(median, float(measured.max()))
                 axis.text(
                     number + shift,
-                    top * 1.12,
-                    f"{median:.3g}",
+                    median * 1.16,
+                    f"{median:.3g} ms",
                     ha="center",
                     va="bottom",
                     fontsize=8.5,
-                    color="#333333",
+                    color="#222222",
+                    zorder=6,
+                    bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0},
                 )
     style.paper_line(axis, paper.value("sa_write_ms"), "the paper: setkey, 201 ms (2.53 GHz P4)")
     axis.set_yscale("log")
