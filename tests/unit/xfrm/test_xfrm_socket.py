@@ -9,14 +9,32 @@ from typing import Any
 
 import pytest
 
-from protocol.ipsec.backend import AddSa, DeleteSa, IpsecError, Outcome
+from protocol.ipsec.backend import (
+    AddSa,
+    DeletePolicy,
+    DeleteSa,
+    IpsecError,
+    Outcome,
+    PutPolicy,
+)
+from protocol.ipsec.grouppolicy import GroupPath
 from protocol.xfrm import socket as xfrm_socket
 from protocol.xfrm.codec import decode, encode
-from protocol.xfrm.messages import Ack, DelSa, Done, DumpSas, Frame, NewSa, Overrun
+from protocol.xfrm.messages import (
+    Ack,
+    DelPolicy,
+    DelSa,
+    Done,
+    DumpSas,
+    Frame,
+    NewSa,
+    Overrun,
+    UpdPolicy,
+)
 from protocol.xfrm.netlink import NetlinkBackend
 from protocol.xfrm.observer import XfrmObserver
 from protocol.xfrm.socket import XfrmOverrunError, XfrmSocket
-from tests.support.xfrm import make_sa
+from tests.support.xfrm import GROUP, OWN, make_sa
 
 Answer = Callable[[list[Frame]], list[Any]]
 KERNEL, STRANGER = (0, 0), (4711, 0)
@@ -80,6 +98,16 @@ def test_many_requests_go_in_one_send_and_are_acknowledged_each(kernel: Any) -> 
     assert NetlinkBackend().apply(operations) == [Outcome()] * 20
     assert [len(frames) for frames in fake.sends] == [20]
     assert len({frame.sequence for frame in fake.sends[0]}) == 20
+    assert [frame.message for frame in fake.sends[0]] == [NewSa(op.sa) for op in operations]
+
+
+def test_each_operation_is_its_own_request(kernel: Any) -> None:
+    fake = kernel(lambda frames: [ack(frame) for frame in frames])
+    sa, path = make_sa(0x1001), GroupPath(OWN, GROUP, if_id=66, reqid=7)
+    policy = path.outbound(0x1001)
+    NetlinkBackend().apply([AddSa(sa), DeleteSa(sa.id), PutPolicy(policy), DeletePolicy(policy.id)])
+    sent = [frame.message for frame in fake.sends[0]]
+    assert sent == [NewSa(sa), DelSa(sa.id), UpdPolicy(policy), DelPolicy(policy.id)]
 
 
 def test_a_long_list_is_cut_into_batches(kernel: Any) -> None:
