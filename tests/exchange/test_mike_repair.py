@@ -62,8 +62,10 @@ def test_one_loss_in_a_leave(kind: Kind, receiver: int) -> None:
 def test_a_member_that_missed_everything_learns_it_from_the_status() -> None:
     world = World(5)
     world.form(3)
+
     def deaf(seen: Seen, to: int) -> bool:
         return to == 2
+
     world.filters.append(deaf)
     world.join(3)
     world.run_until(lambda: world[3].group_key is not None)
@@ -113,9 +115,7 @@ def test_a_joiner_that_dies_after_its_join_is_dropped_again() -> None:
     world.run(5)
     world.crash(3)
     world.filters.clear()
-    took = world.run_until(
-        lambda: world.agreed(0, 1, 2) and world[0].counted("MIKE-11") == 1
-    )
+    took = world.run_until(lambda: world.agreed(0, 1, 2) and world[0].counted("MIKE-11") == 1)
     assert took < 1700
 
 
@@ -225,4 +225,3 @@ def test_epoch_numbers_grow_at_every_member_over_merges() -> None:
         numbers = [int(pointer.split("-")[0]) for pointer in device.all_keys]
         assert numbers == sorted(numbers)
         assert len(set(numbers)) == len(numbers)
-

@@ -229,9 +229,7 @@ class World:
         assert outer.protocol == PROTOCOL_MIKE
         kind = Kind(outer.kind)
         message = DECODERS[kind](outer.body)
-        seen = Seen(
-            self.now_ns, device.index, kind, effect.destination, effect.payload, message
-        )
+        seen = Seen(self.now_ns, device.index, kind, effect.destination, effect.payload, message)
         self.wire.append(seen)
         for receiver in self.devices:
             if receiver is device or effect.destination not in (None, receiver.address):
@@ -360,9 +358,8 @@ class World:
             and len({d.group_key for d in devices}) == 1
             and len({d.engine.tm for d in devices}) == 1
             and first.engine.tm in members
-            and [d for d in devices if d.engine.state.value == "tm"] == [
-                d for d in devices if d.address == first.engine.tm
-            ]
+            and [d for d in devices if d.engine.state.value == "tm"]
+            == [d for d in devices if d.address == first.engine.tm]
         )
 
     def tm(self) -> int:
