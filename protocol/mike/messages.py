@@ -7,6 +7,7 @@ rule MIKE-1 and nothing else; there is one encoding of every message, and anothe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -394,7 +395,7 @@ class Handover:
 
 Message = Join | Tree | Path | Status | Repair | Handover
 
-DECODERS = {
+DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.JOIN: Join.decode,
     Kind.TREE: Tree.decode,
     Kind.PATH: Path.decode,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from protocol.idpmike import SignalKind
-from protocol.mike.messages import Kind
-from tests.support.world import World
+from protocol.mike.messages import Kind, Tree
+from tests.support.world import Seen, World
 
 JOIN, TREE, PATH, STATUS, HANDOVER = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS, Kind.HANDOVER
 
@@ -62,8 +62,8 @@ def test_leaves_reported_together_share_epochs() -> None:
     for index in (2, 5, 7):
         world.lose(index)
     world.run_until(lambda: world.agreed(0, 1, 3, 4, 6))
-    trees = [seen for seen in world.wire if seen.at_ns >= start and seen.kind is TREE]
-    numbers = {seen.message.announcement.number for seen in trees}  # type: ignore[union-attr]
+    trees = [seen.message for seen in world.wire if seen.at_ns >= start]
+    numbers = {tree.announcement.number for tree in trees if isinstance(tree, Tree)}
     assert len(numbers) <= 3
 
 
@@ -119,10 +119,13 @@ def test_a_lost_handover_is_repeated() -> None:
     """MIKE-15."""
     world = World(3)
     world.form(3)
-    lost = []
-    world.filters.append(
-        lambda seen, _to: seen.kind is HANDOVER and not lost.append(1) and len(lost) <= 2
-    )
+    lost: list[int] = []
+
+    def drops(seen: Seen, to: int) -> bool:
+        lost.extend([to] if seen.kind is HANDOVER else [])
+        return seen.kind is HANDOVER and len(lost) <= 2
+
+    world.filters.append(drops)
     world.hand_over(0, 1)
     world.run_until(lambda: world.agreed(0, 1, 2) and world.tm() == 1)
     world.run(2000)

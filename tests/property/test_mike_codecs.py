@@ -123,7 +123,7 @@ def test_a_damaged_body_is_refused_or_is_another_canonical_message(
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(DecodeError):
-        again = DECODERS[kind_of(message)](bytes(body))
+        again: Message = DECODERS[kind_of(message)](bytes(body))
         assert again.encode() == bytes(body)
         assert again != message
 
