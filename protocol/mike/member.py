@@ -314,12 +314,9 @@ class Member(Joiner):
         assert self.tm is not None
         ours = GroupFigures(len(current.members), current.epoch.number, self.tm)
         theirs = GroupFigures(message.members, message.epoch.number, sender)
-        known = sender in current.members
-        if known and message.epoch.number < current.epoch.number:
-            return
         if theirs.outranks(ours):
             self.dissolve(theirs)
-        elif known and message.epoch.number > self.highest:
+        elif sender in current.members and message.epoch.number > self.highest:
             self.lack(message.epoch, sender)
 
     # Repair.
@@ -408,18 +405,13 @@ class Member(Joiner):
         self.elect()
 
     def on_silence_timer(self) -> None:
-        """MIKE-22: the TM was not heard for long: take it for gone; not yet in: ask again."""
-        if self.state is State.JOINING:
-            self.leave_group()
-            self.attempt = None
-            self.listen_before_founding(group_heard=False)
-            self.join()
-        elif self.state is State.MEMBER and self.tm is not None:
+        """MIKE-22: the TM was not heard for long."""
+        if self.tm is not None:
             self._lose_tm()
 
     def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
         """MIKE-22: a TM that restarted knows nothing of our group any more."""
-        if sender != self.tm or self.state is not State.MEMBER:
+        if sender != self.tm or self.state not in (State.MEMBER, State.JOINING):
             return
         if self.tm_startup is None or self.tm_startup[0] != sender:
             self.tm_startup = (sender, startup_wall_ns)
@@ -428,9 +420,18 @@ class Member(Joiner):
             self._lose_tm()
 
     def _lose_tm(self) -> None:
-        """MIKE-22: the TM does not serve us any more, whatever IDP hears of its device."""
+        """MIKE-22: the TM does not serve us any more, whatever IDP hears of its device.
+
+        A member takes it for gone; a joiner that is not in yet asks anew.
+        """
         assert self.tm is not None
         self.counters.count("MIKE-22")
+        if self.state is State.JOINING:
+            self.leave_group()
+            self.attempt = None
+            self.listen_before_founding(group_heard=False)
+            self.join()
+            return
         self.silent = self.tm
         self.liveness.lost(self.tm, self.now.wall_ns)
         self.elect()

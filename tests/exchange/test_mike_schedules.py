@@ -90,9 +90,12 @@ def run_schedule(seed: int) -> World:
     world.run(400)  # every LEAVE has been reported
     world.faults = Faults()
     # What IDP reported wrongly it corrects: it hears these devices.
-    for about in sorted(up):
+    # It also reports the lost ones again: a device can start after the LEAVE of another one and
+    # still get that one's delayed JOIN (docs/mike.md section 7).
+    for about in range(n):
+        kind = SignalKind.JOIN if about in up else SignalKind.LEAVE
         for at in sorted(up - {about}):
-            world.signal(at, SignalKind.JOIN, about)
+            world.signal(at, kind, about)
     ordered = sorted(up)
     try:
         world.run_until(lambda: world.agreed(*ordered), 20_000)
@@ -130,6 +133,6 @@ def test_the_trace_does_not_depend_on_the_hash_seed() -> None:
     assert len(digests[0].split()) == 2
 
 
-@pytest.mark.parametrize("seed", [598, 644, 679, 874, 997, 1079])
+@pytest.mark.parametrize("seed", [598, 644, 679, 874, 997, 1079, 2561, 2753, 3301, 3345])
 def test_seeds_that_once_failed(seed: int) -> None:
     run_schedule(seed)
