@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from experiments.errors import ExperimentError
-from experiments.plan import BACKENDS, SA_MODES, Overrides, Plan, load
+from experiments.plan import BACKENDS, SA_MODES, Overrides, Plan, Variant, load
 from experiments.record import RunDirectory, latest, new_run_id
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -207,7 +207,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
 
     plan = directory.plan
 
-    def load_fleet(variant: Any, logs: str) -> Fleet:
+    def load_fleet(variant: Variant, logs: str) -> Fleet:
         topology = find(plan.topology)
         if plan.devices > len(topology.devices):
             topology = families.star(plan.devices)
@@ -216,7 +216,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_backend=variant.sa_backend,
             sa_mode=variant.sa_mode,
             suite=variant.suite,
-            idp=_idp(variant.hello_interval_ms),
+            idp=_idp(variant),
             mike=_mike(variant.mike_patience),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
@@ -229,12 +229,13 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
     return load_fleet
 
 
-def _idp(hello_interval_ms: int) -> dict[str, int]:
+def _idp(variant: Variant) -> dict[str, int]:
     """Return IDP's settings; what must be shorter than the hello interval shrinks with it."""
+    interval_ms = variant.hello_interval_ms
     return {
-        "hello_interval_ms": hello_interval_ms,
-        "jitter_ms": min(20, hello_interval_ms // 4),
-        "triggered_hello_spread_ms": min(250, hello_interval_ms),
+        "hello_interval_ms": interval_ms,
+        "jitter_ms": min(20, interval_ms // 4),
+        "triggered_hello_spread_ms": min(variant.hello_answer_spread_ms, interval_ms),
     }
 
 

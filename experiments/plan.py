@@ -34,6 +34,8 @@ class Variant:
         sa_mode: one of `SA_MODES`.
         suite: algorithm suite of the SAs.
         hello_interval_ms: IDP's; a device is down after four of them.
+        hello_answer_spread_ms: a device greets a newcomer after a random time below this; no
+            longer than the hello interval.
         activation_delay_ms: from written to sending with the new epoch (per-sender).
         deactivation_delay_ms: from written to removal of the old SAs (per-sender).
         mike_patience: factor on MIKE's timers that act on loss or silence only (docs/mike.md), so
@@ -45,6 +47,7 @@ class Variant:
     sa_mode: str = "per-sender"
     suite: str = "aes-gcm-128"
     hello_interval_ms: int = 1000
+    hello_answer_spread_ms: int = 250
     activation_delay_ms: int = 200
     deactivation_delay_ms: int = 500
     mike_patience: int = 4

@@ -231,7 +231,7 @@ def spread(count: int, width: float) -> np.ndarray:
 def points_by_size(
     axis: Any, frame: pd.DataFrame, value: str, *, colour: str, label: str, shift: float = 0.0
 ) -> None:
-    """Draw every value, the medians as bars, and failed steps as crosses at the axis."""
+    """Draw every value, the medians as bars, and the number of failed steps at the top."""
     first = True
     for size, group in frame.groupby("group_size"):
         ok = (group["ok"].astype(float) == 1) & group[value].notna()
@@ -263,11 +263,11 @@ def points_by_size(
         if failed:
             axis.text(
                 x,
-                0.02,
+                0.985,
                 f"x{failed}",
                 transform=axis.get_xaxis_transform(),
                 ha="center",
-                va="bottom",
+                va="top",
                 fontsize=8,
                 color=colour,
                 fontweight="bold",
