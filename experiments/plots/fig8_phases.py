@@ -32,9 +32,9 @@ class Bar:
 def draw(run: Run, folder: Path) -> list[Path]:
     """Draw it if the run has measured joins; return the files.
 
-    Each bar is of the step with the median total, so that its phases sum to a delay that
-    happened; medians of single phases would not sum. If ours are far below the paper's total, a
-    second panel shows them again, enlarged.
+    Each bar is of the step with the median total (the mean of the middle two if their number is
+    even), so that its phases sum to the median; medians of single phases would not. If ours are
+    far below the paper's total, a second panel shows them again, enlarged.
     """
     names = sorted(variants(run.latencies, "join"), key=lambda n: not n.startswith("command"))
     bars = [bar for name in names for bar in _bars(run, name)]
@@ -59,7 +59,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
     ]
     subtitle = (
         f"{style.conditions(run, names, 'join')}\n{'; '.join(notes)}; "
-        "each bar is the step with the median total at the monitor"
+        "each bar is the measured step with the median total at the monitor"
     )
     title = "Join delay split up (the paper's Fig. 8)"
     style.dress(made, run, title, subtitle, legend_columns=0)
@@ -74,9 +74,10 @@ def _bars(run: Run, name: str) -> list[Bar]:
     bars = []
     for size in dict.fromkeys(sizes[:1] + sizes[-1:]):
         group = good[good["group_size"] == size].sort_values("total_ms")
-        row = group.iloc[(len(group) - 1) // 2]
+        middle = group.iloc[(len(group) - 1) // 2 : len(group) // 2 + 1]
         phases = {
-            phase: max(0.0, float(np.nan_to_num(row[phase]))) for phase in style.PHASE_COLOURS
+            phase: max(0.0, float(middle[phase].fillna(0.0).mean()))
+            for phase in style.PHASE_COLOURS
         }
         bars.append(Bar(name, int(size), phases, len(group)))
     return bars

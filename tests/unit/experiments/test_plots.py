@@ -99,3 +99,16 @@ def test_the_papers_values_name_their_source() -> None:
         assert entry["source"].startswith("section")
     assert paper.value("join_latency_ms") == 400
     assert paper.value("sa_write_ms") == 201
+
+
+def test_the_bars_of_fig_8_sum_to_the_median(tmp_path: Path) -> None:
+    from experiments.analysis import read_run, select
+    from experiments.plots.fig8_phases import _bars
+
+    made = make_run(tmp_path / "run", small_plan(repetitions=4))
+    found = read_run(made.path)
+    joins = select(found.latencies, "join", "netlink+per-sender", role="monitor")
+    medians = joins.groupby("group_size")["total_ms"].median()
+    bars = _bars(found, "netlink+per-sender")
+    assert [bar.size for bar in bars] == [3, 4]
+    assert [bar.total for bar in bars] == pytest.approx([medians[3], medians[4]], abs=1e-3)
