@@ -70,8 +70,14 @@ def _run_command(daemon: str) -> click.Command:
         is_flag=True,
         help="Write every event to the trace, datagrams in full (never keys), for replay.",
     )
+    @click.option(
+        entry.BATCH,
+        "batch",
+        is_flag=True,
+        help="Share the machine with other devices' daemons: do not push them aside (SCHED_BATCH).",
+    )
     @click.option(entry.DEBUG, "debug", is_flag=True, help="Log debug lines too.")
-    def run(config: Path, with_parent: bool, record: bool, debug: bool) -> None:
+    def run(config: Path, with_parent: bool, record: bool, debug: bool, batch: bool) -> None:
         """Run the daemon of the device described in CONFIG, a TOML file, in the foreground.
 
         It loads everything, then waits for `start` unless the file says `park = false`. SIGTERM or
@@ -81,6 +87,7 @@ def _run_command(daemon: str) -> click.Command:
             entry.EXIT_WITH_PARENT: with_parent,
             entry.RECORD_DATAGRAMS: record,
             entry.DEBUG: debug,
+            entry.BATCH: batch,
         }
         sys.exit(entry.run(daemon, config, frozenset(name for name, on in flags.items() if on)))
 

@@ -8,6 +8,7 @@ knows the same command and the same options.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 EXIT_WITH_PARENT = "--exit-with-parent"
 RECORD_DATAGRAMS = "--record-datagrams"
 DEBUG = "--debug"
-RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, DEBUG})
+BATCH = "--batch"
+RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, DEBUG, BATCH})
 
 
 def main_of(daemon: str, arguments: list[str]) -> NoReturn:
@@ -48,6 +50,8 @@ def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
     """Run a daemon until it is told to end; every error is one line on standard error."""
     # What is loaded stays; the daemon collects garbage itself, when idle.
     gc.disable()
+    if BATCH in flags:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     from protocol.core.errors import LocalError
     from protocol.daemon.config import load
 

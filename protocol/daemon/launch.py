@@ -3,6 +3,10 @@
 Interpreter start-up is a third of a daemon's start if done the usual way: ``site`` imports whatever
 the ``.pth`` files of the environment ask for, and the console script brings click. Here ``site`` is
 left out (``-S``) and the two directories it would have found are named; byte code is used and kept.
+
+Daemons started here share their machine with those of other devices, hence ``--batch``: a daemon
+that is woken does not push aside the one that runs, which ends its step first as it would on a
+machine of its own (docs/decisions/0003-daemon-loop.md).
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from pathlib import Path
 
 import cryptography
 
+from protocol.daemon import entry
+
 DAEMONS = ("idpd", "miked")
 
 _HERE = Path(__file__).resolve().parent
@@ -23,7 +29,8 @@ def command(daemon: str, config: Path | str, *flags: str) -> list[str]:
     """Return the argument vector that runs ``daemon`` (``idpd`` or ``miked``) with a TOML file."""
     if daemon not in DAEMONS:
         raise ValueError(f"no daemon {daemon!r}: {' or '.join(DAEMONS)}")
-    return [sys.executable, "-S", "-P", str(_HERE / f"{daemon}.py"), "run", str(config), *flags]
+    program = str(_HERE / f"{daemon}.py")
+    return [sys.executable, "-S", "-P", program, "run", str(config), entry.BATCH, *flags]
 
 
 def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -234,7 +234,7 @@ def _become(request: dict[str, Any], output: int, children: dict[int, int]) -> N
         daemon = request["daemon"]
         Path("/proc/self/comm").write_text(daemon)
         with in_namespace(request["namespace"]):
-            child_flags = frozenset({entry.EXIT_WITH_PARENT, *request["flags"]})
+            child_flags = frozenset({entry.EXIT_WITH_PARENT, entry.BATCH, *request["flags"]})
             status = entry.run(daemon, Path(request["config"]), child_flags)
     except BaseException as error:
         os.write(2, f"{request.get('daemon')}: {error}\n".encode())
