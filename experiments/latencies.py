@@ -114,6 +114,8 @@ class StepRecord:
     packet_ok: bool | None = None
     packet_sender: str | None = None
     packet_sendings: int | None = None
+    sad_wait_ms: float | None = None
+    packet_ms: float | None = None
     tm: str | None = None
     handover: bool = False
     idle_percent: float | None = None

@@ -46,6 +46,8 @@ STEPS: dict[str, str] = {
     "packet_ok": "1 if the check packet arrived decrypted everywhere; empty if not checked",
     "packet_sender": "device that sent the check packet",
     "packet_sendings": "how often it was sent until it had arrived everywhere",
+    "sad_wait_ms": "how long the SADs took to agree after the epoch was everywhere",
+    "packet_ms": "slowest delivery of the check packet, from its first sending",
     "tm": "device that held the TM role when the step began",
     "handover": "1 if the TM role had to be handed back to the second device before the step",
     "idle_percent": "CPU idle over all cores, from arming the trigger until the epoch was "

@@ -268,6 +268,7 @@ class RepetitionRunner:
         record.spis = sad.spis
         if sad.applicable:
             record.sad_ok = sad.ok
+            record.sad_wait_ms = float(sad.elapsed_ms)
             if not sad.ok:
                 _fail(record, f"SAD check: {sad.reason}")
             elif sad.epoch is not None and sad.epoch != record.epoch:
@@ -278,6 +279,8 @@ class RepetitionRunner:
         if packet.applicable:
             record.packet_ok = packet.ok
             record.packet_sendings = max(packet.sendings.values(), default=None)
+            times = [t for to in packet.delivered.values() for t in to.values() if t is not None]
+            record.packet_ms = max(times, default=None)
             if not packet.ok:
                 _fail(record, f"packet check: {packet.reason}")
 
