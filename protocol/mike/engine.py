@@ -169,7 +169,7 @@ class MikeEngine(Manager):
             self.work.refused(peer)
         if self.state is State.TM:
             self.exclude(peer)
-        elif self.state is State.MEMBER and self.tm in self.liveness.gone:
+        elif self.state is State.MEMBER and (peer == self.tm or self.runs(TIMER_ELECTION)):
             self.elect()
 
     # From other devices.

@@ -155,6 +155,8 @@ class Member(Joiner):
         if grants(content, self.own, view.nonce):
             self.attempt = None
             self.stop(TIMER_JOIN, TIMER_FOUND, TIMER_REJOIN)
+            # It answered us just now: an earlier LEAVE of it is out of date.
+            self.liveness.heard(sender)
         if self.state is State.TM:
             self.step_down()
         self.tm = sender
