@@ -150,6 +150,12 @@ class Bench:
         """Return a device's clock error; unknown is an infinite bound."""
         return self.clocks.get(device, ClockError(0, float("inf")))
 
+    def on_reference_clock(self, stamp: Stamp) -> int:
+        """Return when it was; the observer of the kernels reads the orchestrator's own clock."""
+        if stamp.daemon == "kernel":
+            return stamp.wall_ns
+        return stamp.wall_ns - self.clock(stamp.device).offset_ns
+
 
 class _Index:
     """The stamps of one step on the reference clock, found by device and point."""
@@ -157,7 +163,7 @@ class _Index:
     def __init__(self, bench: Bench, stamps: Iterable[Stamp], begin_ns: int, end_ns: float):
         self._found: dict[tuple[str, str, str], list[tuple[int, Mapping[str, Any]]]] = {}
         for stamp in stamps:
-            at = stamp.wall_ns - bench.clock(stamp.device).offset_ns
+            at = bench.on_reference_clock(stamp)
             if begin_ns - _SLACK_NS <= at < end_ns:
                 key = (stamp.device, stamp.daemon, stamp.point)
                 self._found.setdefault(key, []).append((at, stamp.fields))
@@ -358,7 +364,7 @@ def event_rows(
     begins = [(s.begin_wall_ns, s.step) for s in steps if s.begin_wall_ns is not None]
     rows = []
     for stamp in sorted(stamps, key=lambda s: (s.wall_ns, s.device, s.daemon)):
-        at = stamp.wall_ns - bench.clock(stamp.device).offset_ns
+        at = bench.on_reference_clock(stamp)
         number = max((step for begin, step in begins if begin <= at), default=0)
         rows.append({**about, "step": number, **stamp.row()})
     return rows

@@ -17,7 +17,7 @@ EVENTS: dict[str, str] = {
     "device": "name of the device",
     "daemon": "`idpd`, `miked`, or `kernel` for what the XFRM observer saw",
     "point": "measurement point (docs/ARCHITECTURE.md) or event name",
-    "wall_ns": "UTC ns of the device's clock, not corrected",
+    "wall_ns": "UTC ns of the device's clock, not corrected (`kernel`: of the orchestrator's)",
     "mono_ns": "monotonic ns of the machine",
     "epoch": "epoch the event is about, `number-tag`",
     "peer": "address of the device the event is about",

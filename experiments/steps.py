@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 NS_PER_S = 1_000_000_000
 PREPARATION_DEADLINE_S = 60.0
 _POLL_S = 0.2
-"""Reading traces costs the CPU that the devices need; it adds nothing to what is measured."""
+"""Between looks at the kernels' announcements; adds nothing to what is measured."""
+
+_UNHINTED_NS = 3 * NS_PER_S
+"""With kernel SAs: ask the daemons after this long even if the observer lost an announcement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class RepetitionRunner:
         self._stamps: list[Stamp] = []
         self._role: str | None = None
         self._broken = ""
-        self._skew_ns = 0
+        self._kernel = repetition.variant.sa_backend != "memory"
         self._epoch: str | None = None
         self._records = [self._blank(step) for step in repetition.steps]
 
@@ -111,7 +114,6 @@ class RepetitionRunner:
             self._drain()
             self._stamps.clear()
             before = self._fleet.clock_offsets()
-            self._skew_ns = max((abs(o.offset_ns) for o in before.values()), default=0)
             self._prepare()
             for planned, record in zip(self._repetition.steps, self._records, strict=True):
                 if not self._step(planned, record):
@@ -225,41 +227,56 @@ class RepetitionRunner:
     def _await_epoch(self, record: StepRecord) -> None:
         """Wait until every expected device has written one and the same new epoch.
 
-        Each device stamps with its own clock, so the search begins earlier by the largest offset;
-        what the last step wrote is told apart by its epoch.
+        Traces are written late on purpose, so the daemons are asked; but an answer costs them CPU,
+        so with kernel SAs nobody is asked before the kernels have announced SAs everywhere.
         """
         assert record.trigger_wall_ns is not None
-        since = record.trigger_wall_ns - self._skew_ns
         end = record.trigger_wall_ns + self._campaign.deadline_ms * 1_000_000
-        latest: dict[str, str] = {}
+        unhinted = record.trigger_wall_ns + _UNHINTED_NS * self._kernel
+        announced: set[str] = set()
         while True:
-            new = self._collect()
-            for stamp in new:
-                if stamp.point == "t_written" and stamp.wall_ns >= since:
-                    latest[stamp.device] = str(stamp.fields.get("epoch"))
-            epochs = {latest.get(name) for name in record.expected}
-            if len(epochs) == 1 and not epochs & {None, self._epoch}:
-                record.epoch = self._epoch = epochs.pop()
-                break
+            announced |= {
+                stamp.device
+                for stamp in self._collect_kernel()
+                if stamp.point == "xfrm.new" and stamp.wall_ns >= record.trigger_wall_ns
+            }
+            hinted = announced >= set(record.expected)
+            if hinted or self._time.now_ns() >= unhinted:
+                epoch = self._common_epoch(record.expected)
+                if epoch is not None:
+                    record.epoch = self._epoch = epoch
+                    break
             self._fleet.check_alive()
             if self._time.now_ns() >= end:
-                raise DeadlineError(self._describe(record, latest))
+                raise DeadlineError(self._describe(record))
             self._time.sleep(_POLL_S)
         idle = self._fleet.idle()
         record.idle_percent = float(idle.mean_percent)
         record.starved = record.idle_percent < self._campaign.idle_floor_percent
 
-    def _describe(self, record: StepRecord, latest: dict[str, str]) -> str:
-        """Say who lacks the epoch and what they did last."""
+    def _common_epoch(self, devices: Sequence[str]) -> str | None:
+        """Return the new epoch that all have written, or None; asks no more than it must."""
+        common = None
+        for device in devices:
+            written = self._fleet.status(device, "idpd").get("epoch")
+            if written is None or str(written) == self._epoch:
+                return None
+            if common is not None and str(written) != common:
+                return None
+            common = str(written)
+        return common
+
+    def _describe(self, record: StepRecord) -> str:
+        """Say which epoch each device is at, and what those without a new one did last."""
+        self._fleet.flush()
+        self._collect()
         texts = []
         for name in record.expected:
-            if latest.get(name) in (None, self._epoch):
-                mine = [stamp for stamp in self._stamps if stamp.device == name]
-                last = f"{mine[-1].daemon} {mine[-1].point}" if mine else "nothing"
-                texts.append(f"{name} (last: {last})")
-        if texts:
-            return f"no t_written of a new epoch from {', '.join(texts)}"
-        return f"no common epoch: {', '.join(f'{n} has {e}' for n, e in sorted(latest.items()))}"
+            epoch = str(self._fleet.status(name, "idpd").get("epoch"))
+            mine = [stamp for stamp in self._stamps if stamp.device == name]
+            last = f", last {mine[-1].daemon} {mine[-1].point}" if mine else ""
+            texts.append(f"{name} at {epoch}{last if epoch == self._epoch else ''}")
+        return f"no common new epoch by the deadline: {'; '.join(texts)}"
 
     def _check(self, planned: PlannedStep, record: StepRecord) -> None:
         """Read the SADs of all devices back and compare; send one red multicast packet."""
@@ -317,34 +334,29 @@ class RepetitionRunner:
         if isinstance(error, DaemonDiedError):
             self._broken = str(error)
 
-    def _collect(self) -> list[Stamp]:
+    def _collect(self) -> None:
         """Take and keep the trace events written since the last call."""
-        new = [
+        self._stamps += [
             Stamp(e.wall_ns, e.mono_ns, e.device, e.daemon, e.point, e.fields)
             for e in self._fleet.events()
+        ]
+
+    def _collect_kernel(self) -> list[Stamp]:
+        """Take and keep what the kernels have announced since the last call."""
+        new = [
+            Stamp(e.wall_ns, 0, e.device, "kernel", f"xfrm.{e.kind}", {**e.fields, "spi": e.spi})
+            for e in self._fleet.kernel_events()
         ]
         self._stamps += new
         return new
 
     def _drain(self) -> None:
-        """Take what traces and the kernel's observer hold."""
+        """Take what traces and the kernels' observer hold."""
         try:
             self._collect()
-            kernel = self._fleet.kernel_events()
+            self._collect_kernel()
         except TestbedError as error:
             self._broken = self._broken or f"traces: {error}"
-            return
-        self._stamps += [
-            Stamp(
-                wall_ns=e.wall_ns,
-                mono_ns=0,
-                device=e.device,
-                daemon="kernel",
-                point=f"xfrm.{e.kind}",
-                fields={**e.fields, "spi": e.spi},
-            )
-            for e in kernel
-        ]
 
     def _outcome(self, before: Any, after: Any) -> Outcome:
         for record in self._records:

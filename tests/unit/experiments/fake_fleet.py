@@ -71,6 +71,7 @@ class FakeFleet:
         self.tm = ""
         self.epoch = 0
         self.new: list[Event] = []
+        self.written: dict[str, list[tuple[int, str]]] = {name: [] for name in self.devices}
         self.kernel: list[KernelEvent] = []
         self.pending_leave: tuple[str, int] | None = None
 
@@ -112,11 +113,12 @@ class FakeFleet:
             if self.paper_mode:
                 self._emit(deleted, device, "idpd", "t_deleted", epoch=label)
             if device != lost:
+                self.written[device].append((int(written), label))
                 self._emit(written, device, "idpd", "t_written", epoch=label)
                 spi = 256 + self.epoch
                 self.kernel.append(
                     KernelEvent(
-                        int(written - 0.05 * MS) + world.offsets_ns.get(device, 0),
+                        int(written - 0.05 * MS),
                         device,
                         "new",
                         spi,
@@ -163,6 +165,7 @@ class FakeFleet:
         began = self.world.now
         self.world.now += 10 * MS
         self.running.discard(device)
+        self.written[device].clear()
         if device in self.members:
             self._leave(device, began)
 
@@ -199,13 +202,11 @@ class FakeFleet:
 
     def events(self) -> list[Event]:
         """Return what has happened by now; the rest comes later, as in a trace."""
-        self.world.polls += 1
-        faults, polls = self.world.faults, self.world.polls
-        if faults.get("interrupt_at_poll") == polls:
-            raise KeyboardInterrupt
         past = [event for event in self.new if event.mono_ns <= self.world.now]
         self.new = [event for event in self.new if event.mono_ns > self.world.now]
         return sorted(past, key=lambda event: event.wall_ns)
+
+    def flush(self) -> None: ...
 
     def check_alive(self) -> None:
         if self.world.faults.get("dies"):
@@ -214,7 +215,12 @@ class FakeFleet:
             raise DaemonDiedError("d3/miked", -9)
 
     def kernel_events(self) -> list[KernelEvent]:
-        found, self.kernel = self.kernel, []
+        self.world.polls += 1
+        if self.world.faults.get("interrupt_at_poll") == self.world.polls:
+            raise KeyboardInterrupt
+        now = self.world.now
+        found = [e for e in self.kernel if e.wall_ns <= now]
+        self.kernel = [e for e in self.kernel if e not in found]
         return found if self.world.kernel else []
 
     def await_members(
@@ -230,7 +236,9 @@ class FakeFleet:
         return {
             "role": "tm" if self.tm == device else "member",
             "members": [self.addresses[name] for name in self.members],
-            "epoch": self._label(),
+            "epoch": next(
+                (e for at, e in reversed(self.written[device]) if at <= self.world.now), None
+            ),
         }
 
     def sad_check(self, devices: Sequence[str], deadline_s: float = 5.0) -> SadCheck:

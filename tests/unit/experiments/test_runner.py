@@ -138,7 +138,7 @@ def test_an_epoch_that_never_comes_ends_the_repetition_but_is_in_the_data(tmp_pa
     run = make_run(tmp_path / "run", small_plan(devices=5), World(faults={"lose_at": 2}))
     steps = table(run.path, "steps.csv")
     assert [s["status"] for s in steps] == ["ok", "failed", "not-run", "ok", "ok", "ok"]
-    assert "no t_written" in steps[1]["reason"]
+    assert "no common new epoch" in steps[1]["reason"]
     assert steps[2]["reason"]
     lost = [r for r in table(run.path, "latencies.csv") if r["step"] == "2"][:4]
     assert all(r["total_ms"] == "" and "missing:epoch" in r["flags"] for r in lost)
