@@ -66,6 +66,9 @@ class IdpConfig:
             the same moment.
         triggered_hello_gap_ms: at least this long between two triggered hellos of ours, however
             many devices appear (their answers are merged into one).
+        news_delay_ms: another device's JOIN or RESTORE is signalled to MIKE so long after it was
+            noticed, with all others of that time (IDP-16). 500: MIKE does nothing at once with
+            it, and a group that is busy with the join itself is not woken for it.
         activation_delay_ms: from "SAs of the new epoch written" to "our policy uses them"
             (RFC 5374 section 4.2.1: about the time in which every member has the new epoch).
         deactivation_delay_ms: from there to the removal of the SAs of the older epochs: packets
@@ -87,6 +90,7 @@ class IdpConfig:
     jitter_ms: int = 20
     triggered_hello_spread_ms: int = 250
     triggered_hello_gap_ms: int = 100
+    news_delay_ms: int = 500
     activation_delay_ms: int = 200
     deactivation_delay_ms: int = 1000
     max_peers: int = 256
@@ -164,6 +168,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("jitter_ms", 0, HELLO_INTERVAL_MS_MAX),
     ("triggered_hello_spread_ms", 0, HELLO_INTERVAL_MS_MAX),
     ("triggered_hello_gap_ms", 0, HELLO_INTERVAL_MS_MAX),
+    ("news_delay_ms", 0, 60_000),
     ("activation_delay_ms", 0, 60_000),
     ("deactivation_delay_ms", 0, 300_000),
     ("max_peers", 1, 4096),

@@ -54,7 +54,8 @@ TIMER_HELLO = "idp.hello"
 TIMER_ANSWER = "idp.answer"
 TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
-TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN)
+TIMER_NEWS = "idp.news"
+TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN, TIMER_NEWS)
 
 WANTED = frozenset(int(kind) for kind in MessageKind)
 
@@ -114,6 +115,7 @@ class IdpEngine:
         self._cut_off_mono_ns: int | None = None
         self._answered_mono_ns: int | None = None
         self._newcomers: dict[IPv6Address, None] = {}
+        self._news: dict[IPv6Address, Change] = {}
         self._plan_wake_mono_ns: int | None = None
 
     # The two entries.
@@ -313,12 +315,25 @@ class IdpEngine:
     # Changes of the connectivity table.
 
     def _detected(self, change: Change, now: Instant) -> list[Effect]:
-        """Tell MIKE of a change."""
+        """Tell MIKE of a change: at once if it has to act, else with the next news (IDP-16)."""
         fields = {"peer": str(change.address), "name": change.name, "kind": change.kind.value}
-        return [
-            Report("t_detect", fields),
-            *self._mike.signal(change.signal, change.address, change.startup_wall_ns, now),
-        ]
+        effects: list[Effect] = [Report("t_detect", fields)]
+        if rules.may_wait(change.signal, change.address, self._me):
+            if not self._news:
+                delay_ns = self._config.news_delay_ms * NS_PER_MS
+                effects.append(SetTimer(TIMER_NEWS, now.mono_ns + delay_ns))
+            self._news[change.address] = change
+            return effects
+        self._news.pop(change.address, None)
+        return effects + self._signalled(change, now)
+
+    def _signalled(self, change: Change, now: Instant) -> list[Effect]:
+        return self._mike.signal(change.signal, change.address, change.startup_wall_ns, now)
+
+    def _on_news_due(self, now: Instant) -> list[Effect]:
+        """IDP-16: tell MIKE of the devices that came meanwhile."""
+        news, self._news = self._news, {}
+        return [effect for change in news.values() for effect in self._signalled(change, now)]
 
     def _expiry_timer(self) -> list[Effect]:
         """Set the timer for the device that would be down first.
@@ -428,6 +443,7 @@ class IdpEngine:
             TIMER_ANSWER: self._on_answer_due,
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
+            TIMER_NEWS: self._on_news_due,
         }
         return handlers[name](now) if name in handlers else []
 

@@ -20,6 +20,7 @@ from protocol.idp.config import (
     HELLO_INTERVAL_MS_MIN,
 )
 from protocol.idp.messages import Hello
+from protocol.idpmike import SignalKind
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
 
@@ -39,6 +40,7 @@ RULES: dict[str, str] = {
     "IDP-13": "A group key has exactly 32 bytes",
     "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
     "IDP-15": "A parked instance reads nothing and says nothing",
+    "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE never waits",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 
@@ -149,3 +151,8 @@ def repetition(operation: Operation) -> list[Operation]:
 def may_read(running: bool) -> bool:
     """IDP-15: whether datagrams and timers mean anything to us now."""
     return running
+
+
+def may_wait(kind: SignalKind, peer: IPv6Address, own: IPv6Address) -> bool:
+    """IDP-16: whether a signal is only news: no MIKE acts on another device's JOIN or RESTORE."""
+    return kind is not SignalKind.LEAVE and peer != own

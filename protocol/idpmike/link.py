@@ -48,8 +48,9 @@ OUTSTANDING_MAX = 256
 FRESHNESS_NS = 30_000 * NS_PER_MS
 """How old a message may be whose sender has not yet learnt our instance."""
 
-BACKOFF = Backoff(initial_ns=40 * NS_PER_MS, maximum_ns=1000 * NS_PER_MS, repetitions_max=8)
-"""40 ms is above any scheduling delay natively; doubled to 1 s, given up after five seconds."""
+BACKOFF = Backoff(initial_ns=200 * NS_PER_MS, maximum_ns=1000 * NS_PER_MS, repetitions_max=8)
+"""The loopback loses nothing but what overflows a buffer, so an early repetition only wakes both
+daemons for nothing where many devices share a processor; doubled to 1 s, given up after 7 s."""
 
 RULE_SOURCE = "LOCAL-2"
 

@@ -165,7 +165,7 @@ def test_link_event_makes_restore_fast() -> None:
 
 def test_idp_9_inaudible_for_the_dead_interval_is_cut_off_even_if_nobody_was_lost() -> None:
     """Others measure from our last hello: they may have lost us while we have not lost them."""
-    config = IdpConfig(sa_group=SA_GROUP, dead_factor=4)
+    config = IdpConfig(sa_group=SA_GROUP, dead_factor=4, news_delay_ms=0)
     network = Network(3, config)
     a, b, c = network.devices
     a.start()
@@ -378,3 +378,27 @@ def test_fast_device_among_slow_ones_is_lost_on_time() -> None:
     c.connected = False
     network.run(410)
     assert a.signals == [("LEAVE", C)]
+
+
+def test_idp_16_news_of_others_goes_together_and_a_leave_takes_its_news_along() -> None:
+    network = Network(3, IdpConfig(sa_group=SA_GROUP, hello_interval_ms=250, news_delay_ms=2000))
+    a, b, c = network.devices
+    a.start()
+    network.run(10)
+    # Our own JOIN never waits.
+    assert a.signals == [("JOIN", A)]
+    b.start()
+    c.start()
+    network.run(1900)
+    assert [report[1]["kind"] for report in a.points("t_detect")] == ["join", "join"]
+    assert a.signals == [("JOIN", A)]
+    network.run(200)
+    assert a.signals == [("JOIN", A), ("JOIN", B), ("JOIN", C)]
+
+    # B restarts and falls silent while the news waits: LEAVE at once, and no JOIN after it.
+    b.stop()
+    b.start()
+    network.run(50)
+    b.connected = False
+    network.run(5000)
+    assert a.signals[3:] == [("LEAVE", B)]

@@ -168,7 +168,7 @@ def test_absurd_hello_of_a_known_device(
 
 
 def test_idp_6_full_table() -> None:
-    config = IdpConfig(sa_group=SA_GROUP, max_peers=1)
+    config = IdpConfig(sa_group=SA_GROUP, max_peers=1, news_delay_ms=0)
     network = Network(3, config)
     a, b, c = network.devices
     a.start()

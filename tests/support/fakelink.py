@@ -231,7 +231,8 @@ class Network:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.wire: list[tuple[Device, SendDatagram]] = []
-        config = config or IdpConfig(sa_group=SA_GROUP)
+        # News of others at once, unless the test is about the waiting (IDP-16).
+        config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0)
         self.devices = [Device(self, index, config) for index in range(size)]
 
     def at(self, mono_ns: int, action: Callable[[], None]) -> None:

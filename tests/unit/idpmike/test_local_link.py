@@ -177,7 +177,7 @@ def test_repeats_with_back_off_then_gives_up_and_says_so() -> None:
         waits.append((bench.timers[Side.IDP] - bench.mono_ns) // MS)
         bench.flight[Side.MIKE].clear()
         bench.fire(Side.IDP)
-    assert waits == [40, 80, 160, 320, 640, 1000, 1000, 1000, 1000]
+    assert waits == [200, 400, 800, 1000, 1000, 1000, 1000, 1000, 1000]
     assert bench.links[Side.IDP].given_up_total == 2
     assert [(log.level, log.text) for log in bench.logs] == [
         ("info", "MIKE never acknowledged LinkOpened 1"),
