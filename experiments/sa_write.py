@@ -24,7 +24,7 @@ from experiments.errors import ExperimentError
 from experiments.plan import Campaign
 
 if TYPE_CHECKING:
-    from protocol.ipsec.backend import IpsecBackend
+    from protocol.ipsec.backend import IpsecBackend, Operation
     from protocol.ipsec.model import SaId, SecurityAssociation
 
 SOURCE = IPv6Address("2001:db8:b::1")
@@ -72,6 +72,7 @@ class Subject:
     """
 
     def __init__(self, name: str, batch: int, suite: str) -> None:
+        from protocol.ipsec.backend import AddSa, DeleteSa
         from protocol.ipsec.model import Suite
         from protocol.xfrm.backends import make_backend
 
@@ -79,6 +80,7 @@ class Subject:
         self.sas = batch if name in ("netlink batched", "ip -batch") else 1
         self.suite = Suite(suite)
         kinds = {"netlink batched": "netlink", "ip -batch": "netlink"}
+        self._add, self._delete = AddSa, DeleteSa
         self._backend: IpsecBackend = make_backend(kinds.get(name, name), None, self.suite)
         self._commands = name == "ip -batch"
 
@@ -88,10 +90,8 @@ class Subject:
             lines = [f"xfrm state delete {_id(sa)}" for sa in old]
             _ip_batch([*lines, *(f"xfrm state add {_sa(sa)}" for sa in new)])
             return
-        from protocol.ipsec.backend import AddSa, DeleteSa, Operation
-
-        operations: list[Operation] = [DeleteSa(sa) for sa in old]
-        operations += [AddSa(sa) for sa in new]
+        operations: list[Operation] = [self._delete(sa) for sa in old]
+        operations += [self._add(sa) for sa in new]
         parts = [operations] if self.sas > 1 else [[operation] for operation in operations]
         for part in parts:
             for outcome in self._backend.apply(part):
