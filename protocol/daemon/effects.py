@@ -25,7 +25,7 @@ from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.trace import TraceWriter
 from protocol.idp.events import ApplySas, FetchKey, KeyFetched, SasApplied
 from protocol.ipsec.backend import IpsecBackend, IpsecError, Outcome
-from protocol.mike.events import PublishKey, RetireKey
+from protocol.mike.events import Attend, PublishKey, RetireKey
 
 ERRNO_BACKEND_FAILED = 5
 """EIO: the outcome of every operation of a batch whose backend as a whole failed."""
@@ -139,15 +139,24 @@ class IdpEffects:
 
 
 class MikeEffects:
-    """The key files that idpd fetches."""
+    """The key files that idpd fetches, and what the black socket lets through."""
 
-    def __init__(self, keys: KeyDirectory, log: LogFile) -> None:
+    def __init__(self, keys: KeyDirectory, log: LogFile, group: GroupSocket) -> None:
         self._keys = keys
+        self._group = group
         self._log = log
 
     def table(self) -> dict[type[Effect], Performer]:
         """Return the function for each effect."""
-        return {PublishKey: self.publish_key, RetireKey: self.retire_key}
+        return {
+            Attend: self.attend,
+            PublishKey: self.publish_key,
+            RetireKey: self.retire_key,
+        }
+
+    def attend(self, effect: Attend) -> None:
+        """Have the kernel drop what the engine would."""
+        self._group.attend(effect.kinds)
 
     def publish_key(self, effect: PublishKey) -> None:
         """Write the key file; if the disk refuses, idpd finds none and says so."""

@@ -48,7 +48,7 @@ class MikeService(Service):
         removed = self.keys.clean()
         if removed:
             self.log.write("warning", f"removed {removed} keys of a killed daemon")
-        self.runtime.perform_with(MikeEffects(self.keys, self.log).table())
+        self.runtime.perform_with(MikeEffects(self.keys, self.log, self.group).table())
 
     def clean_up(self) -> None:
         """Make sure that no key of ours is left."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from array import array
 from collections import Counter
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
+from protocol.identity.envelope import KIND_OFFSET
 
 DATAGRAM_BYTES_MAX = 8192
 """Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
@@ -29,7 +31,35 @@ _IPV6_MULTICAST_ALL = 29
 _MCAST_JOIN_GROUP = 42
 _MCAST_BLOCK_SOURCE = 43
 _SO_RCVBUFFORCE = 33
+_SO_ATTACH_FILTER = 26
 _SO_TIMESTAMPNS = 35
+
+
+_UDP_HEADER_BYTES = 8
+_KINDS_MAX = 32
+
+
+def kind_filter(kinds: tuple[int, ...]) -> array[int]:
+    """Return a classic BPF program (linux/filter.h) that passes these kinds of message only.
+
+    It looks at one byte of the signed envelope, and passes what is too short to have it or names a
+    kind of `_KINDS_MAX` or above: malformed datagrams are for the engine to count.
+    """
+    load_length, load_byte = 0x80, 0x30
+    jump_if_equal, jump_if_at_least, give = 0x15, 0x35, 0x06
+    at = _UDP_HEADER_BYTES + KIND_OFFSET
+    dropped = [kind for kind in range(_KINDS_MAX) if kind not in kinds]
+    lines = [
+        (load_length, 0, 0, 0),
+        (jump_if_at_least, 0, len(dropped) + 1, at + 1),
+        (load_byte, 0, 0, at),
+    ]
+    # Each comparison jumps over those after it and over "pass" to "drop".
+    lines += [
+        (jump_if_equal, len(dropped) - position, 0, kind) for position, kind in enumerate(dropped)
+    ]
+    lines += [(give, 0, 0, 0xFFFFFFFF), (give, 0, 0, 0)]
+    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
 
 
 class DatagramSocket:
@@ -147,6 +177,18 @@ class GroupSocket(DatagramSocket):
         except OSError as error:
             self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
         self.drain()
+
+    def attend(self, kinds: tuple[int, ...]) -> None:
+        """Have the kernel drop messages of other kinds, so that they do not wake us.
+
+        A convenience: if the kernel refuses the filter, the engine drops them.
+        """
+        code = kind_filter(kinds)
+        program = struct.pack("@HP", len(code), code.buffer_info()[0])
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        except OSError as error:
+            self.counters[f"group.filter_failed.{_errno_name(error)}"] += 1
 
     def send(self, payload: bytes, destination: IPv6Address | None) -> None:
         """Send to the group, or to one device; a refusal by the kernel is counted."""

@@ -39,6 +39,9 @@ FINGERPRINT_LENGTH = 16
 SIGNATURE_LENGTH = 64
 DIGEST_LENGTH = 32
 HEADER_LENGTH = 62
+KIND_OFFSET = 2
+"""Where the kind stands in a datagram, for filters that look at nothing else."""
+
 OVERHEAD = HEADER_LENGTH + SIGNATURE_LENGTH
 
 DATAGRAM_MAX = 8192

@@ -24,7 +24,7 @@ from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, Opened, RefusedError
 from protocol.idpmike import TIMER as TIMER_LINK
 from protocol.idpmike import LinkOpened, Signal, SignalKind
-from protocol.mike.events import HandoverRequested
+from protocol.mike.events import Attend, HandoverRequested
 from protocol.mike.instance import (
     CHANNEL,
     TIMER_ELECTION,
@@ -60,6 +60,8 @@ class MikeEngine(Manager):
     Constructed as ``MikeEngine(config, identity, local_secret, keys)``; starts parked.
     """
 
+    _attended: tuple[int, ...] = ()
+
     def handle(self, event: Event, now: Instant) -> Sequence[Effect]:
         """Consume one event; return what is to be done, in order."""
         self.now = now
@@ -78,7 +80,18 @@ class MikeEngine(Manager):
                 self.request_hand_over(to)
             case _:
                 self.log("error", f"{type(event).__name__} is no event of MIKE")
+        self._attend()
         return self.drain()
+
+    def _attend(self) -> None:
+        """Say which kinds of message matter, whenever that changes."""
+        kinds = tuple(sorted(self._wanted()))
+        if kinds != self._attended:
+            self._attended = kinds
+            self.emit(Attend(kinds))
+
+    def _wanted(self) -> frozenset[Kind]:
+        return wanted(STANDING[self.state], handed_over=self.gave is not None)
 
     # Start and stop.
 
@@ -178,7 +191,7 @@ class MikeEngine(Manager):
         """A datagram of the black network: open, decode, act; refuse with a count."""
         if event.channel != CHANNEL:
             return
-        kinds = wanted(STANDING[self.state], handed_over=self.gave is not None)
+        kinds = self._wanted()
         if not kinds:
             return
         try:

@@ -44,3 +44,17 @@ class RetireKey(Effect):
     """
 
     pointer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attend(Effect):
+    """From now on only these kinds of message mean anything to us (MIKE-2).
+
+    A hint: whoever runs the engine may drop the others before they cost anything; the engine drops
+    them anyway.
+
+    Attributes:
+        kinds: message kinds of the envelope, ascending.
+    """
+
+    kinds: tuple[int, ...]

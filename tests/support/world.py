@@ -33,7 +33,7 @@ from protocol.identity import PROTOCOL_MIKE, envelope
 from protocol.idpmike import GroupStatus, LocalLink, Side, Signal, SignalKind
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
-from protocol.mike.events import HandoverRequested, PublishKey, RetireKey
+from protocol.mike.events import Attend, HandoverRequested, PublishKey, RetireKey
 from protocol.mike.messages import DECODERS, Kind, Message
 from tests.support.identities import address, make_identities
 
@@ -211,6 +211,8 @@ class World:
                     device.keys[pointer] = device.all_keys[pointer] = key
                 case RetireKey(pointer=pointer):
                     device.keys.pop(pointer, None)
+                case Attend():
+                    pass
                 case Report():
                     device.reports.append((self.now_ns, effect))
                 case Log():
