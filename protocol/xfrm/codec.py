@@ -17,6 +17,7 @@ from protocol.core.errors import DecodeError, LocalError
 from protocol.ipsec.model import Policy, PolicyId, SaId, SecurityAssociation
 from protocol.xfrm.attributes import pack_attribute, read_attributes
 from protocol.xfrm.messages import (
+    NLM_F_ACK,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
     NLM_F_DUMP,
@@ -110,6 +111,12 @@ def encode(message: Message, sequence: int, flags: int | None = None, port: int 
         body += _HEADER.pack(_HEADER.size, 0, 0, sequence, 0) + _encode_text(message)
     length = _HEADER.size + len(body)
     return _HEADER.pack(length, kind, flags, sequence, port) + body + bytes(-length % 4)
+
+
+def asking(request: bytes) -> bytes:
+    """Return an encoded request that asks the kernel for an acknowledgement."""
+    length, kind, flags, sequence, port = _HEADER.unpack_from(request)
+    return _HEADER.pack(length, kind, flags | NLM_F_ACK, sequence, port) + request[_HEADER.size :]
 
 
 def _encode_body(message: Message) -> tuple[int, bytes]:

@@ -24,8 +24,9 @@ from collections.abc import Iterable, Sequence
 
 from protocol.core.errors import DecodeError
 from protocol.ipsec.backend import IpsecError
-from protocol.xfrm.codec import decode, encode
+from protocol.xfrm.codec import asking, decode, encode
 from protocol.xfrm.messages import (
+    NLM_F_ACK,
     NLM_F_DUMP_INTR,
     Ack,
     Done,
@@ -34,6 +35,7 @@ from protocol.xfrm.messages import (
     Frame,
     Message,
     Overrun,
+    request_flags,
 )
 from protocol.xfrm.namespace import in_namespace
 
@@ -139,6 +141,10 @@ class XfrmSocket:
     def request(self, messages: Sequence[Message]) -> list[Ack]:
         """Send requests, as many in one send as fit; return one acknowledgement each, in order.
 
+        Only the last of a send asks to be acknowledged: the kernel takes them in order, answers a
+        request that fails whether asked or not, and goes on (netlink_rcv_skb in
+        net/netlink/af_netlink.c), so one answer stands for all that were not refused before it.
+
         Raises:
             LocalError: a message cannot be encoded; nothing of its batch was sent.
             XfrmOverrunError: acknowledgements were lost.
@@ -150,7 +156,8 @@ class XfrmSocket:
         first = self._sequence + 1
         for message in messages:
             self._sequence += 1
-            data = encode(message, self._sequence, port=self._port)
+            flags = request_flags(message) & ~NLM_F_ACK
+            data = encode(message, self._sequence, flags, port=self._port)
             if batch and (len(batch) == BATCH_COUNT_MAX or length + len(data) > BATCH_LENGTH_MAX):
                 acks += self._transact(batch, first)
                 batch, length, first = [], 0, self._sequence
@@ -161,14 +168,15 @@ class XfrmSocket:
         return acks
 
     def _transact(self, batch: Sequence[bytes], first: int) -> list[Ack]:
-        self._send(b"".join(batch))
-        acks: dict[int, Ack] = {}
+        self._send(b"".join((*batch[:-1], asking(batch[-1]))))
         wanted = range(first, first + len(batch))
-        while len(acks) < len(batch):
+        acks: dict[int, Ack] = {}
+        while wanted[-1] not in acks:
             for frame in self.receive():
                 if isinstance(frame.message, Ack) and frame.sequence in wanted:
                     acks[frame.sequence] = frame.message
-        return [acks[sequence] for sequence in wanted]
+        done = Ack()
+        return [acks.get(sequence, done) for sequence in wanted]
 
     def get(self, message: Message) -> Message | Ack:
         """Send one GETSA or GETPOLICY; return what the kernel holds, or its refusal."""
