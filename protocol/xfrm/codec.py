@@ -74,6 +74,7 @@ from protocol.xfrm.structs import (
     pack_hard,
     pack_usersa_flush,
 )
+from protocol.xfrm.template import sa_body
 from protocol.xfrm.translate import (
     ForeignPolicy,
     policy_from_kernel,
@@ -81,7 +82,6 @@ from protocol.xfrm.translate import (
     policyid_from_kernel,
     policyid_to_kernel,
     sa_from_kernel,
-    sa_to_kernel,
     said_from_kernel,
     said_to_kernel,
 )
@@ -122,9 +122,8 @@ def asking(request: bytes) -> bytes:
 def _encode_body(message: Message) -> tuple[int, bytes]:
     match message:
         case NewSa(SecurityAssociation() as sa, lifetime):
-            info, attributes = sa_to_kernel(sa, lifetime)
             kind = XFRM_MSG_UPDSA if isinstance(message, UpdSa) else XFRM_MSG_NEWSA
-            return kind, b"".join((info.pack(), *attributes))
+            return kind, sa_body(sa, lifetime)
         case DelSa(SaId() as sa_id):
             return XFRM_MSG_DELSA, said_to_kernel(sa_id).pack()
         case GetSa(SaId() as sa_id):

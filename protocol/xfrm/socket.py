@@ -154,9 +154,12 @@ class XfrmSocket:
         batch: list[bytes] = []
         length = 0
         first = self._sequence + 1
-        for message in messages:
+        last = len(messages) - 1
+        for index, message in enumerate(messages):
             self._sequence += 1
-            flags = request_flags(message) & ~NLM_F_ACK
+            flags = request_flags(message)
+            if index != last:
+                flags &= ~NLM_F_ACK
             data = encode(message, self._sequence, flags, port=self._port)
             if batch and (len(batch) == BATCH_COUNT_MAX or length + len(data) > BATCH_LENGTH_MAX):
                 acks += self._transact(batch, first)

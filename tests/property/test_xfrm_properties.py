@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protocol.core.errors import DecodeError, LocalError
 from protocol.ipsec.model import SecurityAssociation, Suite
-from protocol.xfrm import pfkey_codec
+from protocol.xfrm import pfkey_codec, template
 from protocol.xfrm.codec import decode, encode
 from protocol.xfrm.messages import (
     Ack,
@@ -36,6 +36,8 @@ from protocol.xfrm.messages import (
     request_flags,
 )
 from protocol.xfrm.structs import XfrmLifetimeCfg
+from protocol.xfrm.template import sa_body
+from protocol.xfrm.translate import sa_to_kernel
 from tests.support.xfrm import SA_IDS, U32, make_sa, policies, sas
 
 U64 = st.integers(0, (1 << 64) - 1)
@@ -132,3 +134,28 @@ def test_pf_key_refuses_what_it_would_change(sa: SecurityAssociation) -> None:
         assert "netlink" in reason
         with pytest.raises(LocalError):
             pfkey_codec.encode_add(sa, 1, 1)
+
+
+@given(sas(), st.data())
+def test_a_template_gives_the_same_bytes_as_packing_anew(
+    first: SecurityAssociation, data: st.DataObject
+) -> None:
+    """A second SA of the same kind is filled into the first one's template."""
+    other = data.draw(sas().filter(lambda sa: sa.suite is first.suite))
+    second = replace(
+        first, source=other.source, destination=other.destination, spi=other.spi, key=other.key
+    )
+    lifetime = XfrmLifetimeCfg()
+    for sa in (first, second, first):
+        info, attributes = sa_to_kernel(sa, lifetime)
+        assert sa_body(sa, lifetime) == b"".join((info.pack(), *attributes))
+    with pytest.raises(LocalError):
+        sa_body(replace(second, spi=1), lifetime)
+
+
+def test_a_template_holds_no_key() -> None:
+    sa = make_sa(0x1000, reqid=77)
+    sa_body(sa, XfrmLifetimeCfg())
+    templates = [body for body, _ in template._templates.values()]
+    assert templates
+    assert all(sa.key.encryption not in body for body in templates)
