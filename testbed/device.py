@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Interface
@@ -13,6 +16,7 @@ from typing import Any, Final
 from protocol.core.errors import LocalError
 from protocol.daemon import launch
 from protocol.daemon.control import ControlError, request
+from protocol.daemon.nursery import Nursery, NurseryError
 from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
 from testbed.errors import TestbedError
 from testbed.network import BLACK, XFRM, Network
@@ -25,6 +29,8 @@ DAEMONS: Final = ("miked", "idpd")
 
 ANSWER_TIMEOUT_S: Final = 30.0
 """For one control request: milliseconds natively, seconds in a crowded emulated guest."""
+
+_KILL_DEADLINE_S: Final = 10.0
 
 RESPONDER_PORT: Final = 47503
 """UDP port of every device's NTP on-wire responder."""
@@ -111,6 +117,41 @@ def render(
     return "\n".join(lines)
 
 
+class NurseryChild:
+    """A daemon that the nursery forked for us."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery = nursery
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Return how it ended (negative: the signal), None while it runs."""
+        try:
+            return self._nursery.status(self.pid)
+        except NurseryError:
+            return -signal.SIGKILL  # its daemons end with it
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        try:
+            return self._nursery.wait(self.pid, timeout)
+        except NurseryError:
+            if (code := self.poll()) is not None:
+                return code
+            raise subprocess.TimeoutExpired("daemon", timeout) from None
+
+    def kill_all(self) -> None:
+        """Kill it; return when it is gone."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(_KILL_DEADLINE_S)
+
+
 class Device:
     """The two daemons of one device.
 
@@ -137,16 +178,27 @@ class Device:
             render(node, topology.group, settings, pki, self.directory), encoding="utf-8"
         )
 
-    def launch(self, network: Network, processes: ProcessTable) -> None:
-        """Start both daemons, parked, in the node's namespaces."""
+    def launch(
+        self, network: Network, processes: ProcessTable, nursery: Nursery | None = None
+    ) -> None:
+        """Start both daemons, parked, in the node's namespaces; quickly if a nursery forks them."""
         for daemon in DAEMONS:
-            processes.start(
-                f"{self.name}/{daemon}",
-                launch.command(daemon, self.config, "--exit-with-parent"),
-                output=self.directory / f"{daemon}.out",
-                node_pid=network.pid(self.name),
-                environment=launch.environment(),
-            )
+            name, output = f"{self.name}/{daemon}", self.directory / f"{daemon}.out"
+            node = network.pid(self.name)
+            if nursery is None:
+                processes.start(
+                    name,
+                    launch.command(daemon, self.config, "--exit-with-parent"),
+                    output=output,
+                    node_pid=node,
+                    environment=launch.environment(),
+                )
+                continue
+            try:
+                pid = nursery.spawn(daemon, self.config, namespace=node, output=output)
+            except NurseryError as error:
+                raise TestbedError(f"cannot start {name}: {error}") from None
+            processes.adopt(name, NurseryChild(nursery, pid), output=output)
 
     def is_up(self) -> bool:
         """Return whether both daemons have opened their control sockets."""

@@ -14,7 +14,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from testbed import session
 from testbed.environment import EnvironmentKind, rerun_in_vm
@@ -24,6 +24,7 @@ from testbed.holder import Holder, Mailbox
 from testbed.isolation import EXIT_INTERRUPTED
 from testbed.processes import last_line
 from testbed.runs import Run, all_runs, new_run_id
+from testbed.spec import Topology
 from testbed.vm.layout import TestbedEnvironmentError
 from testbed.wait import wait_until
 
@@ -69,11 +70,10 @@ class UpOptions:
         return choice.kind is EnvironmentKind.VM
 
 
-def hold_here(options: UpOptions, mailbox: Path) -> None:
+def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
     """Build the network in this process and serve the mailbox until told to go down."""
     from testbed.fleet import Fleet, FleetOptions
 
-    topology = _load(options)
     fleet_options = FleetOptions(
         keep=options.keep,
         sa_backend=options.sa_backend,
@@ -88,27 +88,25 @@ def hold_here(options: UpOptions, mailbox: Path) -> None:
         Holder(fleet, mailbox).serve()
 
 
-def hold_in_foreground(options: UpOptions) -> None:
+def hold_in_foreground(topology: Topology, options: UpOptions) -> None:
     """Hold the network until Ctrl-C; the other commands reach it meanwhile."""
-    _load(options)
     in_vm = options.in_vm()
     run = Run.create(sys.argv) if in_vm else session.begin(sys.argv)
     try:
         mailbox = _announce(run, in_vm=in_vm)
         sys.stderr.write(f"run {run.run_id}: building; Ctrl-C takes it down\n")
-        _hold(options, mailbox, in_vm=in_vm)
+        _hold(topology, options, mailbox, in_vm=in_vm)
     finally:
         if in_vm:
             run.reap()
 
 
-def hold_in_background(options: UpOptions) -> Run:
+def hold_in_background(topology: Topology, options: UpOptions) -> Run:
     """Hold the network in a process of its own; return when it is up.
 
     Raises:
         TestbedError: it did not come up; the holder's own words.
     """
-    _load(options)  # mistakes in it are better told here
     in_vm = options.in_vm()
     run = Run(new_run_id())
     reader, writer = os.pipe()
@@ -116,7 +114,7 @@ def hold_in_background(options: UpOptions) -> Run:
     sys.stderr.flush()
     if os.fork() == 0:
         os.close(reader)
-        _be_holder(options, run.run_id, writer, in_vm=in_vm)
+        _be_holder(topology, options, run.run_id, writer, in_vm=in_vm)
     os.close(writer)
     ready = run.directory / "mailbox" / READY_FILE
 
@@ -180,13 +178,6 @@ def take_down(run: Run) -> str:
     return "down"
 
 
-def _load(options: UpOptions) -> Any:
-    from topologies import find
-
-    topology = find(options.topology)
-    return topology if options.devices is None else topology.limited_to(options.devices)
-
-
 def _announce(run: Run, *, in_vm: bool) -> Path:
     mailbox = run.directory / "mailbox"
     mailbox.mkdir(mode=0o700)
@@ -194,9 +185,9 @@ def _announce(run: Run, *, in_vm: bool) -> Path:
     return mailbox
 
 
-def _hold(options: UpOptions, mailbox: Path, *, in_vm: bool) -> None:
+def _hold(topology: Topology, options: UpOptions, mailbox: Path, *, in_vm: bool) -> None:
     if not in_vm:
-        hold_here(options, mailbox)
+        hold_here(topology, options, mailbox)
         return
     argv = [sys.executable, "-m", "testbed.cli", "up", *options.arguments()]
     writable = [mailbox] + ([options.keep] if options.keep is not None else [])
@@ -205,7 +196,9 @@ def _hold(options: UpOptions, mailbox: Path, *, in_vm: bool) -> None:
         raise TestbedError(f"the network in the virtual machine ended with exit status {code}")
 
 
-def _be_holder(options: UpOptions, run_id: str, writer: int, *, in_vm: bool) -> NoReturn:
+def _be_holder(
+    topology: Topology, options: UpOptions, run_id: str, writer: int, *, in_vm: bool
+) -> NoReturn:
     """Be the background process: detached, with a log; say what went wrong through the pipe."""
     code = 1
     run: Run | None = None
@@ -215,7 +208,7 @@ def _be_holder(options: UpOptions, run_id: str, writer: int, *, in_vm: bool) -> 
         run = Run.create(sys.argv, run_id) if in_vm else session.begin(sys.argv, run_id)
         log = run.directory / LOG_FILE
         _redirect(log)
-        _hold(options, _announce(run, in_vm=in_vm), in_vm=in_vm)
+        _hold(topology, options, _announce(run, in_vm=in_vm), in_vm=in_vm)
         code = 0
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED

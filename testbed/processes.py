@@ -16,13 +16,59 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from testbed.errors import DaemonDiedError, TestbedError
 from testbed.runs import RUN_ID_VARIABLE
 
 MNEXEC: Final = "mnexec"
 _TAIL_BYTES: Final = 2000
+
+
+class Handle(Protocol):
+    """A running process, however it was started."""
+
+    @property
+    def pid(self) -> int:
+        """Process id in the run's PID namespace."""
+
+    def poll(self) -> int | None:
+        """Return how it ended (negative: the signal), None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+
+    def kill_all(self) -> None:
+        """Kill it and its children; return when it is gone."""
+
+
+class Child:
+    """A process that we started ourselves, the leader of its own session."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        """Return how it ended (negative: the signal), None while it runs."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self._process.terminate()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        return self._process.wait(timeout)
+
+    def kill_all(self) -> None:
+        """Kill it and its children; return when it is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @dataclass(slots=True)
@@ -37,7 +83,7 @@ class OwnedProcess:
     """
 
     name: str
-    handle: subprocess.Popen[bytes]
+    handle: Handle
     output: Path
     must_live: bool = True
 
@@ -99,6 +145,18 @@ class ProcessTable:
                 )
         except OSError as error:
             raise TestbedError(f"cannot start {name} ({line[0]}): {error.strerror}") from None
+        return self.adopt(name, Child(handle), output=output, must_live=must_live)
+
+    def adopt(
+        self, name: str, handle: Handle, *, output: Path, must_live: bool = True
+    ) -> OwnedProcess:
+        """Own a process that somebody else started for us.
+
+        Raises:
+            TestbedError: the name is taken.
+        """
+        if name in self._processes:
+            raise TestbedError(f"process {name} runs already")
         process = OwnedProcess(name, handle, output, must_live)
         self._processes[name] = process
         return process
@@ -125,9 +183,7 @@ class ProcessTable:
 
     def kill(self, name: str) -> None:
         """Kill a process on purpose (fault injection) and forget it."""
-        process = self._processes.pop(name)
-        process.handle.kill()
-        process.handle.wait()
+        self._processes.pop(name).handle.kill_all()
 
     def stop(self, names: Iterable[str] | None = None, grace_s: float = 3.0) -> list[str]:
         """Stop processes, all by default: SIGTERM, a bounded wait, SIGKILL.
@@ -146,9 +202,7 @@ class ProcessTable:
                 process.handle.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 killed.append(process.name)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # its own session: children go with it
-            process.handle.wait()
+            process.handle.kill_all()
         return killed
 
 

@@ -40,6 +40,10 @@ _TOPOLOGY_NAME: Final = re.compile(r"^[a-z][a-z0-9-]*$")
 _NATION: Final = re.compile(r"^[a-z][a-z0-9-]*$")
 
 
+class TopologyError(TestbedError):
+    """There is no such topology, or it cannot be made as asked."""
+
+
 class NodeKind(StrEnum):
     """What a node is."""
 
@@ -136,23 +140,23 @@ class Topology:
         """Return the node of that name.
 
         Raises:
-            TestbedError: there is none.
+            TopologyError: there is none.
         """
         for node in self.nodes:
             if node.name == name:
                 return node
         known = ", ".join(node.name for node in self.nodes)
-        raise TestbedError(f"topology {self.name} has no node {name!r}; it has: {known}")
+        raise TopologyError(f"topology {self.name} has no node {name!r}; it has: {known}")
 
     def limited_to(self, devices: int) -> Topology:
         """Return the topology with only its first devices, and the links that remain.
 
         Raises:
-            TestbedError: it has fewer.
+            TopologyError: it has fewer.
         """
         have = len(self.devices)
         if not 1 <= devices <= have:
-            raise TestbedError(
+            raise TopologyError(
                 f"topology {self.name} has {have} devices, {devices} are asked for; "
                 f"'star({devices})' makes a network of any size"
             )

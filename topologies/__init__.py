@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from testbed.errors import TestbedError
-from testbed.spec import Topology, load_topology
+from testbed.spec import Topology, TopologyError, load_topology
 
 FOLDER: Final = Path(__file__).resolve().parent
 _FAMILY: Final = re.compile(r"^star\((\d{1,6})\)$|^star-(\d{1,6})$")
@@ -22,7 +21,7 @@ def find(name: str) -> Topology:
     """Return a topology: a folder's name, ``star(12)`` or ``star-12``, or a path to a file.
 
     Raises:
-        TestbedError: unknown name, or a mistake in the file (with its line and field).
+        TopologyError: unknown name, or a mistake in the file (with its line and field).
     """
     if family := _FAMILY.match(name):
         from topologies.families import star
@@ -32,7 +31,7 @@ def find(name: str) -> Topology:
         return load_topology(FOLDER / name / "topology.toml")
     if name.endswith(".toml"):
         return load_topology(Path(name))
-    raise TestbedError(
+    raise TopologyError(
         f"unknown topology {name!r}; known: {', '.join(names())}, star(N), or the path of a "
         "topology.toml"
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Interface, IPv6Network
 from typing import Final
 
-from testbed.errors import TestbedError
-from testbed.spec import NODES_MAX, Link, Node, NodeKind, SecureGroup, Topology
+from testbed.spec import NODES_MAX, Link, Node, NodeKind, SecureGroup, Topology, TopologyError
 
 NATIONS: Final = (
     "alpha",
@@ -41,10 +40,10 @@ def star(devices: int) -> Topology:
     """Return IPsec devices on one black switch, each with its red LAN interface.
 
     Raises:
-        TestbedError: fewer than one device, or more than a machine can hold.
+        TopologyError: fewer than one device, or more than a machine can hold.
     """
     if not 1 <= devices < NODES_MAX:
-        raise TestbedError(f"star({devices}): from 1 to {NODES_MAX - 1} devices are possible")
+        raise TopologyError(f"star({devices}): from 1 to {NODES_MAX - 1} devices are possible")
     members = tuple(device(number) for number in range(1, devices + 1))
     switch = Node("s1", NodeKind.SWITCH)
     return Topology(

@@ -63,14 +63,18 @@ def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
       testbed up measurement --env vm --devices 4
     """
     from testbed import live
+    from topologies import find
 
     wanted = live.UpOptions(**options)
+    topology = find(wanted.topology)
+    if wanted.devices is not None:
+        topology = topology.limited_to(wanted.devices)
     if mailbox is not None:
-        live.hold_here(wanted, mailbox)
+        live.hold_here(topology, wanted, mailbox)
     elif foreground:
-        live.hold_in_foreground(wanted)
+        live.hold_in_foreground(topology, wanted)
     else:
-        _report_up(live.hold_in_background(wanted), wanted)
+        _report_up(live.hold_in_background(topology, wanted), wanted)
 
 
 @click.command()

@@ -1,0 +1,200 @@
+"""Mailbox, progress, scenario: what surrounds a fleet."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from testbed import progress
+from testbed.errors import TestbedError
+from testbed.holder import Holder, Mailbox
+from testbed.scenario import Action, Scenario, Step, one_by_one, play
+
+# --- the mailbox ----------------------------------------------------------------------------------
+
+
+class FakeFleet:
+    devices = ("d1", "d2")
+    facts: ClassVar[dict[str, str]] = {"run_id": "x"}
+    topology = SimpleNamespace(name="fake")
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+
+    def check_alive(self) -> None:
+        return
+
+    def status(self, device: str, daemon: str) -> dict[str, Any]:
+        if device == "d2":
+            raise TestbedError("d2/idpd does not answer")
+        return {"daemon": daemon}
+
+    def sa_count(self, _device: str) -> int:
+        return 3
+
+    def cut(self, device: str) -> int:
+        self.done.append(("cut", device))
+        return 7
+
+    def handover(self, device: str) -> None:
+        raise TestbedError(f"{device} knows no transaction manager")
+
+
+def serve(fleet: FakeFleet, folder: Path) -> threading.Thread:
+    thread = threading.Thread(target=Holder(fleet, folder).serve)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+def test_questions_are_answered_until_it_goes_down(tmp_path: Path) -> None:
+    fleet = FakeFleet()
+    thread = serve(fleet, tmp_path)
+    mailbox = Mailbox(tmp_path, thread.is_alive)
+    answer = mailbox.ask("status")
+    assert answer["devices"]["d1"] == {
+        "idpd": {"daemon": "idpd"},
+        "miked": {"daemon": "miked"},
+        "sas": 3,
+    }
+    assert answer["devices"]["d2"] == {"error": "d2/idpd does not answer"}
+    assert mailbox.ask("cut", device="d1")["result"] == 7
+    assert fleet.done == [("cut", "d1")]
+    with pytest.raises(TestbedError, match="knows no transaction manager"):
+        mailbox.ask("handover", device="d1")
+    with pytest.raises(TestbedError, match="unknown request"):
+        mailbox.ask("explode")
+    mailbox.ask("down")
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TestbedError, match="not up any more"):
+        mailbox.ask("status")
+
+
+def test_rubbish_in_the_mailbox_is_answered_as_such(tmp_path: Path) -> None:
+    for name, text in (("a", "{"), ("b", "[]"), ("c", "{}"), ("d", '{"cmd": "cut"}')):
+        (tmp_path / f"{name}.request").write_text(text)
+    (tmp_path / "e.request").write_text('{"cmd": "down"}')
+    thread = serve(FakeFleet(), tmp_path)
+    thread.join()
+    answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.answer")}
+    assert {stem for stem, answer in answers.items() if not answer["ok"]} == {"a", "b", "c", "d"}
+    assert all(answers[stem]["error"].startswith("bad request") for stem in "abcd")
+
+
+def test_a_holder_without_its_mailbox_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "mailbox"
+    folder.mkdir()
+    thread = serve(FakeFleet(), folder)
+    folder.rmdir()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.delenv("TESTBED_TTY", raising=False)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    with progress.Progress(4, "join", stream) as shown:
+        for number in range(4):
+            shown.stage(f"repetition {number + 1}/4")
+            clock[0] += 10
+            shown.step("d3")
+        shown.note("d3 failed")
+    assert stream.getvalue().splitlines() == [
+        "join: 0/4, 0 s spent",
+        "join: 2/4, repetition 2/4, 20 s spent, about 20 s left",
+        "join: 4/4, repetition 4/4, 40 s spent",
+        "d3 failed",
+        "join: 4/4, repetition 4/4, 40 s spent",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_as_wide_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTBED_TTY", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    with progress.Progress(2, "join", stream) as shown:
+        shown.stage("repetition 1/1")
+        shown.step("d3", count=2)
+        shown.note("a note")
+    text = stream.getvalue()
+    assert "2/2" in text
+    assert "repetition 1/1" in text
+    assert "a note\n" in text
+    assert max(len(line) for line in text.replace("\r", "\n").split("\n")) <= 60
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (185, "3 min 05 s")])
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
+
+
+# --- scenarios ------------------------------------------------------------------------------------
+
+
+class Stage:
+    """Notes what is done, on a clock that only waiting moves."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+        self.done: list[tuple[str, str, float]] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+    def _note(self, what: str, device: str) -> None:
+        self.done.append((what, device, self.now_ns / 1e9 - 1))
+
+    def start(self, device: str, at_wall_ns: int | None = None) -> None:
+        self._note(f"start at {(at_wall_ns or 0) / 1e9 - 1:g}", device)
+
+    def stop(self, device: str) -> None:
+        self._note("stop", device)
+        self.now_ns += 2_000_000_000  # a slow step
+
+    def cut(self, device: str) -> int:
+        self._note("cut", device)
+        return self.now_ns
+
+    heal = cut
+
+    def handover(self, device: str) -> None:
+        self._note("handover", device)
+
+
+def test_steps_happen_at_their_own_times() -> None:
+    stage = Stage()
+    scenario = Scenario(
+        (
+            Step(0.5, Action.START, "d1"),
+            Step(1.0, Action.STOP, "d1"),
+            Step(2.0, Action.CUT, "d2"),
+            Step(4.0, Action.HANDOVER, "d3"),
+        )
+    )
+    played = play(scenario, stage, now_ns=lambda: stage.now_ns, sleep=stage.sleep)
+    assert stage.done == [
+        ("start at 0.5", "d1", pytest.approx(0.2)),
+        ("stop", "d1", pytest.approx(1.0)),
+        ("cut", "d2", pytest.approx(3.0)),  # late, because stopping was slow
+        ("handover", "d3", pytest.approx(4.0)),  # and yet this one is in time
+    ]
+    assert [step.late_ms for step in played] == [0, 0, 1000, 0]
+    assert scenario.duration_s == 4.0
+
+
+def test_a_scenario_runs_forwards_only() -> None:
+    with pytest.raises(TestbedError, match=r"step 2 \(cut d1\) is at 1 s, before 2 s"):
+        Scenario((Step(2, Action.START, "d1"), Step(1, Action.CUT, "d1")))
+    times = [step.at_s for step in one_by_one(["d3", "d4"], Action.START, 2, 1).steps]
+    assert times == [1, 3]
