@@ -19,6 +19,7 @@ CATALOG = Path(__file__).parent / "catalog"
 KINDS = ("join", "leave", "sa-write")
 BACKENDS = ("netlink", "command", "pfkey", "memory")
 SA_MODES = ("per-sender", "paper")
+CPU_ARRANGEMENTS = ("measured-first", "equal")
 METHODS = ("shutdown", "cut")
 MONITOR = 1
 TM = 2
@@ -40,6 +41,10 @@ class Variant:
         deactivation_delay_ms: from written to removal of the old SAs (per-sender).
         mike_patience: factor on MIKE's timers that act on loss or silence only (docs/mike.md), so
             that a slow machine is not taken for a lossy one. Latency without loss is the same.
+        cpu: one of `CPU_ARRANGEMENTS`: ``measured-first`` lets monitor, TM and the device that
+            joins run before the bystanders until the step's epoch is written everywhere, since on
+            hardware of their own these would not delay them (testbed/turns.py); ``equal`` lets
+            all devices compete.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Variant:
     activation_delay_ms: int = 200
     deactivation_delay_ms: int = 500
     mike_patience: int = 4
+    cpu: str = "measured-first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +301,10 @@ def _validate_variant(variant: Variant) -> None:
     )
     gcm_shared = variant.sa_mode == "paper" and "gcm" in variant.suite
     _require(not gcm_shared, f"{name}: a shared SA must not use AES-GCM (nonces would repeat)")
+    _require(
+        variant.cpu in CPU_ARRANGEMENTS,
+        f"{name}: unknown cpu {variant.cpu!r} (known: {', '.join(CPU_ARRANGEMENTS)})",
+    )
     _require(variant.mike_patience >= 1, f"{name}: mike_patience must be at least 1")
     _require(variant.hello_interval_ms >= 50, f"{name}: hello_interval_ms is too small (50)")
 

@@ -92,11 +92,9 @@ class Subject:
             return
         operations: list[Operation] = [self._delete(sa) for sa in old]
         operations += [self._add(sa) for sa in new]
-        parts = [operations] if self.sas > 1 else [[operation] for operation in operations]
-        for part in parts:
-            for outcome in self._backend.apply(part):
-                if not outcome.ok:
-                    raise ExperimentError(outcome.text or os.strerror(outcome.errno))
+        for outcome in self._backend.apply(operations):
+            if not outcome.ok:
+                raise ExperimentError(outcome.text or os.strerror(outcome.errno))
 
     def close(self) -> None:
         """Release the backend."""

@@ -143,7 +143,8 @@ SUMMARY: dict[str, str] = {
     "dispersal": "per campaign and variant: spread of t_written over the devices by group size",
     "mike": "per variant: join sent to key computed, at the joiner and over all members, by size",
     "sa_write": "per backend: time per SA for `write` and `delete+write`",
-    "ratios": "`sa_netlink_to_command`, `join_netlink_to_command` and what they divide",
+    "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
+    "and what they divide",
     "clock": "largest offset, largest bound, limit, and rows above the limit",
     "kernel_check": "t_written against the kernel's notification: median and extremes in ms",
     "cold_start": "per loading of a fleet: seconds in all, and ms of its parts (network, keys, "

@@ -159,6 +159,7 @@ class RepetitionRunner:
 
     def _park(self) -> None:
         """Stop every started device, last first, and plug every cut cable in again."""
+        self._fleet.give_turns(None)
         for device in reversed(self._started):
             self._fleet.stop(device)
         self._started.clear()
@@ -208,13 +209,20 @@ class RepetitionRunner:
         lead_ns = self._campaign.lead_ms * 1_000_000
         at = self._time.now_ns() + lead_ns + planned.jitter_ns
         record.trigger_wall_ns = at
+        self._favour(record.subject)
         self._start(record.subject, at)
         if self._time.now_ns() >= at:
             _fail(record, "the trigger time had passed before the daemon was armed")
         self._time.sleep_until(at)
 
+    def _favour(self, *also: str) -> None:
+        """Let the devices that are measured run before the others, if the plan says so."""
+        if self._repetition.variant.cpu == "measured-first":
+            self._fleet.give_turns([self._monitor, self._tm, *also])
+
     def _trigger_leave(self, planned: PlannedStep, record: StepRecord) -> None:
         self._fleet.idle()
+        self._favour()
         self._time.sleep(planned.jitter_ns / NS_PER_S)
         if record.method == "cut":
             self._cut.append(record.subject)
@@ -250,6 +258,7 @@ class RepetitionRunner:
             if self._time.now_ns() >= end:
                 raise DeadlineError(self._describe(record))
             self._time.sleep(_POLL_S)
+        self._fleet.give_turns(None)
         idle = self._fleet.idle()
         record.idle_percent = float(idle.mean_percent)
         record.starved = record.idle_percent < self._campaign.idle_floor_percent

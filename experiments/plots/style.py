@@ -105,7 +105,7 @@ def counts(frame: pd.DataFrame) -> str:
 
 
 def conditions(run: Run, variants: Sequence[str], campaign: str) -> str:
-    """Return one line per variant: backend, SA mode, suite, hello interval."""
+    """Return one line per variant: backend, SA mode, suite, hello interval, CPU arrangement."""
     lines = []
     for planned in run.manifest["plan"]["campaigns"]:
         if planned["kind"] != campaign:
@@ -115,7 +115,7 @@ def conditions(run: Run, variants: Sequence[str], campaign: str) -> str:
                 lines.append(
                     f"{variant['name']}: SA backend {variant['sa_backend']}, SA mode "
                     f"{variant['sa_mode']}, {variant['suite']}, "
-                    f"hello {variant['hello_interval_ms']} ms"
+                    f"hello {variant['hello_interval_ms']} ms, CPU {variant.get('cpu', 'equal')}"
                 )
     return "\n".join(lines)
 

@@ -46,6 +46,7 @@ class World:
     `packet_fail_at`: the n-th check fails; `no_group`: preparation fails; `tm_drifts`: the role
     leaves d2 after each join."""
 
+    turns: list[tuple[str, ...] | None] = field(default_factory=list)
     polls: int = 0
     starts: int = 0
     sads: int = 0
@@ -231,6 +232,9 @@ class FakeFleet:
             raise DeadlineError("members never agreed")
         assert sorted(devices) == sorted(self.members)
         return self._label()
+
+    def give_turns(self, first: Sequence[str] | None) -> None:
+        self.world.turns.append(None if first is None else tuple(first))
 
     def status(self, device: str, daemon: str = "idpd") -> dict[str, Any]:
         return {

@@ -127,7 +127,7 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     assert list(found) == list(SUMMARY)
     assert json.loads((run.path / "summary.json").read_text()) == json.loads(json.dumps(found))
     assert found["complete"]
-    assert found["ratios"]["sa_netlink_to_command"] == pytest.approx(1 / 200, rel=0.01)
+    assert found["ratios"]["sa_netlink_single_to_command"] == pytest.approx(1 / 200, rel=0.01)
     assert found["ratios"]["join_netlink_to_command"] == pytest.approx(40.1 / 50.1, rel=0.01)
     assert found["kernel_check"]["median_ms"] == pytest.approx(0.05, abs=1e-3)
     assert found["cold_start"][0]["timings_ms"] == {"daemons": 1500.0}

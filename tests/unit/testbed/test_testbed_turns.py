@@ -1,0 +1,46 @@
+"""Who runs first: the kernel's own word for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from testbed.turns import give_turns
+
+
+@pytest.fixture
+def sleepers() -> Iterator[dict[str, list[int]]]:
+    command = [sys.executable, "-c", "input()"]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(3)]
+    try:
+        yield {f"d{number}": [process.pid] for number, process in enumerate(started, 1)}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def policies(pids: dict[str, list[int]]) -> list[int]:
+    return [os.sched_getscheduler(pid) for (pid,) in pids.values()]
+
+
+def test_the_measured_run_first_and_then_all_are_equal_again(
+    sleepers: dict[str, list[int]],
+) -> None:
+    give_turns(sleepers, ["d1", "d3"])
+    assert policies(sleepers) == [os.SCHED_BATCH, os.SCHED_IDLE, os.SCHED_BATCH]
+    give_turns(sleepers, ["d2"])
+    assert policies(sleepers) == [os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_IDLE]
+    give_turns(sleepers, None)
+    assert policies(sleepers) == [os.SCHED_BATCH] * 3
+
+
+def test_a_process_that_has_ended_is_passed_over(sleepers: dict[str, list[int]]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+        give_turns({"gone": [ended.pid], **sleepers}, None)
+    assert policies(sleepers) == [os.SCHED_BATCH] * 3
