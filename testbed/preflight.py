@@ -211,6 +211,17 @@ def check_kvm_boots() -> Check:
     return Check(name, State.MISSING, detail, "none needed")
 
 
+def check_qemu() -> Check:
+    """Check whether QEMU starts, and which one it is."""
+    try:
+        done = _run([layout.qemu_command()[0], "--version"])
+    except TestbedEnvironmentError as error:
+        return Check("qemu", State.MISSING, str(error).partition(";")[0], _SET_UP)
+    if done.returncode != 0:
+        return Check("qemu", State.MISSING, _complaint(done), _SET_UP)
+    return Check("qemu", State.OK, done.stdout.splitlines()[0])
+
+
 def check_guest_kernel() -> Check:
     """Check whether the set-up has fetched the guest's kernel."""
     try:
@@ -245,7 +256,7 @@ CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     functools.partial(_check_program, "mnexec", "mnexec", "mininet"),
     check_mininet,
     functools.partial(_check_program, "tshark", "tshark", "tshark"),
-    functools.partial(_check_program, "qemu", layout.QEMU, "qemu-system-x86"),
+    check_qemu,
     check_guest_kernel,
     check_image_tools,
     check_kvm_device,

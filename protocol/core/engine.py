@@ -123,10 +123,14 @@ class Report(Effect):
         point: ``t_hello``, ``t_detect``, ... (docs/ARCHITECTURE.md, measurement points) or a
             dotted event name such as ``idp.peer_up``.
         fields: plain JSON values; never key material.
+        at: for a point that lies at the event itself (a message *received*), the ``now`` that came
+            with it: what the engine computed since then belongs to the next phase. None: when
+            the effect is performed.
     """
 
     point: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)

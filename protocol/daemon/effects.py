@@ -86,8 +86,8 @@ class CommonEffects:
         self._loop.cancel_timer(effect.name)
 
     def report(self, effect: Report) -> None:
-        """Stamp the point, now."""
-        self._trace.report(effect.point, effect.fields)
+        """Stamp the point, now unless the engine says when."""
+        self._trace.report(effect.point, effect.fields, effect.at)
 
     def log(self, effect: Log) -> None:
         """Queue the line."""

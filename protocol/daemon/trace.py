@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protocol.core.engine import Instant
 from protocol.daemon.appendfile import BUFFER_BYTES_MAX, AppendFile
 from protocol.daemon.clock import Clock
 
@@ -55,13 +56,13 @@ class TraceWriter:
         """Why the file cannot be written at the moment, or an empty string."""
         return self._file.error
 
-    def report(self, point: str, fields: Mapping[str, Any]) -> None:
-        """Stamp a point with both clocks, now."""
+    def report(self, point: str, fields: Mapping[str, Any], at: Instant | None = None) -> None:
+        """Stamp a point with both clocks: as given, or now."""
         if len(self._pending) >= self._pending_lines_max:
             self._overflow_total += 1
             self._overflow_since_note += 1
             return
-        mono_ns, wall_ns = self._clock.now()
+        mono_ns, wall_ns = at or self._clock.now()
         self._pending.append((wall_ns, mono_ns, point, fields))
 
     def flush(self) -> bool:

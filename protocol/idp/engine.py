@@ -397,7 +397,7 @@ class IdpEngine:
     def _on_group_status(self, status: GroupStatus, now: Instant) -> list[Effect]:
         """MIKE has a group key, or we are no member any more."""
         effects: list[Effect] = [
-            Report("t_status", {"epoch": str(status.epoch), "members": len(status.members)})
+            Report("t_status", {"epoch": str(status.epoch), "members": len(status.members)}, now)
         ]
         try:
             rules.check_status(status.members, status.tm, self._config.max_peers + 1)

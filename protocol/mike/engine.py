@@ -84,11 +84,14 @@ class MikeEngine(Manager):
         return self.drain()
 
     def _attend(self) -> None:
-        """Say which kinds of message matter, whenever that changes."""
+        """Say which kinds of message matter, whenever that changes.
+
+        Before anything is sent: the answer may come before the next effect is performed.
+        """
         kinds = tuple(sorted(self._wanted()))
         if kinds != self._attended:
             self._attended = kinds
-            self.emit(Attend(kinds))
+            self._effects.insert(0, Attend(kinds))
 
     def _wanted(self) -> frozenset[Kind]:
         return wanted(STANDING[self.state], handed_over=self.gave is not None)
@@ -149,8 +152,8 @@ class MikeEngine(Manager):
                     "peer": str(signal.peer),
                     "serial": signal.serial,
                     "sent_wall_ns": signal.sent_wall_ns,
-                    "event_wall_ns": self.now.wall_ns,
                 },
+                at=self.now,
             )
         )
         if signal.kind is SignalKind.LEAVE:

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Bring a bare Debian 12 (or Ubuntu 24.04) to where the testbed runs: Debian packages, a kernel for
-# the guest, a virtual environment in the project. Every step looks first at what is there.
+# the guest, QEMU, a virtual environment in the project. Every step looks first at what is there.
 #
-# Usage: setup.sh [packages|kernel|venv|owner]...   (all when none is named)
+# Usage: setup.sh [packages|kernel|emulator|venv|owner]...   (all when none is named)
 # PYTHON=<interpreter> chooses the interpreter of the virtual environment.
 
 set -euo pipefail
@@ -14,6 +14,7 @@ cache=$project/.cache
 venv=$project/.venv
 python=${PYTHON:-/usr/bin/python3}
 packages_file=$here/packages-host.txt
+archive_key=/usr/share/keyrings/debian-archive-keyring.gpg
 min_free_mib=4096
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -148,6 +149,42 @@ setup_kernel() {
     trap - EXIT
 }
 
+# QEMU before 8.1, emulating several processors, trips over kernels that patch their own code
+# (docs/decisions/0001-vm-launcher.md). A newer one comes from the distribution's backports, into
+# the project and not onto the machine; where there is none, the installed one has to do.
+setup_emulator() {
+    local tree=$cache/qemu version work site suite key=
+    [[ -e $tree ]] && return
+    version=$(qemu-system-x86_64 --version | sed -nE '1s/.*version ([0-9]+\.[0-9]+).*/\1/p')
+    [[ $(printf '%s\n' "$version" 8.1 | sort -V | head -n 1) == 8.1 ]] && return
+    suite=$(sed -nE 's/^VERSION_CODENAME="?([a-z]+)"?$/\1/p' /etc/os-release)
+    site=$(apt-get indextargets --format '$(SITE)' \
+        "Identifier: Packages" "Release: $suite" "Component: main" | head -n 1)
+    [[ ! -e $archive_key ]] || key="[signed-by=$archive_key]"
+    say "fetching a newer QEMU than $version from $suite-backports"
+    work=$(mktemp -d "$cache/qemu-fetch.XXXXXX")
+    mkdir -p "$work/lists/partial" "$work/tree"
+    echo "deb $key $site $suite-backports main" >"$work/sources"
+    if ! fetch_emulator "$work" >"$cache/setup.log" 2>&1; then
+        say "there is none: the guest runs on QEMU $version, which may crash now and then"
+        rm -rf "$work/tree"
+        mkdir "$work/tree"
+    fi
+    mv "$work/tree" "$tree"
+    rm -rf "$work"
+}
+
+fetch_emulator() {
+    local work=$1
+    local options=(-q -o "Dir::Etc::sourcelist=$work/sources" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o Debug::NoLocking=1)
+    cd "$work" &&
+        apt-get "${options[@]}" update &&
+        apt-get "${options[@]}" download qemu-system-x86 qemu-system-data &&
+        for deb in ./*.deb; do dpkg-deb -x "$deb" tree || return; done &&
+        tree/usr/bin/qemu-system-x86_64 --version
+}
+
 venv_stamp() {
     { cat "$project/pyproject.toml"; echo "$venv"; } | sha256sum | cut -d ' ' -f 1
     "$python" -c 'import sys; print(sys.version)' | sha256sum | cut -d ' ' -f 1
@@ -182,10 +219,10 @@ setup_owner() {
 mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
 exec 9>"$cache/setup.lock"
 flock 9
-[[ $# -gt 0 ]] || set -- packages kernel venv owner
+[[ $# -gt 0 ]] || set -- packages kernel emulator venv owner
 for step in "$@"; do
     case $step in
-    packages | kernel | venv | owner) "setup_$step" ;;
-    *) fail "unknown step '$step'; known: packages kernel venv owner" ;;
+    packages | kernel | emulator | venv | owner) "setup_$step" ;;
+    *) fail "unknown step '$step'; known: packages kernel emulator venv owner" ;;
     esac
 done

@@ -42,9 +42,9 @@ def processor_options(accelerator: Accelerator) -> list[str]:
 
 
 def machine_identity(release: str) -> str:
-    """Return what the finding depends on: this boot of this host, and the guest's kernel."""
+    """Return what the finding depends on: this boot of this host, QEMU, the guest's kernel."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.uname().release} {release}"
+    return f"{boot} {os.uname().release} {layout.qemu_command()[0]} {release}"
 
 
 def kvm_finding(initrd: Path) -> Finding:
@@ -77,7 +77,15 @@ def choose_accelerator(initrd: Path) -> Accelerator:
 
 
 def _try_kvm(initrd: Path, machine: str) -> Finding:
-    argv = [layout.QEMU, "-nodefaults", "-no-user-config", "-machine", "q35", "-m", "512"]
+    argv = [
+        *layout.qemu_command(),
+        "-nodefaults",
+        "-no-user-config",
+        "-machine",
+        "q35",
+        "-m",
+        "512",
+    ]
     argv += processor_options(Accelerator.KVM)
     argv += ["-display", "none", "-no-reboot", "-serial", "stdio"]
     argv += ["-kernel", str(layout.KERNEL / "vmlinuz"), "-initrd", str(initrd)]

@@ -17,7 +17,6 @@ from testbed.vm.conversation import Conversation, GuestDiedError, Wires, signals
 from testbed.vm.image import Image, ensure_image
 from testbed.vm.layout import TestbedEnvironmentError
 from testbed.vm.shipment import Job, write_shipment
-from testbed.vm.tools import require_tool
 
 BOOT_ATTEMPTS: Final = 3
 KEPT_RUNS: Final = 5
@@ -69,7 +68,8 @@ def qemu_command(
         job: What the guest runs; its shares become 9p devices.
         ports: Connected sockets for output, error and control.
     """
-    argv = ["setpriv", "--pdeathsig", "KILL", layout.QEMU, "-nodefaults", "-no-user-config"]
+    argv = ["setpriv", "--pdeathsig", "KILL", *layout.qemu_command()]
+    argv += ["-nodefaults", "-no-user-config"]
     argv += ["-machine", "q35", "-display", "none", "-no-reboot"]
     argv += processor_options(accelerator)
     argv += ["-smp", str(min(len(os.sched_getaffinity(0)), 4)), "-m", f"{memory_mib}M"]
@@ -119,7 +119,7 @@ def run_guest(job: Job, memory_mib: int) -> int:
     Raises:
         TestbedEnvironmentError: When the guest cannot be booted, or dies before the job ends.
     """
-    require_tool(layout.QEMU, "qemu-system-x86")
+    layout.qemu_command()  # before the long work of building an image
     image = ensure_image()
     accelerator = choose_accelerator(image.initrd)
     environment = {**job.environment, "TESTBED_ACCELERATOR": accelerator.value}

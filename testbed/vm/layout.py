@@ -1,6 +1,7 @@
 """Where the virtual machine keeps its things, and the error that its parts raise."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,24 @@ class TestbedEnvironmentError(TestbedError):
 def search_path() -> str:
     """Return PATH with the system directories that an ordinary user's PATH lacks."""
     return os.pathsep.join((os.environ.get("PATH", ""), SYSTEM_PATH))
+
+
+def qemu_command() -> list[str]:
+    """Return how to call QEMU: the one that the set-up fetched, else the installed one.
+
+    Raises:
+        TestbedEnvironmentError: When there is none.
+    """
+    fetched = CACHE / "qemu" / "usr" / "bin" / QEMU
+    if fetched.exists():
+        # Its firmware it shares with the installed one.
+        return [str(fetched), "-L", str(CACHE / "qemu/usr/share/qemu"), "-L", "/usr/share/seabios"]
+    installed = shutil.which(QEMU, path=search_path())
+    if installed is None:
+        raise TestbedEnvironmentError(
+            f"{QEMU} (Debian package qemu-system-x86) is missing; run 'make setup'"
+        )
+    return [installed]
 
 
 def guest_kernel_release() -> str:

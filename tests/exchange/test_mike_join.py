@@ -120,3 +120,12 @@ def test_a_restored_tm_renews_the_key() -> None:
     world.restore(0)
     world.run_until(lambda: world.agreed(*range(4)) and world[0].group_key != before)
     assert world.tm() == 0
+
+
+def test_a_joiner_listens_before_it_asks() -> None:
+    """A TREE that came while the socket still dropped its kind was lost until it was repeated."""
+    world = World(2)
+    world.form(1)
+    world.join(1)
+    world.run_until(lambda: world.agreed(0, 1))
+    assert world[1].attended_at_send[0] == (JOIN, (JOIN, TREE, PATH, STATUS))

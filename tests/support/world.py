@@ -100,6 +100,8 @@ class Device:
         self.statuses: list[GroupStatus] = []
         self.reports: list[tuple[int, Report]] = []
         self.logs: list[Log] = []
+        self.attended: tuple[int, ...] = ()
+        self.attended_at_send: list[tuple[Kind, tuple[int, ...]]] = []
 
     @property
     def epoch(self) -> str | None:
@@ -211,8 +213,8 @@ class World:
                     device.keys[pointer] = device.all_keys[pointer] = key
                 case RetireKey(pointer=pointer):
                     device.keys.pop(pointer, None)
-                case Attend():
-                    pass
+                case Attend(kinds=kinds):
+                    device.attended = kinds
                 case Report():
                     device.reports.append((self.now_ns, effect))
                 case Log():
@@ -233,6 +235,7 @@ class World:
         message = DECODERS[kind](outer.body)
         seen = Seen(self.now_ns, device.index, kind, effect.destination, effect.payload, message)
         self.wire.append(seen)
+        device.attended_at_send.append((kind, device.attended))
         for receiver in self.devices:
             if receiver is device or effect.destination not in (None, receiver.address):
                 continue

@@ -44,6 +44,22 @@ def test_qemu_gets_shares_ports_and_escaped_paths(tmp_path: Path) -> None:
     assert "tcg,thread=multi" in argv
 
 
+def test_a_fetched_qemu_goes_before_the_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "CACHE", tmp_path)
+    fetched = tmp_path / "qemu" / "usr" / "bin" / layout.QEMU
+    monkeypatch.setattr(layout.shutil, "which", lambda *_, **__: "/installed")
+    assert layout.qemu_command() == ["/installed"]
+    fetched.parent.mkdir(parents=True)
+    fetched.touch()
+    assert layout.qemu_command()[0] == str(fetched)
+    fetched.unlink()
+    monkeypatch.setattr(layout.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(layout.TestbedEnvironmentError, match="run 'make setup'"):
+        layout.qemu_command()
+
+
 def test_a_trial_that_hangs_or_crashes_rules_kvm_out(tmp_path: Path) -> None:
     answer = accelerator.TRIAL_ANSWER.decode()
     assert accelerator.trial(["echo", answer], "m").works
@@ -96,7 +112,7 @@ def test_a_boot_that_dies_is_tried_again_but_not_for_ever(
 
     image = Image(tmp_path / "root", tmp_path / "initrd")
     monkeypatch.setattr(layout, "VM_CACHE", tmp_path)
-    monkeypatch.setattr(launcher, "require_tool", lambda *_: "")
+    monkeypatch.setattr(layout, "qemu_command", lambda: ["qemu"])
     monkeypatch.setattr(launcher, "ensure_image", lambda: image)
     monkeypatch.setattr(launcher, "choose_accelerator", lambda _initrd: Accelerator.TCG)
     monkeypatch.setattr(launcher, "write_shipment", lambda *_: None)
