@@ -136,7 +136,7 @@ def _guarded(name: str, options: dict[str, Any]) -> int:
 
 
 def _campaign(name: str, options: dict[str, Any]) -> int:
-    from testbed.artifacts import provenance
+    from testbed.artifacts import portable, provenance
     from testbed.environment import EnvironmentKind, choose, rerun_in_vm
 
     directory, plan = _directory(name, options)
@@ -146,7 +146,11 @@ def _campaign(name: str, options: dict[str, Any]) -> int:
         choice = choose(EnvironmentKind(options["env"]), needs_esp=not plan.memory)
         in_vm = choice.kind is EnvironmentKind.VM
         if directory is None:
-            about = {"command": sys.argv, "host": provenance(sys.argv), "reason": choice.reason}
+            about = {
+                "command": portable(sys.argv),
+                "host": provenance(sys.argv),
+                "reason": choice.reason,
+            }
             path = options["output"].resolve() / plan.name / new_run_id(plan)
             directory = RunDirectory.create(path, plan, about)
         path = directory.path
@@ -185,13 +189,17 @@ def _native(directory: RunDirectory) -> int:
     """Measure on this machine's kernel; return an exit status."""
     from experiments.runner import Runner, failed_steps, step_count
     from experiments.sa_write import measure
-    from testbed.artifacts import provenance
+    from testbed.artifacts import portable, provenance
     from testbed.environment import describe
     from testbed.progress import Progress
     from testbed.session import begin
 
     begin(sys.argv)
-    session = {"environment": describe(), "provenance": provenance(sys.argv), "argv": sys.argv}
+    session = {
+        "environment": describe(),
+        "provenance": provenance(sys.argv),
+        "argv": portable(sys.argv),
+    }
     try:
         with Progress(step_count(directory), directory.plan.name) as progress:
             Runner(directory, _fleets(directory), measure, progress).execute(session)

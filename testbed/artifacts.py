@@ -37,6 +37,13 @@ class ArtifactError(TestbedError):
     """A result could not be written or read."""
 
 
+def portable(words: Sequence[str]) -> list[str]:
+    """Return a command line without the place of this machine's project: results travel."""
+    from testbed.vm.layout import PROJECT
+
+    return [word.replace(f"{PROJECT}/", "").replace(str(PROJECT), ".") for word in words]
+
+
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
     """Return what every manifest starts with.
 
@@ -47,7 +54,7 @@ def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:
 
     commit = environment.project_commit()
     return {
-        "command": shlex.join(command if command is not None else sys.argv),
+        "command": shlex.join(portable(command if command is not None else sys.argv)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")},
         "versions": _versions(),

@@ -174,7 +174,7 @@ setup_emulator() {
     rm -rf "$work"
 }
 
-fetch_emulator() {
+fetch_emulator() ( # a shell of its own: it changes the directory, which is removed afterwards
     local work=$1
     local options=(-q -o "Dir::Etc::sourcelist=$work/sources" -o Dir::Etc::sourceparts=-
         -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o Debug::NoLocking=1)
@@ -183,7 +183,7 @@ fetch_emulator() {
         apt-get "${options[@]}" download qemu-system-x86 qemu-system-data &&
         for deb in ./*.deb; do dpkg-deb -x "$deb" tree || return; done &&
         tree/usr/bin/qemu-system-x86_64 --version
-}
+)
 
 venv_stamp() {
     { cat "$project/pyproject.toml"; echo "$venv"; } | sha256sum | cut -d ' ' -f 1

@@ -79,3 +79,11 @@ def test_provenance_says_where_results_come_from() -> None:
     assert set(found["git"]) == {"commit", "dirty"}
     assert found["versions"]["cryptography"] != "missing"
     assert found["environment"]["kernel"]
+
+
+def test_results_do_not_name_the_place_of_the_project() -> None:
+    from testbed.artifacts import portable
+    from testbed.vm.layout import PROJECT
+
+    words = [f"{PROJECT}/experiments/commands.py", "--output", str(PROJECT), "/elsewhere"]
+    assert portable(words) == ["experiments/commands.py", "--output", ".", "/elsewhere"]
