@@ -13,7 +13,8 @@ from collections import Counter
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
-from protocol.identity.envelope import KIND_OFFSET
+from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
+from protocol.mike.messages import Kind
 
 DATAGRAM_BYTES_MAX = 8192
 """Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
@@ -36,23 +37,24 @@ _SO_TIMESTAMPNS = 35
 
 
 _UDP_HEADER_BYTES = 8
-_KINDS_MAX = 32
 
 
 def kind_filter(kinds: tuple[int, ...]) -> array[int]:
-    """Return a classic BPF program (linux/filter.h) that passes these kinds of message only.
+    """Return a classic BPF program (linux/filter.h) that drops MIKE's messages of other kinds.
 
-    It looks at one byte of the signed envelope, and passes what is too short to have it or names a
-    kind of `_KINDS_MAX` or above: malformed datagrams are for the engine to count.
+    It looks at the first bytes of the signed envelope, and passes whatever is too short for one,
+    of another version or protocol, or of no kind that MIKE has: malformed datagrams are for the
+    engine to count.
     """
-    load_length, load_byte = 0x80, 0x30
+    load_length, load_half, load_byte = 0x80, 0x28, 0x30
     jump_if_equal, jump_if_at_least, give = 0x15, 0x35, 0x06
-    at = _UDP_HEADER_BYTES + KIND_OFFSET
-    dropped = [kind for kind in range(_KINDS_MAX) if kind not in kinds]
+    dropped = [int(kind) for kind in Kind if kind not in kinds]
     lines = [
         (load_length, 0, 0, 0),
-        (jump_if_at_least, 0, len(dropped) + 1, at + 1),
-        (load_byte, 0, 0, at),
+        (jump_if_at_least, 0, len(dropped) + 3, _UDP_HEADER_BYTES + HEADER_LENGTH),
+        (load_half, 0, 0, _UDP_HEADER_BYTES),
+        (jump_if_equal, 0, len(dropped) + 1, VERSION << 8 | PROTOCOL_MIKE),
+        (load_byte, 0, 0, _UDP_HEADER_BYTES + KIND_OFFSET),
     ]
     # Each comparison jumps over those after it and over "pass" to "drop".
     lines += [

@@ -43,7 +43,8 @@ ln -s /proc/self/fd/1 /dev/stdout
 ln -s /proc/self/fd/2 /dev/stderr
 mount -t tmpfs -o mode=755 run /root/run
 mkdir /root/run/netns /root/run/lock
-mount -t tmpfs -o mode=1777,size=75% tmp /root/tmp
+# No file system of its own for /tmp: the layer is memory already, and the project may lie there.
+chmod 1777 /root/tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 echo testbed >/proc/sys/kernel/hostname
 ip link set lo up

@@ -15,9 +15,9 @@ from tests.support.identities import address
 SO_ATTACH_FILTER = 26
 
 
-def datagram(kind: int) -> bytes:
+def datagram(kind: int, protocol: int = 2) -> bytes:
     unsigned = Envelope(
-        protocol=2,
+        protocol=protocol,
         kind=kind,
         sender=address(1),
         fingerprint=bytes(16),
@@ -39,11 +39,13 @@ def test_only_kinds_that_matter_pass(kinds: tuple[int, ...]) -> None:
         code = kind_filter(kinds)
         program = struct.pack("@HP", len(code), code.buffer_info()[0])
         receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-        sent = [datagram(kind) for kind in range(1, 8)] + [b"", b"\x01\x02", bytes([1, 2, 200])]
+        good = [datagram(kind) for kind in range(1, 7)]
+        malformed = [b"", b"\x01\x02", bytes([1, 2, 1]), datagram(7), datagram(200)]
+        malformed += [datagram(1, protocol=1), b"\x02" + datagram(1)[1:]]
+        sent = good + malformed
         for payload in sent:
             sender.sendto(payload, receiver.getsockname())
         got = []
         while select.select([receiver], [], [], 0.1)[0]:
             got.append(receiver.recv(2048))
-    malformed = sent[7:]
     assert got == [datagram(kind) for kind in kinds] + malformed
