@@ -204,7 +204,7 @@ setup_venv() {
     say "installing the project and its tools into .venv"
     rm -f "$stamp"
     quietly "pip install" "check the network and pip's settings, then run 'make setup' again" \
-        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$project[dev,vm]"
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$project[dev]"
     venv_stamp >"$stamp"
 }
 
