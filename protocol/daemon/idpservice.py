@@ -8,12 +8,13 @@ from typing import Any
 
 from protocol.core.engine import Engine
 from protocol.core.errors import LocalError
+from protocol.daemon.config import ChannelSection
 from protocol.daemon.effects import IdpEffects
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.link import LinkWatch
 from protocol.daemon.reconcile import remove_own
 from protocol.daemon.service import Service
-from protocol.daemon.sockets import EspMembership, GroupSocket, LocalSocket, interface_index
+from protocol.daemon.sockets import EspMembership, LocalSocket, interface_index
 from protocol.daemon.timeserver import TimeServer
 from protocol.identity.identity import Identity
 from protocol.idp.engine import IdpEngine
@@ -34,16 +35,9 @@ class IdpService(Service):
         """Return the parked engine."""
         return IdpEngine(self.config.idp, identity, self.config.local.secret, OsKeySource())
 
-    def open_group(self) -> GroupSocket:
-        """Open the black channel of IDP."""
-        channel = self.config.idp_channel
-        return GroupSocket(
-            self.config.black_interface,
-            self.config.device.address,
-            channel.group,
-            channel.port,
-            self.config.multicast_hops,
-        )
+    def channel(self) -> ChannelSection:
+        """Return group and port of IDP."""
+        return self.config.idp_channel
 
     def open_local(self) -> LocalSocket:
         """Open the channel to miked."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from protocol.core.engine import Engine
 from protocol.core.errors import LocalError
+from protocol.daemon.config import ChannelSection
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import MikeEffects
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.service import Service, State
-from protocol.daemon.sockets import GroupSocket, LocalSocket
+from protocol.daemon.sockets import LocalSocket
 from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import HandoverRequested
@@ -27,16 +28,9 @@ class MikeService(Service):
         """Return the parked engine."""
         return MikeEngine(self.config.mike, identity, self.config.local.secret, OsKeySource())
 
-    def open_group(self) -> GroupSocket:
-        """Open the black channel of MIKE."""
-        channel = self.config.mike_channel
-        return GroupSocket(
-            self.config.black_interface,
-            self.config.device.address,
-            channel.group,
-            channel.port,
-            self.config.multicast_hops,
-        )
+    def channel(self) -> ChannelSection:
+        """Return group and port of MIKE."""
+        return self.config.mike_channel
 
     def open_local(self) -> LocalSocket:
         """Open the channel to idpd."""

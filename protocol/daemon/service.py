@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
 from protocol.daemon.clock import Clock, SystemClock
-from protocol.daemon.config import DeviceConfig, check_run_directory
+from protocol.daemon.config import ChannelSection, DeviceConfig, check_run_directory
 from protocol.daemon.control import ControlServer, Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.keys import KeyDirectory
@@ -89,8 +89,8 @@ class Service:
         """Return the parked engine."""
         raise AssertionError(self)
 
-    def open_group(self) -> GroupSocket:
-        """Open the black channel."""
+    def channel(self) -> ChannelSection:
+        """Return group and port of the black channel."""
         raise AssertionError(self)
 
     def open_local(self) -> LocalSocket:
@@ -159,7 +159,14 @@ class Service:
     def _open(self, stack: ExitStack) -> None:
         self.identity = self.load_identity()
         self.engine = self.make_engine(self.identity)
-        self.group = self.open_group()
+        channel = self.channel()
+        self.group = GroupSocket(
+            self.config.black_interface,
+            self.config.device.address,
+            channel.group,
+            channel.port,
+            self.config.multicast_hops,
+        )
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)
