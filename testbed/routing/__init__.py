@@ -1,0 +1,1 @@
+"""Routing in the emulated network: who routes what, and the daemons that do it."""

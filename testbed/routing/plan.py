@@ -1,0 +1,48 @@
+"""What each black border router must be told, as plain data taken from the topology.
+
+A routing daemon needs more than addresses: whether other routers are to be expected on an interface
+(else it stays passive there), whether several of them share the wire (OSPF's network type), and
+which router is the rendezvous point of the multicast groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInterface:
+    """An interface of a black border router.
+
+    Attributes:
+        name: in the router's namespace, ``eth0`` upwards.
+        addresses: global addresses with their prefix.
+        broadcast: more than two routers share the wire: OSPF's network type is broadcast (with a
+            designated router), else point-to-point (RFC 5340, RFC 2328 section 1.2).
+        routers: neighbours to expect on it. 0 is an edge LAN with devices: passive in OSPF, MLD on.
+    """
+
+    name: str
+    addresses: tuple[IPv6Interface, ...]
+    broadcast: bool
+    routers: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPlan:
+    """A black border router.
+
+    Attributes:
+        name: the node's name.
+        router_id: unique number of the router in OSPF, written as an IPv4 address.
+        loopback: address on its ``lo``, if the topology gives it one.
+        interfaces: in the order of ``eth0``, ``eth1``.
+        rp: address of the rendezvous point, which is the loopback of one of the routers.
+    """
+
+    name: str
+    router_id: IPv4Address
+    loopback: IPv6Interface | None
+    interfaces: tuple[RouterInterface, ...]
+    rp: IPv6Address
