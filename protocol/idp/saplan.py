@@ -287,18 +287,15 @@ class SaPlan:
         reason an epoch that waits for its activation and loses its own SPI is not activated.
         """
         wanted = generation.wanted
-        sas = (wanted.own, *wanted.others)
-        switches = self._per_sender and (
-            self._active() is None or any(sa.id == self._pinned for sa in sas)
-        )
-        ids = {sa.id for sa in sas}
-        self._trail([g for g in self._of(Phase.WRITTEN) if g.wanted.own.id in ids], now_mono_ns)
+        sas = {sa.id: sa for sa in (wanted.own, *wanted.others)}
+        switches = self._per_sender and (self._active() is None or self._pinned in sas)
+        self._trail([g for g in self._of(Phase.WRITTEN) if g.wanted.own.id in sas], now_mono_ns)
         operations: list[Operation] = []
-        for sa in sas:
-            if sa.id in self._owners:
-                operations.append(DeleteSa(sa.id))
+        for sa_id, sa in sas.items():
+            if sa_id in self._owners:
+                operations.append(DeleteSa(sa_id))
             operations.append(AddSa(sa))
-            self._owners[sa.id] = generation
+            self._owners[sa_id] = generation
             if switches and sa is wanted.own:
                 operations.append(self._path.switch(sa.spi))
         generation.move(Phase.WRITING)
@@ -352,6 +349,8 @@ class SaPlan:
         lost = Outcome(EIO, "the backend reported no outcome")
         for index, operation in enumerate(batch.operations):
             outcome = outcomes[index] if index < len(outcomes) else lost
+            if isinstance(operation, AddSa) and outcome.errno == 0:
+                continue  # recorded when it was handed out; the way of nearly all
             done = is_done(operation, outcome)
             if not done:
                 failed.append((operation, outcome))
@@ -361,7 +360,7 @@ class SaPlan:
                 self._pinned = None
             elif isinstance(operation, DeleteSa) and batch.purpose is not _Purpose.WRITE and done:
                 self._owners.pop(operation.id, None)
-        if batch.purpose is _Purpose.WRITE:
+        if failed and batch.purpose is _Purpose.WRITE:
             # A failed deletion before a successful addition does no harm.
             added = {o.sa.id for o in batch.operations if isinstance(o, AddSa)}
             bad = {o.sa.id for o, _ in failed if isinstance(o, AddSa)}

@@ -67,6 +67,10 @@ class Outcome:
         return self.errno == 0
 
 
+DONE = Outcome()
+"""The outcome of every operation that was done."""
+
+
 class IpsecBackend(Protocol):
     """An SAD and SPD of the network namespace the process runs in."""
 

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Sequence
 
 from protocol.ipsec.backend import (
+    DONE,
     AddSa,
     DeletePolicy,
     DeleteSa,
@@ -41,9 +42,10 @@ class MemoryBackend:
                 defect = sa_defect(sa)
                 if defect:
                     return Outcome(errno.EINVAL, defect)
-                if sa.id in self._sad:
+                sa_id = sa.id
+                if sa_id in self._sad:
                     return Outcome(errno.EEXIST, "File exists")
-                self._sad[sa.id] = sa
+                self._sad[sa_id] = sa
             case DeleteSa(sa_id):
                 if self._sad.pop(sa_id, None) is None:
                     return Outcome(errno.ESRCH, "No such process")
@@ -55,7 +57,7 @@ class MemoryBackend:
             case DeletePolicy(policy_id):
                 if self._spd.pop(policy_id, None) is None:
                     return Outcome(errno.ENOENT, "No such file or directory")
-        return Outcome()
+        return DONE
 
     def dump_sas(self) -> list[SecurityAssociation]:
         """Return every SA in order of addition."""

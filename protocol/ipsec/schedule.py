@@ -13,11 +13,11 @@ same SAD without a message. Each input is length-prefixed, so no two contexts ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from protocol.core.errors import LocalError
 from protocol.ipsec.model import (
@@ -49,15 +49,45 @@ _EPOCH_MASK = (1 << EPOCH_BITS) - 1
 _SHARED_SUITES = (Suite.AES_CBC_SHA256, Suite.TDES_SHA1)
 
 
-def _expand(group_key: bytes, label: bytes, parts: Sequence[bytes], length: int) -> bytes:
-    """HKDF-Expand with a length-prefixed context."""
-    info = b"".join(len(part).to_bytes(2, "big") + part for part in (label, *parts))
-    return HKDFExpand(SHA256(), length, info).derive(group_key)
+_COUNTER_LENGTH = (4).to_bytes(2, "big")
+
+_Expand = Callable[[bytes, int], bytes]
+"""HKDF-Expand under one group key: from the encoded context and a length in bytes."""
 
 
-def _context(epoch_number: int, epoch_tag: bytes, group: IPv6Address, suite: Suite) -> list[bytes]:
-    """Return what every label of one epoch shares."""
-    return [suite.value.encode(), epoch_number.to_bytes(8, "big"), epoch_tag, group.packed]
+def expander(group_key: bytes) -> _Expand:
+    """Return HKDF-Expand (RFC 5869 section 2.3, SHA-256) under one key.
+
+    ``cryptography`` has it too, but keys the MAC anew for every output; an epoch of fifty senders
+    needs a hundred. The hash is the same library's. Tests compare the two.
+    """
+    keyed = HMAC(group_key, SHA256())
+
+    def expand(info: bytes, length: int) -> bytes:
+        output = block = b""
+        for counter in range(1, 256):
+            mac = keyed.copy()
+            mac.update(block + info + counter.to_bytes())
+            block = mac.finalize()
+            output += block
+            if len(output) >= length:
+                return output[:length]
+        raise LocalError(f"HKDF gives no {length} bytes")
+
+    return expand
+
+
+def _encoded(*parts: bytes) -> bytes:
+    """Return the parts, each after its length."""
+    return b"".join([len(part).to_bytes(2, "big") + part for part in parts])
+
+
+def _context(
+    label: bytes, epoch_number: int, epoch_tag: bytes, group: IPv6Address, suite: Suite
+) -> bytes:
+    """Return what one label is about in one epoch."""
+    number = epoch_number.to_bytes(8, "big")
+    return _encoded(label, suite.value.encode(), number, epoch_tag, group.packed)
 
 
 def _check(group_key: bytes, epoch_number: int) -> None:
@@ -68,24 +98,21 @@ def _check(group_key: bytes, epoch_number: int) -> None:
         raise LocalError(f"epoch number {epoch_number} does not fit in 64 bits")
 
 
-def _spi(
-    group_key: bytes, label: bytes, parts: Sequence[bytes], epoch_number: int, taken: set[int]
-) -> int:
+def _spi(expand: _Expand, context: bytes, epoch_number: int, taken: set[int]) -> int:
     """Return the first candidate that is neither reserved nor taken by an earlier member."""
-    counter = 0
-    while True:
-        raw = _expand(group_key, label, [*parts, counter.to_bytes(4, "big")], 4)
+    for counter in range(1 << 32):
+        raw = expand(context + _COUNTER_LENGTH + counter.to_bytes(4, "big"), 4)
         spi = int.from_bytes(raw, "big") & ~_EPOCH_MASK | epoch_number & _EPOCH_MASK
         if spi >= SPI_MIN and spi not in taken:
             return spi
-        counter += 1
+    raise LocalError("every SPI is taken")
 
 
-def _key(group_key: bytes, label: bytes, parts: Sequence[bytes], suite: Suite) -> KeyMaterial:
+def _key(expand: _Expand, context: bytes, suite: Suite) -> KeyMaterial:
     """Expand the keys of a suite: cipher key (with the AEAD's salt) first, then the MAC key."""
     sizes = SUITES[suite]
     length = sizes.encryption_key_length + sizes.authentication_key_length
-    material = _expand(group_key, label, parts, length)
+    material = expand(context, length)
     cut = sizes.encryption_key_length
     return KeyMaterial(material[:cut], material[cut:])
 
@@ -129,12 +156,16 @@ def sender_sas(
         raise LocalError("a member is named twice in the epoch")
     if own not in members:
         raise LocalError(f"own address {own} is not among the {len(members)} members of the epoch")
-    shared = _context(epoch_number, epoch_tag, group, suite)
+    expand = expander(group_key)
+    about_spi, about_key = (
+        _context(label, epoch_number, epoch_tag, group, suite)
+        for label in (LABEL_SENDER_SPI, LABEL_SENDER_KEY)
+    )
     taken: set[int] = set()
     sas = []
     for sender in members:
-        parts = [*shared, sender.packed]
-        spi = _spi(group_key, LABEL_SENDER_SPI, parts, epoch_number, taken)
+        whose = _encoded(sender.packed)
+        spi = _spi(expand, about_spi + whose, epoch_number, taken)
         taken.add(spi)
         outbound = sender == own
         direction = SaDirection.OUT if outbound else SaDirection.IN
@@ -144,7 +175,7 @@ def sender_sas(
                 destination=group,
                 spi=spi,
                 suite=suite,
-                key=_key(group_key, LABEL_SENDER_KEY, parts, suite),
+                key=_key(expand, about_key + whose, suite),
                 mode=mode,
                 reqid=reqid,
                 if_id=if_id,
@@ -183,13 +214,17 @@ def shared_sa(
             f"{suite} with a key that senders share repeats nonces (RFC 6054): "
             f"use {allowed}, or SA mode per-sender"
         )
-    parts = _context(epoch_number, epoch_tag, group, suite)
+    expand = expander(group_key)
+    about_spi, about_key = (
+        _context(label, epoch_number, epoch_tag, group, suite)
+        for label in (LABEL_SHARED_SPI, LABEL_SHARED_KEY)
+    )
     return SecurityAssociation(
         source=own,
         destination=group,
-        spi=_spi(group_key, LABEL_SHARED_SPI, parts, epoch_number, set()),
+        spi=_spi(expand, about_spi, epoch_number, set()),
         suite=suite,
-        key=_key(group_key, LABEL_SHARED_KEY, parts, suite),
+        key=_key(expand, about_key, suite),
         mode=mode,
         reqid=reqid,
         if_id=if_id,

@@ -218,18 +218,20 @@ class Frame:
     port: int = 0
 
 
+_FLAGS: dict[type[Message], int] = {
+    DumpSas: NLM_F_REQUEST | NLM_F_DUMP,
+    DumpPolicies: NLM_F_REQUEST | NLM_F_DUMP,
+    NewSa: NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+    NewPolicy: NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+    Ack: NLM_F_CAPPED | NLM_F_ACK_TLVS,
+    Done: 0,
+    Overrun: 0,
+    ExpireSa: 0,
+    ExpirePolicy: 0,
+}
+"""What is not a plain acknowledged request."""
+
+
 def request_flags(message: Message) -> int:
     """Return the NLM_F_* flags with which this message is sent."""
-    match message:
-        case DumpSas() | DumpPolicies():
-            return NLM_F_REQUEST | NLM_F_DUMP
-        case Ack():
-            return NLM_F_CAPPED | NLM_F_ACK_TLVS
-        case Done() | Overrun() | ExpireSa() | ExpirePolicy():
-            return 0
-        case UpdSa() | UpdPolicy():
-            return NLM_F_REQUEST | NLM_F_ACK
-        case NewSa() | NewPolicy():
-            return NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-        case _:
-            return NLM_F_REQUEST | NLM_F_ACK
+    return _FLAGS.get(message.__class__, NLM_F_REQUEST | NLM_F_ACK)

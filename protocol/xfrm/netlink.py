@@ -7,11 +7,11 @@ words.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 
 from protocol.ipsec.backend import (
+    DONE,
     AddSa,
     DeletePolicy,
     DeleteSa,
@@ -21,7 +21,6 @@ from protocol.ipsec.backend import (
     PutPolicy,
 )
 from protocol.ipsec.model import Policy, SecurityAssociation
-from protocol.ipsec.validation import policy_defect, sa_defect
 from protocol.xfrm.messages import (
     Ack,
     DelPolicy,
@@ -51,16 +50,8 @@ class NetlinkBackend:
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Perform the operations in order, in as few sends as possible; one outcome each."""
-        defects = [_defect(operation) for operation in operations]
-        sent = [
-            _message(operation)
-            for operation, defect in zip(operations, defects, strict=True)
-            if not defect
-        ]
-        acks = iter(self._socket.request(sent))
-        return [
-            Outcome(errno.EINVAL, defect) if defect else _outcome(next(acks)) for defect in defects
-        ]
+        acks = self._socket.request([_message(operation) for operation in operations])
+        return [_outcome(ack) for ack in acks]
 
     def dump_sas(self) -> list[SecurityAssociation]:
         """Return every SA of the SAD that the model can express, with its keys."""
@@ -83,16 +74,6 @@ class NetlinkBackend:
         self._socket.close()
 
 
-def _defect(operation: Operation) -> str:
-    """Say why the operation cannot even be put into bytes, or return an empty string."""
-    match operation:
-        case AddSa(sa):
-            return sa_defect(sa)
-        case PutPolicy(policy):
-            return policy_defect(policy)
-    return ""
-
-
 def _message(operation: Operation) -> Message:
     """Return the request that performs the operation."""
     match operation:
@@ -110,5 +91,5 @@ def _message(operation: Operation) -> Message:
 def _outcome(ack: Ack) -> Outcome:
     """Return what the kernel said of one request."""
     if ack.errno == 0:
-        return Outcome()
+        return DONE
     return Outcome(ack.errno, ack.text or os.strerror(ack.errno))

@@ -22,7 +22,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from protocol.core.errors import DecodeError
+from protocol.core.errors import DecodeError, LocalError
 from protocol.ipsec.backend import IpsecError
 from protocol.xfrm.codec import asking, decode, encode
 from protocol.xfrm.messages import (
@@ -60,10 +60,11 @@ DATAGRAM_LENGTH = 64 << 10
 
 BATCH_COUNT_MAX = 64
 """Requests in one send. An acknowledgement costs about 1 KiB of receive buffer, and 64 of them fit
-even in the smallest default buffer (212992 bytes)."""
+even in the smallest default buffer (212992 bytes); so do 64 requests in the send buffer, of less
+than 1 KiB each."""
 
-BATCH_LENGTH_MAX = 64 << 10
-"""Bytes in one send; the default send buffer (212992 bytes) holds it with the kernel's overhead."""
+ACCEPTED = Ack()
+"""What the kernel says of a request it has nothing against."""
 
 ANSWER_WAIT_S = 5
 """Nothing waits this long (see above); it turns a lost answer into an error instead of a hang."""
@@ -145,41 +146,42 @@ class XfrmSocket:
         request that fails whether asked or not, and goes on (netlink_rcv_skb in
         net/netlink/af_netlink.c), so one answer stands for all that were not refused before it.
 
+        A message that cannot be put into bytes is not sent, and refused here with EINVAL and the
+        reason, as the kernel would; the others are sent.
+
         Raises:
-            LocalError: a message cannot be encoded; nothing of its batch was sent.
             XfrmOverrunError: acknowledgements were lost.
             IpsecError: the socket failed.
         """
-        acks: list[Ack] = []
-        batch: list[bytes] = []
-        length = 0
-        first = self._sequence + 1
-        last = len(messages) - 1
-        for index, message in enumerate(messages):
-            self._sequence += 1
-            flags = request_flags(message)
-            if index != last:
-                flags &= ~NLM_F_ACK
-            data = encode(message, self._sequence, flags, port=self._port)
-            if batch and (len(batch) == BATCH_COUNT_MAX or length + len(data) > BATCH_LENGTH_MAX):
-                acks += self._transact(batch, first)
-                batch, length, first = [], 0, self._sequence
-            batch.append(data)
-            length += len(data)
-        if batch:
-            acks += self._transact(batch, first)
-        return acks
+        answers: list[Ack] = []
+        for start in range(0, len(messages), BATCH_COUNT_MAX):
+            answers += self._transact(messages[start : start + BATCH_COUNT_MAX])
+        return answers
 
-    def _transact(self, batch: Sequence[bytes], first: int) -> list[Ack]:
-        self._send(b"".join((*batch[:-1], asking(batch[-1]))))
-        wanted = range(first, first + len(batch))
-        acks: dict[int, Ack] = {}
-        while wanted[-1] not in acks:
+    def _transact(self, messages: Sequence[Message]) -> list[Ack]:
+        answers: list[Ack] = [ACCEPTED] * len(messages)
+        first = self._sequence + 1
+        batch: list[bytes] = []
+        for index, message in enumerate(messages):
+            flags = request_flags(message) & ~NLM_F_ACK
+            try:
+                batch.append(encode(message, first + index, flags, port=self._port))
+            except LocalError as error:
+                answers[index] = Ack(errno.EINVAL, str(error))
+            else:
+                last = first + index
+        self._sequence += len(messages)
+        if not batch:
+            return answers
+        batch[-1] = asking(batch[-1])
+        self._send(b"".join(batch))
+        while True:
             for frame in self.receive():
-                if isinstance(frame.message, Ack) and frame.sequence in wanted:
-                    acks[frame.sequence] = frame.message
-        done = Ack()
-        return [acks.get(sequence, done) for sequence in wanted]
+                answer, sequence = frame.message, frame.sequence
+                if isinstance(answer, Ack) and first <= sequence <= last:
+                    answers[sequence - first] = answer
+                    if sequence == last:
+                        return answers
 
     def get(self, message: Message) -> Message | Ack:
         """Send one GETSA or GETPOLICY; return what the kernel holds, or its refusal."""
@@ -265,6 +267,7 @@ class XfrmSocket:
             frames = decode(bytes(memoryview(self._buffer)[:length]))
         except DecodeError as error:
             raise IpsecError(f"kernel sent what we cannot read: {error}") from None
-        if any(isinstance(frame.message, Overrun) for frame in frames):
-            raise XfrmOverrunError(_LOST)
+        for frame in frames:
+            if isinstance(frame.message, Overrun):
+                raise XfrmOverrunError(_LOST)
         return frames

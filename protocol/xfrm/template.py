@@ -7,8 +7,10 @@ description of the layout; a template is what it gave for the first SA of a kind
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from protocol.core.errors import LocalError
-from protocol.ipsec.model import SecurityAssociation
+from protocol.ipsec.model import SPI_MIN, SecurityAssociation
 from protocol.ipsec.validation import sa_defect
 from protocol.xfrm.structs import XFRM_USERSA_INFO_SIZE, XfrmLifetimeCfg, XfrmSelector
 from protocol.xfrm.translate import sa_to_kernel
@@ -21,9 +23,27 @@ _SPI = _DESTINATION + 16
 _SOURCE = _SPI + 8
 _SHAPES_MAX = 64
 
-_Places = tuple[tuple[int, int], ...]
+_SHAPES_MAX = 8
 
-_templates: dict[object, tuple[bytes, _Places]] = {}
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """What SAs of one shape have in common.
+
+    Attributes:
+        shape: every value that is not filled in.
+        body: the bytes, zeros where something is filled in.
+        encryption: where the cipher key stands.
+        authentication: where the MAC key stands; empty without one.
+    """
+
+    shape: tuple[object, ...]
+    body: bytes
+    encryption: slice
+    authentication: slice
+
+
+_templates: list[_Template] = []
 
 
 def sa_body(sa: SecurityAssociation, lifetime: XfrmLifetimeCfg) -> bytes:
@@ -40,38 +60,43 @@ def sa_body(sa: SecurityAssociation, lifetime: XfrmLifetimeCfg) -> bytes:
         sa.direction,
         sa.replay_window,
         sa.esn,
+        len(sa.key.encryption),
+        len(sa.key.authentication),
         lifetime,
     )
-    found = _templates.get(shape)
-    if found is None:
+    for template in _templates:
+        # Compared, not hashed: the values are the very objects of the SA before, mostly.
+        if template.shape == shape:
+            break
+    else:
         return _first_of(shape, sa, lifetime)
-    defect = sa_defect(sa)
-    if defect:
-        raise LocalError(defect)
-    template, places = found
-    body = bytearray(template)
+    # Of what `sa_defect` looks at, the SPI alone is not part of the shape.
+    if not SPI_MIN <= sa.spi <= 0xFFFFFFFF:
+        raise LocalError(sa_defect(sa))
+    body = bytearray(template.body)
     body[_DESTINATION:_SPI] = sa.destination.packed
     body[_SPI : _SPI + 4] = sa.spi.to_bytes(4, "big")
     body[_SOURCE : _SOURCE + 16] = sa.source.packed
-    for (start, end), key in zip(places, (sa.key.encryption, sa.key.authentication), strict=False):
-        body[start:end] = key
+    body[template.encryption] = sa.key.encryption
+    body[template.authentication] = sa.key.authentication
     return bytes(body)
 
 
-def _first_of(shape: object, sa: SecurityAssociation, lifetime: XfrmLifetimeCfg) -> bytes:
+def _first_of(
+    shape: tuple[object, ...], sa: SecurityAssociation, lifetime: XfrmLifetimeCfg
+) -> bytes:
     """Pack an SA the slow way; keep the result without its keys as a template."""
     info, attributes = sa_to_kernel(sa, lifetime)
     body = b"".join((info.pack(), *attributes))
-    template, places = bytearray(body), []
+    blank = bytearray(body)
+    places = []
     for key in (sa.key.encryption, sa.key.authentication):
-        if not key:
-            continue
-        start = body.find(key, XFRM_USERSA_INFO_SIZE)
-        if body.count(key) != 1:  # a key like the zeros around it: no telling where it stands
-            return body
-        places.append((start, start + len(key)))
-        template[start : start + len(key)] = bytes(len(key))
+        start = body.find(key, XFRM_USERSA_INFO_SIZE) if key else 0
+        if key and body.count(key) != 1:
+            return body  # a key like the zeros around it: no telling where it stands
+        places.append(slice(start, start + len(key)))
+        blank[places[-1]] = bytes(len(key))
     if len(_templates) >= _SHAPES_MAX:
         _templates.clear()
-    _templates[shape] = (bytes(template), tuple(places))
+    _templates.append(_Template(shape, bytes(blank), *places))
     return body

@@ -18,6 +18,12 @@ TRIAL_ANSWER: Final = b"TESTBED-GUEST-ALIVE"
 KVM_DEVICE: Final = Path("/dev/kvm")
 
 
+EMULATED_PROCESSOR: Final = "max,-la57,-smap,-smep,-umip,-pku"
+"""Everything QEMU can emulate, less what makes memory slower and protects nobody here: a fifth level
+of page tables to walk on each miss of the TLB, and checks at every copy from user space. A join of
+ten devices took 88 ms instead of 130 (medians of 16 joins each, one run after the other)."""
+
+
 class Accelerator(StrEnum):
     """QEMU's ways to run the guest's instructions."""
 
@@ -38,7 +44,7 @@ def processor_options(accelerator: Accelerator) -> list[str]:
     """Return QEMU's options for the processor."""
     if accelerator is Accelerator.KVM:
         return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    return ["-accel", "tcg,thread=multi", "-cpu", EMULATED_PROCESSOR]
 
 
 def machine_identity(release: str) -> str:

@@ -156,6 +156,6 @@ def test_a_template_gives_the_same_bytes_as_packing_anew(
 def test_a_template_holds_no_key() -> None:
     sa = make_sa(0x1000, reqid=77)
     sa_body(sa, XfrmLifetimeCfg())
-    templates = [body for body, _ in template._templates.values()]
+    templates = [kept.body for kept in template._templates]
     assert templates
     assert all(sa.key.encryption not in body for body in templates)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,30 +112,38 @@ def test_successive_epochs_never_share_an_spi() -> None:
     assert found == [{0}, {1}, {2}, {3}]
 
 
+def first_candidates(monkeypatch: pytest.MonkeyPatch, candidate: bytes) -> None:
+    """Let every sender's first SPI candidate be the same."""
+    real = schedule.expander
+
+    def expander(group_key: bytes) -> Callable[[bytes, int], bytes]:
+        expand = real(group_key)
+
+        def bent(info: bytes, length: int) -> bytes:
+            first = schedule.LABEL_SENDER_SPI in info and info.endswith(bytes(4))
+            return candidate if first else expand(info, length)
+
+        return bent
+
+    monkeypatch.setattr(schedule, "expander", expander)
+
+
 def test_a_taken_spi_moves_the_later_member_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = schedule._expand
-
-    def collide(key: bytes, label: bytes, parts: Any, length: int) -> bytes:
-        if label == schedule.LABEL_SENDER_SPI and parts[-1] == bytes(4):
-            return b"\x00\x00\x10\x00"
-        return real(key, label, parts, length)
-
-    monkeypatch.setattr(schedule, "_expand", collide)
+    first_candidates(monkeypatch, b"\x00\x00\x10\x00")
     spis = [sa.spi for sa in derive()]
     assert spis[0] == 0x1001
     assert len(set(spis)) == 10
 
 
 def test_a_reserved_spi_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = schedule._expand
-
-    def reserved(key: bytes, label: bytes, parts: Any, length: int) -> bytes:
-        if label == schedule.LABEL_SENDER_SPI and parts[-1] == bytes(4):
-            return b"\x00\x00\x00\xff"
-        return real(key, label, parts, length)
-
-    monkeypatch.setattr(schedule, "_expand", reserved)
+    first_candidates(monkeypatch, b"\x00\x00\x00\xff")
     assert all(sa.spi >= SPI_MIN for sa in derive())
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200), st.integers(1, 200))
+def test_expansion_is_that_of_rfc_5869(key: bytes, info: bytes, length: int) -> None:
+    expected = HKDFExpand(SHA256(), length, info).derive(key)
+    assert schedule.expander(key)(info, length) == expected
 
 
 @given(st.permutations(MEMBERS))
