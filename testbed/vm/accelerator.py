@@ -19,9 +19,9 @@ KVM_DEVICE: Final = Path("/dev/kvm")
 
 
 EMULATED_PROCESSOR: Final = "max,-la57,-smap,-smep,-umip,-pku"
-"""Everything QEMU can emulate, less what makes memory slower and protects nobody here: a fifth level
-of page tables to walk on each miss of the TLB, and checks at every copy from user space. A join of
-ten devices took 88 ms instead of 130 (medians of 16 joins each, one run after the other)."""
+"""Everything QEMU can emulate, less what makes memory slower and protects nobody here: a fifth
+level of page tables to walk on each miss of the TLB, and checks at every copy from user space. A
+join of ten devices took 88 ms instead of 130 (medians of 16 joins, one run after the other)."""
 
 
 class Accelerator(StrEnum):
