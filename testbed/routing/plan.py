@@ -20,13 +20,15 @@ class RouterInterface:
         addresses: global addresses with their prefix.
         broadcast: more than two routers share the wire: OSPF's network type is broadcast (with a
             designated router), else point-to-point (RFC 5340, RFC 2328 section 1.2).
-        routers: neighbours to expect on it. 0 is an edge LAN with devices: passive in OSPF, MLD on.
+        routers: neighbours to expect on it; 0 is an edge LAN, passive in OSPF.
+        devices: IPsec devices on the same wire; above 0 the router is an MLD querier there.
     """
 
     name: str
     addresses: tuple[IPv6Interface, ...]
     broadcast: bool
     routers: int
+    devices: int
 
 
 @dataclass(frozen=True, slots=True)
