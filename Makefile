@@ -8,6 +8,8 @@ QUICK ?=
 # Extra words for pytest and for the experiment, for example PYTEST_ARGS="-x -k rekey".
 PYTEST_ARGS ?=
 EXPERIMENT_ARGS ?=
+# FRR=no: do not build FRR; black routers then use static multicast routes.
+FRR ?=
 # Where kernel tests run: auto, native or vm.
 ENV ?= auto
 
@@ -36,8 +38,8 @@ help: ## this list
 	@echo '  make test PYTEST_ARGS="-k mike"  some tests'
 	@echo '  make setup PYTHON=python3.12     another interpreter for .venv'
 
-setup: ## install Debian packages, the guest's kernel and .venv, each only if missing
-	@PYTHON='$(PYTHON)' testbed/setup/setup.sh
+setup: ## install Debian packages, the guest's kernel, FRR and .venv, each only if missing
+	@PYTHON='$(PYTHON)' FRR='$(FRR)' testbed/setup/setup.sh
 
 check: setup ## style, types and import contracts
 	$(VENV)/ruff check

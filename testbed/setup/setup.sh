@@ -2,8 +2,8 @@
 # Bring a bare Debian 12 (or Ubuntu 24.04) to where the testbed runs: Debian packages, a kernel for
 # the guest, QEMU, a virtual environment in the project. Every step looks first at what is there.
 #
-# Usage: setup.sh [packages|kernel|emulator|venv|owner]...   (all when none is named)
-# PYTHON=<interpreter> chooses the interpreter of the virtual environment.
+# Usage: setup.sh [packages|kernel|emulator|venv|frr|owner]...   (all when none is named)
+# PYTHON=<interpreter> chooses the interpreter of the virtual environment; FRR=no goes without FRR.
 
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # where an ordinary user's PATH lacks them
@@ -13,7 +13,6 @@ project=$(cd "$here/../.." && pwd)
 cache=$project/.cache
 venv=$project/.venv
 python=${PYTHON:-/usr/bin/python3}
-packages_file=$here/packages-host.txt
 archive_key=/usr/share/keyrings/debian-archive-keyring.gpg
 min_free_mib=4096
 
@@ -24,14 +23,16 @@ fail() {
 }
 
 # Runs a command quietly; its output is kept and its last line shown when it fails.
-quietly() {
-    local what=$1 cure=$2 log=$cache/setup.log
-    shift 2
+quietly() { quietly_into "$cache/setup.log" "$@"; }
+
+quietly_into() {
+    local log=$1 what=$2 cure=$3
+    shift 3
     if ! "$@" >"$log" 2>&1; then
         local cause
-        cause=$(grep -E '^(E:|ERROR|error)' "$log" | head -n 1 || true)
+        cause=$(grep -E '^(E:|ERROR|error|configure: error)' "$log" | head -n 1 || true)
         [[ -n $cause ]] || cause=$(tail -n 1 "$log")
-        fail "$what failed: ${cause:-no message} (log: .cache/setup.log); $cure"
+        fail "$what failed: ${cause:-no message} (log: ${log#"$project/"}); $cure"
     fi
 }
 
@@ -55,11 +56,9 @@ require_space() {
         fail "disk is short: $free MiB free for the project, $min_free_mib MiB needed; free some space or run 'make clean'"
 }
 
-wanted_packages() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$packages_file"; }
-
-missing_packages() {
+missing_packages() { # of the list in a file
     local package
-    for package in $(wanted_packages); do
+    for package in $(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$1"); do
         [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
     done
 }
@@ -71,10 +70,12 @@ update_lists() {
         as_root apt-get update -q
 }
 
-setup_packages() {
+setup_packages() { install_packages "$here/packages-host.txt"; }
+
+install_packages() {
     local missing
     command -v apt-get >/dev/null || fail "no apt-get here; the testbed's set-up knows Debian 12 and Ubuntu 24.04"
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$(missing_packages "$1" | tr '\n' ' ')
     [[ -z $missing ]] && return
     require_root_for "installing $missing" "$missing"
     require_space
@@ -163,7 +164,7 @@ setup_emulator() {
     [[ ! -e $archive_key ]] || key="[signed-by=$archive_key]"
     say "fetching a newer QEMU than $version from $suite-backports"
     work=$(mktemp -d "$cache/qemu-fetch.XXXXXX")
-    mkdir -p "$work/lists/partial" "$work/tree"
+    mkdir "$work/tree"
     echo "deb $key $site $suite-backports main" >"$work/sources"
     if ! fetch_emulator "$work" >"$cache/setup.log" 2>&1; then
         say "there is none: the guest runs on QEMU $version, which may crash now and then"
@@ -175,15 +176,22 @@ setup_emulator() {
 }
 
 fetch_emulator() ( # a shell of its own: it changes the directory, which is removed afterwards
-    local work=$1
-    local options=(-q -o "Dir::Etc::sourcelist=$work/sources" -o Dir::Etc::sourceparts=-
-        -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o Debug::NoLocking=1)
-    cd "$work" &&
-        apt-get "${options[@]}" update &&
-        apt-get "${options[@]}" download qemu-system-x86 qemu-system-data &&
+    cd "$1" &&
+        private_apt "$1" update &&
+        private_apt "$1" download qemu-system-x86 qemu-system-data &&
         for deb in ./*.deb; do dpkg-deb -x "$deb" tree || return; done &&
         tree/usr/bin/qemu-system-x86_64 --version
 )
+
+# apt-get with the sources that a directory's file `sources` lists, and lists and cache in that directory:
+# the machine's own stay as they are.
+private_apt() {
+    local home=$1
+    shift
+    mkdir -p "$home/lists/partial"
+    apt-get -q -o "Dir::Etc::sourcelist=$home/sources" -o Dir::Etc::sourceparts=- \
+        -o "Dir::State::lists=$home/lists" -o "Dir::Cache=$home/cache" -o Debug::NoLocking=1 "$@"
+}
 
 venv_stamp() {
     { cat "$project/pyproject.toml"; echo "$venv"; } | sha256sum | cut -d ' ' -f 1
@@ -216,13 +224,16 @@ setup_owner() {
     find "$project" -xdev -user 0 -exec chown --no-dereference "$owner" {} +
 }
 
+# shellcheck source=testbed/setup/frr.sh
+source "$here/frr.sh"
+
 mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
 exec 9>"$cache/setup.lock"
 flock 9
-[[ $# -gt 0 ]] || set -- packages kernel emulator venv owner
+[[ $# -gt 0 ]] || set -- packages kernel emulator venv frr owner
 for step in "$@"; do
     case $step in
-    packages | kernel | emulator | venv | owner) "setup_$step" ;;
-    *) fail "unknown step '$step'; known: packages kernel emulator venv owner" ;;
+    packages | kernel | emulator | venv | frr | owner) "setup_$step" ;;
+    *) fail "unknown step '$step'; known: packages kernel emulator venv frr owner" ;;
     esac
 done
