@@ -26,6 +26,11 @@ from protocol.mike.config import MikeConfig
 BACKENDS = ("netlink", "command", "pfkey", "memory")
 
 CONFIG_BYTES_MAX = 256 * 1024
+
+IDP_GROUP, IDP_PORT = "ff0e::1d0", 47500
+MIKE_GROUP, MIKE_PORT = "ff0e::319e", 47510
+"""The black multicast channels, where a file does not say otherwise."""
+
 INTERFACE_NAME_MAX = 15
 """IFNAMSIZ of Linux, less the terminating zero."""
 
@@ -185,8 +190,8 @@ class _Reader:
             local=self.local(),
             black_interface=self.interface("black", "interface", None),
             multicast_hops=self.integer("black", "multicast_hops", 1, 255, 32),
-            idp_channel=self.channel("idp", "ff0e::1d0", 47500),
-            mike_channel=self.channel("mike", "ff0e::319e", 47510),
+            idp_channel=self.channel("idp", IDP_GROUP, IDP_PORT),
+            mike_channel=self.channel("mike", MIKE_GROUP, MIKE_PORT),
             backend=self.choice("ipsec", "backend", BACKENDS, "netlink"),
             xfrm_interface=self.interface("ipsec", "interface", "xfrm0"),
             idp=self.idp(),
