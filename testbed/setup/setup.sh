@@ -2,7 +2,7 @@
 # Bring a bare Debian 12 (or Ubuntu 24.04) to where the testbed runs: Debian packages, a kernel for
 # the guest, QEMU, a virtual environment in the project. Every step looks first at what is there.
 #
-# Usage: setup.sh [packages|kernel|emulator|venv|frr|owner]...   (all when none is named)
+# Usage: setup.sh [packages|kernel|emulator|venv|frr|smcroute|owner]...   (all when none is named)
 # PYTHON=<interpreter> chooses the interpreter of the virtual environment; FRR=no goes without FRR.
 
 set -euo pipefail
@@ -224,16 +224,16 @@ setup_owner() {
     find "$project" -xdev -user 0 -exec chown --no-dereference "$owner" {} +
 }
 
-# shellcheck source=testbed/setup/frr.sh
-source "$here/frr.sh"
+# shellcheck source=testbed/setup/routing.sh
+source "$here/routing.sh"
 
 mkdir -p "$cache" || fail "cannot write to the project; change its owner, or clone it anew"
 exec 9>"$cache/setup.lock"
 flock 9
-[[ $# -gt 0 ]] || set -- packages kernel emulator venv frr owner
+[[ $# -gt 0 ]] || set -- packages kernel emulator venv frr smcroute owner
 for step in "$@"; do
     case $step in
-    packages | kernel | emulator | venv | frr | owner) "setup_$step" ;;
-    *) fail "unknown step '$step'; known: packages kernel emulator venv frr owner" ;;
+    packages | kernel | emulator | venv | frr | smcroute | owner) "setup_$step" ;;
+    *) fail "unknown step '$step'; known: packages kernel emulator venv frr smcroute owner" ;;
     esac
 done

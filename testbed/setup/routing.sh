@@ -1,8 +1,12 @@
 # shellcheck shell=bash disable=SC2154  # sourced by setup.sh, whose functions and variables it uses
-# FRR's zebra, ospf6d, pim6d and vtysh for the black routers, built from the distribution's own
-# source package (docs/decisions/0006-frr.md) into .cache/frr/<version>-<recipe>:
+# The routing programs of the black routers (docs/decisions/0006-frr.md).
+#
+# frr: zebra, ospf6d, pim6d and vtysh, built from the distribution's own source package into
+# .cache/frr/<version>-<recipe>, to which .cache/frr/current points:
 #   sbin/ bin/ lib/   the programs, and the libraries that not every machine has
 #   version           of the source package;   sources: SHA-256 of its files;   checksums: of the result
+# smcroute: static multicast routes for networks without that build; unpacked into .cache/smcroute and
+# not installed, as the package would start a daemon that takes the machine's own multicast routing.
 
 frr_options=(
     --enable-pim6d --enable-user=root --enable-group=root --disable-doc --disable-dependency-tracking
@@ -111,3 +115,30 @@ frr_libraries() {
             install -s "$file" "$tree/lib" && patchelf --set-rpath '$ORIGIN' "$tree/lib/${file##*/}" || return
         done
 }
+
+setup_smcroute() {
+    local tree=$cache/smcroute work
+    [[ -e $tree/version ]] && return
+    say "fetching smcroute"
+    rm -rf "$cache"/smcroute-fetch.*
+    work=$(mktemp -d "$cache/smcroute-fetch.XXXXXX")
+    chmod 755 "$work" # apt drops its rights while it fetches
+    # shellcheck disable=SC2064  # the directory of this call
+    trap "rm -rf '$work'" EXIT
+    if ! fetch_smcroute "$work" >"$cache/setup.log" 2>&1; then
+        update_lists
+        quietly "fetching the package smcroute" "check the network, then run 'make setup' again" \
+            fetch_smcroute "$work"
+    fi
+    rm -rf "$tree"
+    mv "$work/tree" "$tree"
+    rm -rf "$work"
+    trap - EXIT
+}
+
+fetch_smcroute() ( # a shell of its own: it changes the directory
+    cd "$1" && apt-get download -q smcroute && dpkg-deb -x smcroute_*.deb tree &&
+        rm -rf tree/etc tree/lib tree/usr/share &&
+        dpkg-deb -f smcroute_*.deb Version >tree/version &&
+        tree/usr/sbin/smcrouted -v
+)
