@@ -1,9 +1,9 @@
 """Line numbers for TOML values: ``tomllib`` has none, and a good error message needs them.
 
 `TomlDocument` pairs the parsed values with a map from key path to line. The map is built by a
-scan that understands what topology files use: table headers, arrays of tables, one key per line,
-arrays over several lines. Where it cannot tell (several keys in an inline table), it answers with
-the line of the nearest parent.
+scan that understands what topology files use: table headers, arrays of tables, one key per line
+(dotted ones too), arrays over several lines. Where it cannot tell (several keys in an inline
+table), it answers with the line of the nearest parent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from testbed.errors import TestbedError
 KeyPath = tuple[str | int, ...]
 
 _HEADER: Final = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(#.*)?$")
-_KEY: Final = re.compile(r"^\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*=(.*)$")
+_PART: Final = r"(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')"
+_KEY: Final = re.compile(rf"^\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=(.*)$")
 _SYNTAX_LINE: Final = re.compile(r"\(at line (\d+)")
 
 
@@ -100,7 +101,10 @@ def _scan(text: str) -> dict[KeyPath, int]:
             table = _resolve(names, counts, is_array=header.group(1) == "[[")
             lines.setdefault(table, number)
         elif key := _KEY.match(line):
-            lines[(*table, key.group(1).strip("\"'"))] = number
+            parts = tuple(part.strip("\"'") for part in re.findall(_PART, key.group(1)))
+            for end in range(1, len(parts)):
+                lines.setdefault((*table, *parts[:end]), number)
+            lines[(*table, *parts)] = number
             depth = max(0, _depth(key.group(2)))
     return lines
 

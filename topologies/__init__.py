@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from testbed.spec import Topology, TopologyError, load_topology
+from testbed.spec import Topology, TopologyError
+from testbed.specreader import load_topology
 
 FOLDER: Final = Path(__file__).resolve().parent
-_FAMILY: Final = re.compile(r"^star\((\d{1,6})\)$|^star-(\d{1,6})$")
+_FAMILY: Final = re.compile(r"^([a-z]+)(?:\((\d{1,6}(?:,\s*\d{1,6})*)\)|((?:-\d{1,6})+))$")
 
 
 def names() -> list[str]:
@@ -23,15 +24,17 @@ def find(name: str) -> Topology:
     Raises:
         TopologyError: unknown name, or a mistake in the file (with its line and field).
     """
-    if family := _FAMILY.match(name):
-        from topologies.families import star
+    from topologies.families import FAMILIES, make, usage
 
-        return star(int(family.group(1) or family.group(2)))
+    if (family := _FAMILY.match(name)) and family.group(1) in FAMILIES:
+        numbers = re.findall(r"\d+", family.group(2) or family.group(3))
+        return make(family.group(1), [int(number) for number in numbers])
     if name in names():
         return load_topology(FOLDER / name / "topology.toml")
     if name.endswith(".toml"):
         return load_topology(Path(name))
+    families = ", ".join(usage(family) for family in FAMILIES)
     raise TopologyError(
-        f"unknown topology {name!r}; known: {', '.join(names())}, star(N), or the path of a "
+        f"unknown topology {name!r}; known: {', '.join(names())}, {families}, or the path of a "
         "topology.toml"
     )

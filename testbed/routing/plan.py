@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface
 
+from testbed.spec import NodeKind, Topology
+from testbed.wiring import Port, Wiring
+
 
 @dataclass(frozen=True, slots=True)
 class RouterInterface:
@@ -48,3 +51,37 @@ class RouterPlan:
     loopback: IPv6Interface | None
     interfaces: tuple[RouterInterface, ...]
     rp: IPv6Address
+
+
+def router_plans(topology: Topology) -> tuple[RouterPlan, ...]:
+    """Return the plan of every black border router, in the order of the topology.
+
+    The topology is one that keeps the rules (`testbed.speccheck`): one of its routers is the
+    rendezvous point and has a loopback address.
+    """
+    wiring = Wiring(topology)
+    points = [
+        node.loopback.ip for node in topology.routers if node.rendezvous_point and node.loopback
+    ]
+    return tuple(
+        RouterPlan(
+            router.name,
+            IPv4Address(number),
+            router.loopback,
+            tuple(_interface(wiring, port) for port in wiring.ports[router.name]),
+            points[0],
+        )
+        for number, router in enumerate(topology.routers, 1)
+    )
+
+
+def _interface(wiring: Wiring, port: Port) -> RouterInterface:
+    others = [wiring.kind(other) for other in wiring.neighbours(port)]
+    routers = others.count(NodeKind.ROUTER)
+    return RouterInterface(
+        port.interface,
+        tuple(address for address in port.addresses if isinstance(address, IPv6Interface)),
+        routers > 1,
+        routers,
+        others.count(NodeKind.DEVICE),
+    )
