@@ -59,7 +59,12 @@ class Stopped(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DatagramReceived(Event):
+class FromNetwork(Event):
+    """Something that others caused: a fault of ours in handling it must not end the daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived(FromNetwork):
     """A datagram arrived.
 
     Attributes:

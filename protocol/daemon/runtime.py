@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from protocol.core.engine import DatagramReceived, Effect, Engine, Event, TimerExpired
+from protocol.core.engine import Effect, Engine, Event, FromNetwork, TimerExpired
 from protocol.daemon.clock import Clock
 from protocol.daemon.effects import Performer
 from protocol.daemon.logfile import LogFile
@@ -74,11 +74,11 @@ class Runtime:
         try:
             effects = self._engine.handle(event, self._now())
         except Exception:
-            # A fault of our own. A datagram must not be able to end the daemon; anything else
+            # A fault of our own. What others sent must not be able to end the daemon; anything else
             # ends it in order, with the traceback in the log (which never shows local values).
             self._log.write("error", f"internal error: {traceback.format_exc(limit=-6)}")
             self.counters["daemon.internal_error"] += 1
-            if not isinstance(event, DatagramReceived):
+            if not isinstance(event, FromNetwork):
                 raise
             return
         performers = self._performers
@@ -91,7 +91,7 @@ def recorded(event: Event) -> dict[str, Any]:
     values: dict[str, Any] = {"type": type(event).__name__}
     for item in fields(event):
         value = getattr(event, item.name)
-        if isinstance(event, DatagramReceived) and isinstance(value, bytes):
+        if isinstance(event, FromNetwork) and isinstance(value, bytes):
             values[item.name] = value.hex()
         elif isinstance(value, str | int | float | bool | None):
             values[item.name] = value
