@@ -1,7 +1,8 @@
 """The guest's root file system as a cached image, rebuilt when what it is made of changes.
 
-Inputs are the versions of the Debian packages, the kernel, the virtual environment and the code
-that builds. The project's own code is no part of it: it travels at each boot (`shipment.py`).
+Inputs are the versions of the Debian packages, the kernel, the virtual environment, the routing
+programs and the code that builds. The project's own code is no part of it: it travels at each boot
+(`shipment.py`).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from testbed.routing.programs import program_files
 from testbed.vm import layout, modules, packages
 from testbed.vm.initrd import ensure_initrd
 from testbed.vm.layout import TestbedEnvironmentError
@@ -48,7 +50,9 @@ class Image:
     initrd: Path
 
 
-def image_key(packages_: Iterable[packages.Package], release: str, venv: Path) -> str:
+def image_key(
+    packages_: Iterable[packages.Package], release: str, venv: Path, programs: Iterable[Path] = ()
+) -> str:
     """Return a digest of everything the image is made of."""
     digest = hashlib.sha256()
     digest.update(json.dumps([[p.name, p.version] for p in packages_]).encode())
@@ -59,6 +63,10 @@ def image_key(packages_: Iterable[packages.Package], release: str, venv: Path) -
         record = path / "RECORD"
         if record.is_file():
             digest.update(record.read_bytes())
+    for path in programs:
+        digest.update(f"{path}\n".encode())
+        if path.is_file():
+            digest.update(path.read_bytes())
     builders = ("image.py", "packages.py", "modules.py", "tools.py")
     for name in builders:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -75,7 +83,7 @@ def ensure_image() -> Image:
     wanted = packages.read_package_list(layout.GUEST_PACKAGES)
     closure = packages.closure(wanted, packages.installed_packages())
     images = layout.VM_CACHE / "images"
-    folder = images / image_key(closure, release, layout.VENV)
+    folder = images / image_key(closure, release, layout.VENV, program_files())
     if not folder.is_dir():
         images.mkdir(parents=True, exist_ok=True)
         with locked(images / "lock"):
@@ -135,7 +143,8 @@ def _stage_root(stage: Path, closure: Sequence[packages.Package], release: str) 
     for path, target in packages.merged_directories().items():
         (stage / path.lstrip("/")).symlink_to(target)
     files = packages.package_files(closure)
-    _copy([*files, *_compiled(files), *_interpreter(layout.VENV), *_venv_files(layout.VENV)], stage)
+    python = [*_compiled(files), *_interpreter(layout.VENV), *_venv_files(layout.VENV)]
+    _copy([*files, *python, *map(str, program_files())], stage)
     (stage / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
     _compile_python(stage)
     index_folder = layout.KERNEL / "lib" / "modules" / release

@@ -32,6 +32,15 @@ def test_the_key_depends_on_packages_kernel_and_environment(venv: Path) -> None:
     assert image_key([PACKAGE], "6.12", venv) != key
 
 
+def test_the_key_depends_on_the_routing_programs(venv: Path, tmp_path: Path) -> None:
+    program = tmp_path / "zebra"
+    program.write_bytes(b"1")
+    key = image_key([PACKAGE], "6.12", venv, [program])
+    assert key != image_key([PACKAGE], "6.12", venv)
+    program.write_bytes(b"2")
+    assert image_key([PACKAGE], "6.12", venv, [program]) != key
+
+
 def test_qemu_gets_shares_ports_and_escaped_paths(tmp_path: Path) -> None:
     image = Image(tmp_path / "root", tmp_path / "initrd")
     job = Job(["true"], "/", {}, {"share0": "/odd,name"})
