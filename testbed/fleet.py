@@ -30,7 +30,7 @@ from typing import Any, Final, Self
 
 from protocol.daemon.nursery import Nursery
 from testbed import session
-from testbed.capture import start_captures
+from testbed.capture import Capture, CapturedLink, black_points
 from testbed.clock import Offset, measure
 from testbed.cpu import IdleReport, IdleSampler
 from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
@@ -72,7 +72,7 @@ class FleetOptions:
         ipsec: the same for ``[ipsec]``.
         injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
         observe_kernel: whether the kernel's SA notifications are collected.
-        capture: whether tcpdump records every black cable into ``keep``.
+        capture: whether tcpdump records every black link into ``keep``, to the end of all daemons.
         nursery: whether one process imports the daemons' code and forks them all, which starts
             twenty of them in a tenth of the time; False: each is executed by itself.
         seed: recorded; the fleet itself chooses nothing at random.
@@ -116,6 +116,7 @@ class Fleet:
             goes into the manifest.
         network: the built network, for tests and captures.
         processes: the run's own processes, for fault injection.
+        captured: what was recorded of the black links, once the context is left.
     """
 
     network: Network
@@ -129,6 +130,7 @@ class Fleet:
             node.name: str(node.black.ip) for node in topology.devices if node.black
         }
         self.facts: dict[str, Any] = {}
+        self.captured: tuple[CapturedLink, ...] = ()
         self._directory = Path()
         self._devices: dict[str, Device] = {}
         self._endpoints: dict[str, RedEndpoint] = {}
@@ -180,15 +182,13 @@ class Fleet:
                 f"{self.network.xfrm_reason}; use --env vm, or --sa-backend memory"
             )
         built = time.monotonic()
+        if self.options.capture and self.options.keep is not None:
+            self._start_capture(self.options.keep / "capture", run_id)
         self._prepare_devices()
         prepared = time.monotonic()
         self.processes = ProcessTable(run_id)
         self._stack.callback(self._keep_logs)
         self._stack.callback(self._stop_processes)
-        if self.options.capture and self.options.keep is not None:
-            folder = self.options.keep / "capture"
-            folder.mkdir(parents=True, exist_ok=True)
-            start_captures(self.network, self.processes, folder)
         self._launch_daemons()
         ready = time.monotonic()
         self._open_eyes()
@@ -275,6 +275,18 @@ class Fleet:
             endpoint = RedEndpoint(self.network.namespace(node.name), node.red.ip, XFRM)
             self._stack.callback(endpoint.close)
             self._endpoints[node.name] = endpoint
+
+    def _start_capture(self, folder: Path, run_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        capture = Capture(black_points(self.network), run_id, folder)
+        capture.start()
+
+        def end() -> None:
+            self.captured = capture.stop()
+            self.facts["capture"] = [link.as_json() for link in self.captured]
+
+        # On the stack before the daemons, so it ends after them.
+        self._stack.callback(end)
 
     def _stop_processes(self) -> None:
         killed = self.processes.stop(grace_s=_STOP_GRACE_S)

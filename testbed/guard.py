@@ -9,14 +9,14 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final
 
 from protocol.daemon.config import IDP_GROUP, IDP_PORT, MIKE_GROUP, MIKE_PORT
 from protocol.guard.ruleset import RED_DROPS, TABLE, UNIQUE_LOCAL, GuardRules, chains, ruleset
 from testbed.errors import TestbedError
 from testbed.namespaces import NetNamespace
-from testbed.spec import Node, Topology
+from testbed.spec import Address, Node, NodeKind, Topology
 
 __all__ = [
     "RED_DROPS",
@@ -26,6 +26,7 @@ __all__ = [
     "install",
     "read_drops",
     "red_drops",
+    "red_networks",
 ]
 
 _TIMEOUT_S: Final = 30.0
@@ -77,8 +78,11 @@ class Fence:
         """Return what the guard of this device must know."""
         assert node.black is not None, f"{node.name} is no device"
         channels = BlackChannels.of(self.idp, self.mike)
-        red = [device.red.network for device in self.topology.devices if device.red]
-        outside = [network for network in red if not network.subnet_of(UNIQUE_LOCAL)]
+        outside = [
+            network
+            for network in red_networks(self.topology)
+            if isinstance(network, IPv6Network) and not network.subnet_of(UNIQUE_LOCAL)
+        ]
         return GuardRules(
             black_address=node.black.ip,
             idp_port=channels.idp_port,
@@ -94,6 +98,16 @@ class Fence:
     def __call__(self, namespace: NetNamespace, node: Node) -> None:
         """Install the guard in a device's namespace."""
         install(namespace, self.rules(node))
+
+
+def red_networks(topology: Topology) -> tuple[IPv6Network | IPv4Network, ...]:
+    """Return the networks of the red side of a topology, in the order of its nodes."""
+    addresses: list[Address] = []
+    for node in topology.nodes:
+        addresses += node.red_addresses
+        if node.kind is NodeKind.LAN_ROUTER:
+            addresses += [address for those in node.towards.values() for address in those]
+    return tuple(dict.fromkeys(address.network for address in addresses))
 
 
 def install(namespace: NetNamespace, rules: GuardRules) -> None:
