@@ -93,7 +93,14 @@ class Campaign:
     check_deadline_ms: int = 8000
     idle_floor_percent: float = 5.0
     clock_bound_ms: float = 1.0
-    backends: tuple[str, ...] = ("netlink", "netlink batched", "pfkey", "command", "ip -batch")
+    backends: tuple[str, ...] = (
+        "netlink",
+        "netlink batched",
+        "pfkey",
+        "command",
+        "exec",
+        "ip -batch",
+    )
     batch: int = 10
 
 

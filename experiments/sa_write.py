@@ -75,13 +75,18 @@ class Subject:
         from protocol.ipsec.backend import AddSa, DeleteSa
         from protocol.ipsec.model import Suite
         from protocol.xfrm.backends import make_backend
+        from protocol.xfrm.command import CommandBackend
 
         self.name = name
         self.sas = batch if name in ("netlink batched", "ip -batch") else 1
         self.suite = Suite(suite)
         kinds = {"netlink batched": "netlink", "ip -batch": "netlink"}
         self._add, self._delete = AddSa, DeleteSa
-        self._backend: IpsecBackend = make_backend(kinds.get(name, name), None, self.suite)
+        self._backend: IpsecBackend = (
+            CommandBackend(shell=False)
+            if name == "exec"
+            else make_backend(kinds.get(name, name), None, self.suite)
+        )
         self._commands = name == "ip -batch"
 
     def replace(self, old: Sequence[SaId], new: Sequence[SecurityAssociation]) -> None:

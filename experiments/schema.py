@@ -108,7 +108,7 @@ CLOCKS: dict[str, str] = {
 
 SA_WRITES: dict[str, str] = {
     "run": "run id",
-    "backend": "`netlink`, `netlink batched`, `pfkey`, `command` or `ip -batch`",
+    "backend": "`netlink`, `netlink batched`, `pfkey`, `command`, `exec` or `ip -batch`",
     "operation": "`write` (add one SA) or `delete+write` (replace one)",
     "suite": "algorithms of the SA",
     "repetition": "number of the round; all backends take turns within one round",

@@ -179,7 +179,10 @@ class RepetitionRunner:
                 self._trigger_join(planned, record)
             else:
                 self._trigger_leave(planned, record)
-            self._await_epoch(record)
+            try:
+                self._await_epoch(record)
+            finally:
+                self._fleet.give_turns(None)
             intact = True
             self._check(planned, record)
             intact = self._check_members(record)
@@ -218,7 +221,7 @@ class RepetitionRunner:
     def _favour(self, *also: str) -> None:
         """Let the devices that are measured run before the others, if the plan says so."""
         if self._repetition.variant.cpu == "measured-first":
-            self._fleet.give_turns([self._monitor, self._tm, *also])
+            self._fleet.give_turns([*also, self._monitor, self._tm])
 
     def _trigger_leave(self, planned: PlannedStep, record: StepRecord) -> None:
         self._fleet.idle()
@@ -258,7 +261,6 @@ class RepetitionRunner:
             if self._time.now_ns() >= end:
                 raise DeadlineError(self._describe(record))
             self._time.sleep(_POLL_S)
-        self._fleet.give_turns(None)
         idle = self._fleet.idle()
         record.idle_percent = float(idle.mean_percent)
         record.starved = record.idle_percent < self._campaign.idle_floor_percent

@@ -333,13 +333,13 @@ class Fleet:
         self._cut.discard(device)
         return when
 
-    def give_turns(self, first: Sequence[str] | None) -> None:
-        """Let these devices' daemons run before all others' (`testbed.turns`); None: all equal."""
+    def give_turns(self, ranked: Sequence[str] | None) -> None:
+        """Rank these devices' daemons before all others' (`testbed.turns`); None: all equal."""
         pids = {
             name: [self.processes[f"{name}/{daemon}"].pid for daemon in DAEMONS]
             for name in self.devices
         }
-        give_turns(pids, first)
+        give_turns(pids, ranked)
 
     def handover(self, device: str, deadline_s: float = 10.0) -> None:
         """Make this device the transaction manager; returns when all running devices say it is."""

@@ -2,30 +2,51 @@
 
 On their own hardware the devices of a group compute side by side: what a bystander does at a join
 delays neither the joiner nor the monitor. On two processors that emulate ten devices it does, and
-the delay grows with the group although no protocol asks for it. So a measurement may give the
-devices it measures the processors first: the daemons of all others run under SCHED_IDLE
-(sched(7)), which any other process preempts at once. They do all of their work, only later; what is
-reported of *them* (dispersal, SADs of all devices) includes that wait. Every manifest says which
-arrangement was used.
+the delay grows with the group although no protocol asks for it. So a measurement may rank the
+devices it measures: their daemons run under SCHED_RR, the first named before the second, and the
+daemons of all others under SCHED_IDLE (sched(7)), which any other process preempts at once. They do
+all of their work, only later; what is reported of *them* (dispersal, SADs of all devices) includes
+that wait. Every manifest says which arrangement was used.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Final
+
+from testbed.errors import TestbedError
+
+LOWEST_RANK: Final = 10
+"""SCHED_RR priority of the last of those who are ranked."""
 
 
-def give_turns(pids: Mapping[str, Iterable[int]], first: Iterable[str] | None) -> None:
+def give_turns(pids: Mapping[str, Iterable[int]], ranked: Sequence[str] | None) -> None:
     """Let the processes of some devices run before those of all others.
 
     Args:
         pids: the processes of each device.
-        first: the devices that go first; None: all are equal again.
+        ranked: the devices that go first, in this order; None: all are equal again.
+
+    Raises:
+        TestbedError: the kernel does not let us.
     """
-    ahead = set(pids) if first is None else set(first)
     for device, processes in pids.items():
-        policy = os.SCHED_BATCH if device in ahead else os.SCHED_IDLE
+        if ranked is None:
+            policy, priority = os.SCHED_BATCH, 0
+        elif device in ranked:
+            behind = len(ranked) - 1 - ranked.index(device)
+            policy, priority = os.SCHED_RR, LOWEST_RANK + behind
+        else:
+            policy, priority = os.SCHED_IDLE, 0
         for pid in processes:
-            with suppress(ProcessLookupError):  # its end is noticed where processes are watched
-                os.sched_setscheduler(pid, policy, os.sched_param(0))
+            try:
+                # Its end is noticed where processes are watched.
+                with suppress(ProcessLookupError):
+                    os.sched_setscheduler(pid, policy, os.sched_param(priority))
+            except PermissionError:
+                raise TestbedError(
+                    "the kernel refuses real-time scheduling here (no CAP_SYS_NICE, or a control "
+                    'group without a real-time budget): run as root, or with cpu = "equal"'
+                ) from None

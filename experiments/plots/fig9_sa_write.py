@@ -10,7 +10,7 @@ from experiments import paper
 from experiments.analysis import Run, censored, median_interval
 from experiments.plots import style
 
-ORDER = ("netlink batched", "netlink", "pfkey", "ip -batch", "command")
+ORDER = ("netlink batched", "netlink", "pfkey", "ip -batch", "exec", "command")
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
@@ -91,6 +91,7 @@ def _named(backend: str) -> str:
         "netlink": "netlink",
         "netlink batched": "netlink,\nbatched",
         "pfkey": "PF_KEY",
-        "command": "one command\nper SA",
+        "command": "a command\nper SA",
+        "exec": "the same\nwithout shell",
         "ip -batch": "ip -batch\n(one process)",
     }.get(backend, backend)

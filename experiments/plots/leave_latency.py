@@ -16,8 +16,8 @@ def draw(run: Run, folder: Path) -> list[Path]:
     """Draw one figure per variant with leaves; return the files."""
     names = variants(run.latencies, "leave")
     files: list[Path] = []
-    for number, name in enumerate(names):
-        suffix = f"_{name.replace('+', '-')}" if number else ""
+    for name in names:
+        suffix = f"_{name.replace('+', '-')}" if len(names) > 1 else ""
         files += _draw(run, name, f"leave_latency{suffix}", folder)
     return files
 

@@ -18,17 +18,10 @@ from protocol.core.engine import (
     SendDatagram,
     SetTimer,
 )
-from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.loop import Loop
 from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.trace import TraceWriter
-from protocol.idp.events import ApplySas, FetchKey, KeyFetched, SasApplied
-from protocol.ipsec.backend import IpsecBackend, IpsecError, Outcome
-from protocol.mike.events import Attend, PublishKey, RetireKey
-
-ERRNO_BACKEND_FAILED = 5
-"""EIO: the outcome of every operation of a batch whose backend as a whole failed."""
 
 Performer = Callable[[Any], None]
 """Performs one kind of effect."""
@@ -92,82 +85,3 @@ class CommonEffects:
     def log(self, effect: Log) -> None:
         """Queue the line."""
         self._log.write(effect.level, effect.text)
-
-
-class IdpEffects:
-    """SAs and policies, and the key that MIKE left."""
-
-    def __init__(
-        self,
-        answers: Answers,
-        backend: IpsecBackend,
-        keys: KeyDirectory,
-        trace: TraceWriter,
-        log: LogFile,
-    ) -> None:
-        self._answers = answers
-        self._backend = backend
-        self._keys = keys
-        self._trace = trace
-        self._log = log
-
-    def table(self) -> dict[type[Effect], Performer]:
-        """Return the function for each effect."""
-        return {ApplySas: self.apply_sas, FetchKey: self.fetch_key}
-
-    def apply_sas(self, effect: ApplySas) -> None:
-        """Perform the batch; its duration and result go to the trace."""
-        self._trace.report(
-            "sas.begin", {"label": effect.label, "operations": len(effect.operations)}
-        )
-        try:
-            outcomes = self._backend.apply(effect.operations)
-        except IpsecError as error:
-            self._log.write("error", f"SA backend {self._backend.name}: {error}")
-            outcomes = [Outcome(ERRNO_BACKEND_FAILED, str(error)) for _ in effect.operations]
-        failed = [outcome.text for outcome in outcomes if not outcome.ok]
-        fields: dict[str, Any] = {"label": effect.label, "failed": len(failed)}
-        if failed:
-            fields["texts"] = sorted(set(failed))[:8]
-        self._trace.report("sas.end", fields)
-        self._answers.deliver(SasApplied(effect.label, outcomes))
-
-    def fetch_key(self, effect: FetchKey) -> None:
-        """Read the key file the pointer names."""
-        group_key = self._keys.fetch(effect.pointer)
-        self._answers.deliver(KeyFetched(effect.pointer, group_key))
-
-
-class MikeEffects:
-    """The key files that idpd fetches, and what the black socket lets through."""
-
-    def __init__(self, keys: KeyDirectory, log: LogFile, group: GroupSocket) -> None:
-        self._keys = keys
-        self._group = group
-        self._log = log
-
-    def table(self) -> dict[type[Effect], Performer]:
-        """Return the function for each effect."""
-        return {
-            Attend: self.attend,
-            PublishKey: self.publish_key,
-            RetireKey: self.retire_key,
-        }
-
-    def attend(self, effect: Attend) -> None:
-        """Have the kernel drop what the engine would."""
-        self._group.attend(effect.kinds)
-
-    def publish_key(self, effect: PublishKey) -> None:
-        """Write the key file; if the disk refuses, idpd finds none and says so."""
-        try:
-            self._keys.publish(effect.pointer, effect.group_key)
-        except KeyDirectoryError as error:
-            self._log.write("error", str(error))
-
-    def retire_key(self, effect: RetireKey) -> None:
-        """Remove the key file."""
-        try:
-            self._keys.retire(effect.pointer)
-        except KeyDirectoryError as error:
-            self._log.write("error", str(error))

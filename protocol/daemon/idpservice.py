@@ -9,8 +9,8 @@ from typing import Any
 from protocol.core.engine import Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
-from protocol.daemon.effects import IdpEffects
 from protocol.daemon.entropy import OsKeySource
+from protocol.daemon.idpeffects import IdpEffects
 from protocol.daemon.link import LinkWatch
 from protocol.daemon.reconcile import remove_own
 from protocol.daemon.service import Service

@@ -10,8 +10,8 @@ from protocol.core.engine import Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
 from protocol.daemon.control import Handler
-from protocol.daemon.effects import MikeEffects
 from protocol.daemon.entropy import OsKeySource
+from protocol.daemon.mikeeffects import MikeEffects
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import LocalSocket
 from protocol.identity.identity import Identity

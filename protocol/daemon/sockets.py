@@ -13,8 +13,6 @@ from collections import Counter
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
-from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
-from protocol.mike.messages import Kind
 
 DATAGRAM_BYTES_MAX = 8192
 """Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
@@ -34,34 +32,6 @@ _MCAST_BLOCK_SOURCE = 43
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SO_TIMESTAMPNS = 35
-
-
-_UDP_HEADER_BYTES = 8
-
-
-def kind_filter(kinds: tuple[int, ...]) -> array[int]:
-    """Return a classic BPF program (linux/filter.h) that drops MIKE's messages of other kinds.
-
-    It looks at the first bytes of the signed envelope, and passes whatever is too short for one,
-    of another version or protocol, or of no kind that MIKE has: malformed datagrams are for the
-    engine to count.
-    """
-    load_length, load_half, load_byte = 0x80, 0x28, 0x30
-    jump_if_equal, jump_if_at_least, give = 0x15, 0x35, 0x06
-    dropped = [int(kind) for kind in Kind if kind not in kinds]
-    lines = [
-        (load_length, 0, 0, 0),
-        (jump_if_at_least, 0, len(dropped) + 3, _UDP_HEADER_BYTES + HEADER_LENGTH),
-        (load_half, 0, 0, _UDP_HEADER_BYTES),
-        (jump_if_equal, 0, len(dropped) + 1, VERSION << 8 | PROTOCOL_MIKE),
-        (load_byte, 0, 0, _UDP_HEADER_BYTES + KIND_OFFSET),
-    ]
-    # Each comparison jumps over those after it and over "pass" to "drop".
-    lines += [
-        (jump_if_equal, len(dropped) - position, 0, kind) for position, kind in enumerate(dropped)
-    ]
-    lines += [(give, 0, 0, 0xFFFFFFFF), (give, 0, 0, 0)]
-    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
 
 
 class DatagramSocket:
@@ -180,12 +150,11 @@ class GroupSocket(DatagramSocket):
             self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
         self.drain()
 
-    def attend(self, kinds: tuple[int, ...]) -> None:
-        """Have the kernel drop messages of other kinds, so that they do not wake us.
+    def attach_filter(self, code: array[int]) -> None:
+        """Have the kernel drop datagrams by a classic BPF program, so that they do not wake us.
 
         A convenience: if the kernel refuses the filter, the engine drops them.
         """
-        code = kind_filter(kinds)
         program = struct.pack("@HP", len(code), code.buffer_info()[0])
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

@@ -1,9 +1,9 @@
-"""A process for every operation, as the paper's daemons did with ``system("setkey ...")``.
+"""A command for every operation, as the paper's daemons did with ``system("setkey ...")``.
 
-For comparison only. The stand-in for setkey is ``ip xfrm``; the line goes to ``ip -batch -`` on
-standard input, one process per operation, because arguments are readable by every user of the
-machine (``/proc/PID/cmdline``) and group keys must not be. Reading back goes through netlink: it
-is not what is compared.
+For comparison only. As system(3) does, each command goes through ``/bin/sh -c``. The stand-in for
+setkey is ``ip xfrm``; the line goes to ``ip -batch -`` on standard input, because arguments are
+readable by every user of the machine (``/proc/PID/cmdline``) and group keys must not be. Reading
+back goes through netlink: it is not what is compared.
 
 iproute2 knows SA directions from 6.10 on (Debian 12 has 6.1); with an older one use SAs without.
 """
@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 
 from protocol.ipsec.backend import (
+    DONE,
     AddSa,
     DeletePolicy,
     DeleteSa,
@@ -45,19 +46,26 @@ which quote the argument and so may show a key."""
 
 _COMMAND_WAIT_S = 30
 
+_MISSING = "no command ip: install iproute2, or --sa-backend netlink"
+
+_NOT_FOUND = 127
+"""What the shell returns for a command that is not there."""
+
 
 class CommandBackend:
-    """An `IpsecBackend` that starts ``ip`` once per operation.
+    """An `IpsecBackend` that has the shell start ``ip`` once per operation.
 
     Args:
         namespace: nsfs path or process id of another network namespace, or None.
+        shell: as system(3) does; False executes ``ip`` itself, to tell the shell's share.
     """
 
     name = "command"
     kernel = True
 
-    def __init__(self, namespace: str | int | None = None) -> None:
+    def __init__(self, namespace: str | int | None = None, *, shell: bool = True) -> None:
         self._namespace = namespace
+        self._command = ["/bin/sh", "-c", "ip -batch -"] if shell else ["ip", "-batch", "-"]
         self._reader = NetlinkBackend(namespace)
         self._errors = {os.strerror(number): number for number in errno.errorcode}
 
@@ -86,7 +94,7 @@ class CommandBackend:
         try:
             # The key is in the input only: neither arguments, result nor exceptions repeat it.
             done = subprocess.run(
-                ["ip", "-batch", "-"],
+                self._command,
                 input=line + "\n",
                 capture_output=True,
                 text=True,
@@ -95,11 +103,13 @@ class CommandBackend:
                 check=False,
             )
         except FileNotFoundError:
-            raise IpsecError("no command ip: install iproute2, or --sa-backend netlink") from None
+            raise IpsecError(_MISSING) from None
         except subprocess.TimeoutExpired:
             raise IpsecError(f"ip xfrm did not end within {_COMMAND_WAIT_S} s") from None
         if done.returncode == 0:
-            return Outcome()
+            return DONE
+        if done.returncode == _NOT_FOUND:
+            raise IpsecError(_MISSING)
         for said in done.stderr.splitlines():
             if said.startswith(_ANSWER):
                 text = said.removeprefix(_ANSWER)

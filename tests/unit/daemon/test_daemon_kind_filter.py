@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from protocol.daemon.sockets import kind_filter
+from protocol.daemon.mikeeffects import kind_filter
 from protocol.identity.envelope import Envelope
 from tests.support.identities import address
 

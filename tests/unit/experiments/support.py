@@ -27,6 +27,7 @@ def fake_sa_writes(campaign: Any, seed: int) -> list[dict[str, Any]]:
         "netlink batched": 0.1,
         "pfkey": 0.25,
         "command": 40.0,
+        "exec": 30.0,
         "ip -batch": 1.0,
     }
     rows = []

@@ -18,7 +18,8 @@ FIGURES = {
     "fig6_join_latency",
     "fig8_phases",
     "fig9_sa_write",
-    "leave_latency",
+    "leave_latency_command-paper",
+    "leave_latency_netlink-per-sender",
     "dispersal",
     "mike_alone",
 }

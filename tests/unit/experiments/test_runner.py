@@ -212,7 +212,8 @@ def test_the_main_experiment_runs_both_variants_leaves_and_sa_writes(tmp_path: P
     assert {(s["campaign"], s["variant"]) for s in steps} == {
         ("join", "command+paper"),
         ("join", "netlink+per-sender"),
+        ("leave", "command+paper"),
         ("leave", "netlink+per-sender"),
     }
-    assert len(table(run.path, "sa_writes.csv")) == 2 * 5 * 50
+    assert len(table(run.path, "sa_writes.csv")) == 2 * 6 * 50
     assert run.manifest["sessions"][0]["loads"][0]["facts"]

@@ -1,4 +1,4 @@
-"""Mailbox, progress, scenario: what surrounds a fleet."""
+"""Mailbox and progress: what surrounds a fleet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from testbed import progress
 from testbed.errors import TestbedError
 from testbed.holder import Holder, Mailbox
-from testbed.scenario import Action, Scenario, Step, one_by_one, play
 
 # --- the mailbox ----------------------------------------------------------------------------------
 
@@ -137,64 +136,3 @@ def test_on_a_terminal_there_is_a_bar_as_wide_as_told(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (185, "3 min 05 s")])
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
-
-
-# --- scenarios ------------------------------------------------------------------------------------
-
-
-class Stage:
-    """Notes what is done, on a clock that only waiting moves."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_000_000_000
-        self.done: list[tuple[str, str, float]] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.now_ns += round(seconds * 1e9)
-
-    def _note(self, what: str, device: str) -> None:
-        self.done.append((what, device, self.now_ns / 1e9 - 1))
-
-    def start(self, device: str, at_wall_ns: int | None = None) -> None:
-        self._note(f"start at {(at_wall_ns or 0) / 1e9 - 1:g}", device)
-
-    def stop(self, device: str) -> None:
-        self._note("stop", device)
-        self.now_ns += 2_000_000_000  # a slow step
-
-    def cut(self, device: str) -> int:
-        self._note("cut", device)
-        return self.now_ns
-
-    heal = cut
-
-    def handover(self, device: str) -> None:
-        self._note("handover", device)
-
-
-def test_steps_happen_at_their_own_times() -> None:
-    stage = Stage()
-    scenario = Scenario(
-        (
-            Step(0.5, Action.START, "d1"),
-            Step(1.0, Action.STOP, "d1"),
-            Step(2.0, Action.CUT, "d2"),
-            Step(4.0, Action.HANDOVER, "d3"),
-        )
-    )
-    played = play(scenario, stage, now_ns=lambda: stage.now_ns, sleep=stage.sleep)
-    assert stage.done == [
-        ("start at 0.5", "d1", pytest.approx(0.2)),
-        ("stop", "d1", pytest.approx(1.0)),
-        ("cut", "d2", pytest.approx(3.0)),  # late, because stopping was slow
-        ("handover", "d3", pytest.approx(4.0)),  # and yet this one is in time
-    ]
-    assert [step.late_ms for step in played] == [0, 0, 1000, 0]
-    assert scenario.duration_s == 4.0
-
-
-def test_a_scenario_runs_forwards_only() -> None:
-    with pytest.raises(TestbedError, match=r"step 2 \(cut d1\) is at 1 s, before 2 s"):
-        Scenario((Step(2, Action.START, "d1"), Step(1, Action.CUT, "d1")))
-    times = [step.at_s for step in one_by_one(["d3", "d4"], Action.START, 2, 1).steps]
-    assert times == [1, 3]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.errors import TestbedError
 from testbed.turns import give_turns
 
 
@@ -28,15 +29,31 @@ def policies(pids: dict[str, list[int]]) -> list[int]:
     return [os.sched_getscheduler(pid) for (pid,) in pids.values()]
 
 
-def test_the_measured_run_first_and_then_all_are_equal_again(
+def priority(pids: dict[str, list[int]], device: str) -> int:
+    return os.sched_getparam(pids[device][0]).sched_priority
+
+
+def test_the_ranked_run_first_and_then_all_are_equal_again(
     sleepers: dict[str, list[int]],
 ) -> None:
-    give_turns(sleepers, ["d1", "d3"])
-    assert policies(sleepers) == [os.SCHED_BATCH, os.SCHED_IDLE, os.SCHED_BATCH]
+    give_turns(sleepers, ["d3", "d1"])
+    assert policies(sleepers) == [os.SCHED_RR, os.SCHED_IDLE, os.SCHED_RR]
+    assert priority(sleepers, "d3") > priority(sleepers, "d1") > 0
     give_turns(sleepers, ["d2"])
-    assert policies(sleepers) == [os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_IDLE]
+    assert policies(sleepers) == [os.SCHED_IDLE, os.SCHED_RR, os.SCHED_IDLE]
     give_turns(sleepers, None)
     assert policies(sleepers) == [os.SCHED_BATCH] * 3
+
+
+def test_a_kernel_that_refuses_is_named(
+    sleepers: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with pytest.raises(TestbedError, match="cpu"):
+        give_turns(sleepers, ["d1"])
 
 
 def test_a_process_that_has_ended_is_passed_over(sleepers: dict[str, list[int]]) -> None:
