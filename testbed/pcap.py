@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -52,7 +53,7 @@ def read_frames(path: Path) -> Iterator[CapturedFrame]:
             yield CapturedFrame(seconds * 10**9 + micros * 1000, data)
 
 
-def write_frames(path: Path, frames: Sequence[CapturedFrame]) -> None:
+def write_frames(path: Path, frames: Iterable[CapturedFrame]) -> None:
     """Write a file of Ethernet frames."""
     with path.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC_MICROSECONDS, 2, 4, 0, 0, _FRAME_BYTES_MAX, ETHERNET))
@@ -60,6 +61,16 @@ def write_frames(path: Path, frames: Sequence[CapturedFrame]) -> None:
             seconds, rest_ns = divmod(frame.wall_ns, 10**9)
             length = len(frame.data)
             file.write(_RECORD.pack(seconds, rest_ns // 1000, length, length) + frame.data)
+
+
+def merge(paths: Sequence[Path], target: Path) -> None:
+    """Write all files into one, in order of time.
+
+    Raises:
+        TestbedError: one of them is no such file.
+    """
+    streams = [read_frames(path) for path in paths]
+    write_frames(target, heapq.merge(*streams, key=lambda frame: frame.wall_ns))
 
 
 def concatenate(paths: Sequence[Path], target: Path) -> None:
