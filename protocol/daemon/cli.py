@@ -13,8 +13,8 @@ import click
 
 from protocol.core.errors import LocalError
 from protocol.daemon import entry
-from protocol.daemon.config import load
 from protocol.daemon.control import request
+from protocol.daemon.tables import load_run_files
 
 _TITLES = {
     "idpd": "The IPsec discovery protocol (IDP): finds the other devices, writes the SAs.",
@@ -169,7 +169,7 @@ def _ask(
         raise click.UsageError("give either --socket or --config")
     try:
         if config is not None:
-            socket = load(config).control_socket(daemon)
+            socket = load_run_files(config).control_socket(daemon)
         assert socket is not None
         return request(socket, message, timeout_s)
     except LocalError as error:

@@ -10,43 +10,34 @@ classes (`protocol.idp.config.IdpConfig`, `protocol.mike.config.MikeConfig`).
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, NoReturn
 
 from protocol.core.errors import LocalError
+from protocol.daemon.tables import (
+    ConfigFileError,
+    RunFiles,
+    TableReader,
+    read_tables,
+)
 from protocol.identity.files import load_secret
 from protocol.idp.config import IdpConfig
 from protocol.mike.config import MikeConfig
 
 BACKENDS = ("netlink", "command", "pfkey", "memory")
 
-CONFIG_BYTES_MAX = 256 * 1024
-
 IDP_GROUP, IDP_PORT = "ff0e::1d0", 47500
 MIKE_GROUP, MIKE_PORT = "ff0e::319e", 47510
 """The black multicast channels, where a file does not say otherwise."""
 
-INTERFACE_NAME_MAX = 15
-"""IFNAMSIZ of Linux, less the terminating zero."""
-
-
-class ConfigFileError(LocalError):
-    """The file cannot be read, or a setting in it is wrong; the text is one line."""
-
 
 @dataclass(frozen=True, slots=True)
-class DeviceSection:
+class DeviceSection(RunFiles):
     """``[device]``: who this device is and where its daemons keep their files."""
 
-    name: str
     nation: str
     address: IPv6Address
-    run_directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +102,6 @@ class DeviceConfig:
     injected_offset_us: int
     park: bool
 
-    def control_socket(self, daemon: str) -> Path:
-        """Return the path of a daemon's control socket."""
-        return self.device.run_directory / f"{daemon}.sock"
-
-    def trace_file(self, daemon: str) -> Path:
-        """Return the path of a daemon's trace."""
-        return self.device.run_directory / f"{daemon}.trace.jsonl"
-
-    def log_file(self, daemon: str) -> Path:
-        """Return the path of a daemon's log."""
-        return self.device.run_directory / f"{daemon}.log"
-
     @property
     def key_directory(self) -> Path:
         """Where miked leaves group keys for idpd."""
@@ -135,46 +114,16 @@ def load(path: Path) -> DeviceConfig:
     Raises:
         ConfigFileError: one line that names the file and, if it can be read, section and field.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(CONFIG_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigFileError(f"{path}: cannot read: {error.strerror}") from error
-    if len(data) > CONFIG_BYTES_MAX:
-        raise ConfigFileError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes")
-    try:
-        tables = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path.name}: not TOML: {error}") from error
-    return _Reader(path, tables).device_config()
+    tables = read_tables(path)
+    tables.pop("mproxy", None)
+    return _DeviceReader(path, tables).device_config()
 
-
-def load_run_directory(path: Path) -> Path:
-    """Read only ``run_directory``: for a client that looks for a control socket."""
-    return load(path).device.run_directory
-
-
-SECTIONS = ("device", "black", "identity", "local", "idp", "mike", "ipsec", "clock", "start")
 
 _CHANNEL_KEYS = frozenset({"group", "port"})
 
 
-class _Reader:
-    """Takes the tables apart; every method names section and field when it refuses."""
-
-    def __init__(self, path: Path, tables: Mapping[str, Any]) -> None:
-        self._path = path
-        self._tables: dict[str, dict[str, Any]] = {}
-        for name, table in tables.items():
-            if name not in SECTIONS:
-                self.fail(name, "", f"unknown section (known: {', '.join(SECTIONS)})")
-            if not isinstance(table, dict):
-                self.fail(name, "", "must be a table")
-            self._tables[name] = dict(table)
-
-    def fail(self, section: str, key: str, problem: str) -> NoReturn:
-        place = f"[{section}] {key}" if key else f"[{section}]"
-        raise ConfigFileError(f"{self._path.name}: {place} {problem}")
+class _DeviceReader(TableReader):
+    """Reads the sections of idpd and miked; [mproxy] is checked by mproxyd alone."""
 
     def device_config(self) -> DeviceConfig:
         """Read every section; refuse what is left over."""
@@ -202,69 +151,8 @@ class _Reader:
             ),
             park=self.boolean("start", "park", default=True),
         )
-        for section, table in self._tables.items():
-            for key in table:
-                self.fail(section, key, "is not a setting")
+        self.refuse_leftovers()
         return config
-
-    def take(self, section: str, key: str, default: Any = None) -> Any:
-        """Remove one value from its table; without a default it must be there."""
-        value = self._tables.get(section, {}).pop(key, default)
-        if value is None:
-            self.fail(section, key, "is missing")
-        return value
-
-    def text(self, section: str, key: str, default: str | None = None) -> str:
-        value = self.take(section, key, default)
-        if not isinstance(value, str) or not value or not value.isprintable():
-            self.fail(section, key, f"must be a text, not {value!r}")
-        return value
-
-    def integer(self, section: str, key: str, low: int, high: int, default: int | None) -> int:
-        value = self.take(section, key, default)
-        if type(value) is not int or not low <= value <= high:
-            self.fail(section, key, f"must be a whole number from {low} to {high}, not {value!r}")
-        return int(value)
-
-    def boolean(self, section: str, key: str, *, default: bool) -> bool:
-        value = self.take(section, key, default)
-        if not isinstance(value, bool):
-            self.fail(section, key, f"must be true or false, not {value!r}")
-        return value
-
-    def choice(self, section: str, key: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.take(section, key, default)
-        if value not in choices:
-            self.fail(section, key, f"must be one of {', '.join(choices)}, not {value!r}")
-        return str(value)
-
-    def interface(self, section: str, key: str, default: str | None) -> str:
-        value = self.text(section, key, default)
-        if len(value) > INTERFACE_NAME_MAX or "/" in value or " " in value:
-            self.fail(section, key, f"must be an interface name, not {value!r}")
-        return value
-
-    def address(
-        self, section: str, key: str, *, multicast: bool, default: str | None = None
-    ) -> IPv6Address:
-        value = self.take(section, key, default)
-        kind = "IPv6 multicast address" if multicast else "IPv6 unicast address"
-        try:
-            address = IPv6Address(value if isinstance(value, str) else "")
-        except ValueError:
-            self.fail(section, key, f"must be an {kind}, not {value!r}")
-        if address.is_multicast != multicast or address.is_unspecified or address.scope_id:
-            self.fail(section, key, f"must be an {kind}, not {value!r}")
-        return address
-
-    def path(self, section: str, key: str) -> Path:
-        return self._path.parent / Path(self.text(section, key)).expanduser()
-
-    def directory(self, section: str, key: str) -> Path:
-        path = self.path(section, key)
-        if not path.is_dir():
-            self.fail(section, key, f"must be an existing directory, not {str(path)!r}")
-        return path
 
     def identity(self) -> IdentitySection:
         has_revocations = "revocations" in self._tables.get("identity", {})
@@ -322,9 +210,3 @@ class _Reader:
         except LocalError as error:
             text = str(error).removeprefix("mike.")
             raise ConfigFileError(f"{self._path.name}: [mike] {text}") from error
-
-
-def check_run_directory(path: Path) -> None:
-    """Refuse a run directory in which we cannot make files."""
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigFileError(f"{path}: no right to write in the run directory")

@@ -99,10 +99,10 @@ class IdpService(Service):
         if left:
             self.log.write("warning", f"removed {left} SAs and policies the engine had left")
 
-    def more_counters(self) -> Mapping[str, int]:
+    def own_counters(self) -> Mapping[str, int]:
         """Return the time server's counters."""
         return {} if self._time_server is None else self._time_server.counters
 
-    def more_status(self) -> dict[str, Any]:
+    def own_status(self) -> dict[str, Any]:
         """Return which backend and SA mode this is."""
         return {"backend": self._backend.name, "sa_mode": self.config.idp.sa_mode.value}

@@ -48,7 +48,7 @@ class MikeService(Service):
         """Make sure that no key of ours is left."""
         self.keys.clean()
 
-    def more_commands(self) -> dict[str, Handler]:
+    def own_commands(self) -> dict[str, Handler]:
         """Return the hand-over of the role of transaction manager."""
         return {"handover": self._on_handover}
 

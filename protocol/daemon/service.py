@@ -1,4 +1,4 @@
-"""What both daemons share: parked, armed, running; the control commands; an orderly end.
+"""What idpd and miked share: parked, armed, running.
 
 A daemon is loaded once and then parked, silent and outside of every multicast group. ``start`` arms
 it; at the trigger it becomes an instance of its protocol; ``stop`` parks it again with nothing left
@@ -7,26 +7,21 @@ behind.
 
 from __future__ import annotations
 
-import gc
-import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
-from protocol.daemon.clock import Clock, SystemClock
-from protocol.daemon.config import ChannelSection, DeviceConfig, check_run_directory
-from protocol.daemon.control import ControlServer, Handler
+from protocol.daemon.clock import SystemClock
+from protocol.daemon.config import ChannelSection, DeviceConfig
+from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.keys import KeyDirectory
-from protocol.daemon.logfile import LogFile
-from protocol.daemon.loop import Loop, Signals, watch_parent
-from protocol.daemon.runtime import Runtime
+from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import GroupSocket, LocalSocket
-from protocol.daemon.trace import TraceWriter
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 
@@ -40,9 +35,6 @@ RECHECK_NS = 1_000_000_000
 TRIGGER_DISTANCE_NS_MAX = 3_600_000_000_000
 """A trigger further away than an hour, either way, is a mistake of units or of a clock."""
 
-GARBAGE_OBJECTS = 20_000
-"""The cycle collector runs when idle once this many objects were made, never in a join."""
-
 TRIGGER_TIMER = "daemon.trigger"
 
 
@@ -54,16 +46,11 @@ class State(StrEnum):
     RUNNING = "running"
 
 
-class Service:
-    """One daemon process.
+class Service(DaemonProcess):
+    """One of the two daemons of an IPsec device.
 
     Subclasses say which engine, which channels and which effects.
-
-    Attributes:
-        daemon: ``idpd`` or ``miked``.
     """
-
-    daemon: ClassVar[str]
 
     def __init__(
         self,
@@ -73,13 +60,15 @@ class Service:
         exit_with_parent: bool = False,
         log_level: str = "info",
     ) -> None:
+        super().__init__(
+            config.device,
+            SystemClock(config.injected_offset_us * 1000),
+            recording=recording,
+            exit_with_parent=exit_with_parent,
+            log_level=log_level,
+        )
         self.config = config
         self.state = State.PARKED
-        self.loop = Loop()
-        self.clock: Clock = SystemClock(config.injected_offset_us * 1000)
-        self._recording = recording
-        self._exit_with_parent = exit_with_parent
-        self._log_level = log_level
         self._trigger_wall_ns: int | None = None
         self._ignored: Counter[str] = Counter()
 
@@ -106,57 +95,23 @@ class Service:
     def clean_up(self) -> None:
         """Remove what an instance may have left outside of this process."""
 
-    def more_commands(self) -> dict[str, Handler]:
+    def own_commands(self) -> dict[str, Handler]:
         """Return further control commands."""
         return {}
 
-    def more_counters(self) -> Mapping[str, int]:
+    def own_counters(self) -> Mapping[str, int]:
         """Return further counters for ``status``."""
         return {}
 
-    def more_status(self) -> dict[str, Any]:
+    def own_status(self) -> dict[str, Any]:
         """Return further fields for ``status``."""
         return {}
 
     # Life.
 
-    def run(self) -> int:
-        """Open everything, serve until told to end, leave nothing behind; return the status."""
-        config = self.config
-        run_directory = config.device.run_directory
-        check_run_directory(run_directory)
-        name = config.device.name
-        os.umask(0o077)
-        self.keys = KeyDirectory(config.key_directory)
-        with ExitStack() as stack:
-            self.trace = TraceWriter(config.trace_file(self.daemon), name, self.daemon, self.clock)
-            stack.callback(self.trace.close)
-            self.log = LogFile(config.log_file(self.daemon), self.clock, level=self._log_level)
-            stack.callback(self.log.close)
-            signals = Signals(self.loop, self.loop.stop)
-            stack.callback(signals.close)
-            try:
-                self._serve()
-            except LocalError as error:
-                self.log.write("error", str(error))
-                raise
-        return 0
-
-    def _serve(self) -> None:
-        with ExitStack() as stack:
-            self._open(stack)
-            if not self.config.park:
-                self._arm(None)
-            gc.freeze()
-            self.log.write("info", f"{self.daemon} of {self.config.device.name} is ready")
-            self.control = ControlServer(
-                self.config.control_socket(self.daemon), self.loop, self._commands()
-            )
-            stack.callback(self.control.close)
-            stack.callback(self._stop)
-            self.loop.run()
-
-    def _open(self, stack: ExitStack) -> None:
+    def open_all(self, stack: ExitStack) -> None:
+        """Load the identity, make the engine, open both channels."""
+        self.keys = KeyDirectory(self.config.key_directory)
         self.identity = self.load_identity()
         self.engine = self.make_engine(self.identity)
         channel = self.channel()
@@ -170,9 +125,7 @@ class Service:
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)
-        self.runtime = Runtime(
-            self.engine, self.clock, self.trace, self.log, recording=self._recording
-        )
+        self.runtime = self.make_runtime(self.engine)
         channels: dict[str, GroupSocket | LocalSocket] = {
             "group": self.group,
             "local": self.local,
@@ -182,11 +135,16 @@ class Service:
         self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
-        self.loop.idle_wanted = self._idle_wanted
-        self.loop.on_idle = self._idle
-        if self._exit_with_parent:
-            watch_parent(self.loop, self.loop.stop)
         warm_up()
+
+    def begin(self) -> None:
+        """Start at once if the file says so."""
+        if not self.config.park:
+            self._arm(None)
+
+    def end(self) -> None:
+        """Park."""
+        self._stop()
 
     def load_identity(self) -> Identity:
         """Read certificates and keys; say so if others will refuse ours."""
@@ -232,63 +190,27 @@ class Service:
         else:
             self._ignored["group.ignored_parked"] += 1
 
-    # Idle.
-
-    def _idle_wanted(self) -> bool:
-        return self.trace.pending or self.log.pending or gc.get_count()[0] > GARBAGE_OBJECTS
-
-    def _idle(self) -> None:
-        self.trace.flush()
-        self.log.flush()
-        if gc.get_count()[0] > GARBAGE_OBJECTS:
-            gc.collect()
-
     # Control commands.
 
-    def _commands(self) -> dict[str, Handler]:
-        return {
-            "status": self._on_status,
-            "start": self._on_start,
-            "stop": self._on_stop,
-            "flush": self._on_flush,
-            "shutdown": self._on_shutdown,
-            **self.more_commands(),
-        }
+    def more_commands(self) -> dict[str, Handler]:
+        """Return the commands of a daemon that parks, and its own."""
+        return {"start": self._on_start, "stop": self._on_stop, **self.own_commands()}
 
-    def _on_status(self, _request: dict[str, Any]) -> dict[str, Any]:
-        return self.status()
-
-    def status(self) -> dict[str, Any]:
-        """Describe daemon and engine as plain JSON values; never key material."""
-        engine = self.engine.status(self.clock.now())
-        counters: Counter[str] = Counter(engine.pop("counters", {}))
-        for more in (
-            self.group.counters,
-            self.local.counters,
-            self.runtime.counters,
-            self._ignored,
-            self.more_counters(),
-        ):
+    def more_counters(self) -> Mapping[str, int]:
+        """Return what the sockets dropped."""
+        counters = Counter(self.group.counters)
+        for more in (self.local.counters, self._ignored, self.own_counters()):
             counters.update(more)
-        losses = {
-            "trace.lost": self.trace.lost_total,
-            "log.lost": self.log.lost_total,
-            "log.suppressed": self.log.suppressed_total,
-            "control.rejected": self.control.rejected_total,
-        }
-        counters.update({name: count for name, count in losses.items() if count})
+        return counters
+
+    def more_status(self) -> dict[str, Any]:
+        """Return who this is, and whether the protocol runs."""
         return {
-            **engine,
-            "daemon": self.daemon,
-            "device": self.config.device.name,
             "nation": self.config.device.nation,
             "address": str(self.config.device.address),
             "state": self.state.value,
-            "pid": os.getpid(),
             "trigger_wall_ns": self._trigger_wall_ns,
-            "counters": dict(sorted(counters.items())),
-            "trace_error": self.trace.error,
-            **self.more_status(),
+            **self.own_status(),
         }
 
     def _on_start(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -314,7 +236,7 @@ class Service:
         except LocalError:
             self.group.leave()
             raise
-        self._idle()
+        self.idle()
         self.state = State.ARMED
         self._set_trigger()
 
@@ -358,18 +280,3 @@ class Service:
             self.group.leave()
             if was_running:
                 self.clean_up()
-
-    def _on_flush(self, _request: dict[str, Any]) -> dict[str, Any]:
-        self._flush()
-        return {}
-
-    def _flush(self) -> None:
-        written = self.trace.flush()
-        self.log.flush()
-        if not written:
-            raise LocalError(f"the trace cannot be written: {self.trace.error}")
-
-    def _on_shutdown(self, _request: dict[str, Any]) -> dict[str, Any]:
-        self._stop()
-        self.loop.stop()
-        return {"state": self.state.value}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.daemon.config import ConfigFileError, DeviceConfig, load
+from protocol.daemon.config import DeviceConfig, load
+from protocol.daemon.tables import ConfigFileError
 
 GOOD = """
 [device]
@@ -64,7 +65,7 @@ def changed(section: str, line: str) -> str:
 def test_defaults_and_paths_relative_to_the_file(read: Load, tmp_path: Path) -> None:
     config = read(GOOD)
     assert config.device.address == IPv6Address("2001:db8:b::3")
-    assert config.control_socket("idpd") == tmp_path / "run" / "idpd.sock"
+    assert config.device.control_socket("idpd") == tmp_path / "run" / "idpd.sock"
     assert config.key_directory == tmp_path / "run" / "keys"
     assert config.identity.revocations is None
     assert config.idp_channel.port == 47500
