@@ -1,19 +1,19 @@
-"""Our Mininet classes: IPv6 only, and configuration gathered into one command per namespace.
+"""Our Mininet classes: they create shells and namespaces; everything else is gathered.
 
-Mininet configures each interface with a handful of processes of its own; here its classes only
-create (a node is its shell and namespaces, a link is one ``ip link add``) and say what traffic
-control they want; `testbed.network` carries all of it out in one batch per node and checks the
-result. Nothing global is touched: no limits raised, no ``mn -c``, no controller.
+Mininet configures each interface with a handful of processes of its own, and knows IPv4 only. Here
+its classes only create nodes (a node is its shell and namespaces) and note the links;
+`testbed.network` makes all cables in one batch and sets up each node in another. Nothing global is
+touched: no limits raised, no ``mn -c``, no controller.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mininet.link import TCIntf, TCLink
+from mininet.link import Intf, Link
 from mininet.log import setLogLevel
 from mininet.net import Mininet
-from mininet.node import Node, Switch
+from mininet.node import Node
 
 
 class NodeBase(Node):  # type: ignore[misc]
@@ -24,16 +24,14 @@ class NodeBase(Node):  # type: ignore[misc]
         return {}
 
 
-class Device(NodeBase):
-    """An IPsec device."""
+class Bridge(NodeBase):
+    """A Linux bridge in the run's own namespace; made and removed by `testbed.network`.
 
+    Not a Mininet ``Switch``: that one speaks OpenFlow, and has a shell and a control interface.
+    """
 
-class Bridge(Switch):  # type: ignore[misc]
-    """A Linux bridge in the run's own namespace; made and removed by `testbed.network`."""
-
-    @classmethod
-    def setup(cls) -> None:
-        """Need nothing: neither brctl nor a controller."""
+    def startShell(self, mnopts: str | None = None) -> None:  # noqa: N802
+        """Start none: nothing is ever run in a bridge, and fifty LANs would be fifty shells."""
 
     def start(self, _controllers: list[Any]) -> None:
         """Do nothing: the bridge is made in the batch of the run's namespace."""
@@ -42,30 +40,26 @@ class Bridge(Switch):  # type: ignore[misc]
         """Do nothing: the bridge goes in the batch of the run's namespace."""
 
 
-class GatheredInterface(TCIntf):  # type: ignore[misc]
-    """An interface that notes the traffic control commands that TCIntf would have run.
+class GatheredInterface(Intf):  # type: ignore[misc]
+    """An interface that somebody else configures."""
 
-    Attributes:
-        traffic_control: lines for ``tc -batch``.
-    """
-
-    traffic_control: list[str]
-
-    def config(self, bw: float | None = None, **_parameters: Any) -> dict[str, Any]:
-        """Note Mininet's own HTB recipe for this bandwidth."""
-        commands = self.bwCmds(bw=bw)[0] if bw is not None else []
-        self.traffic_control = [(command % ("", self.name)).strip() for command in commands]
+    def config(self, **_parameters: Any) -> dict[str, Any]:
+        """Configure nothing."""
         return {}
 
 
-class GatheredLink(TCLink):  # type: ignore[misc]
-    """A veth pair with `GatheredInterface` ends."""
+class GatheredLink(Link):  # type: ignore[misc]
+    """A cable that somebody else makes and removes."""
 
     def __init__(self, *nodes: Any, **parameters: Any) -> None:
         super().__init__(*nodes, cls1=GatheredInterface, cls2=GatheredInterface, **parameters)
 
+    @classmethod
+    def makeIntfPair(cls, *_ends: Any, **_parameters: Any) -> None:  # noqa: N802
+        """Make nothing: all cables are made in one batch."""
+
     def delete(self) -> None:
-        """Do nothing: the cables go in the batch of the run's namespace."""
+        """Do nothing: the cables go with the namespaces, or in the batch of the run's."""
 
     def stop(self) -> None:
         """Do nothing, see `delete`."""
@@ -76,5 +70,5 @@ def new_mininet() -> Mininet:
     setLogLevel("error")
     Mininet.inited = True  # its init() writes machine-wide sysctls
     return Mininet(
-        controller=None, switch=Bridge, host=Device, link=GatheredLink, build=False, cleanup=False
+        controller=None, switch=Bridge, host=NodeBase, link=GatheredLink, build=False, cleanup=False
     )

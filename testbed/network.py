@@ -1,44 +1,61 @@
-"""A topology becomes a Mininet network: nodes, cables, bridge, addresses, queues, and the proof.
+"""A topology becomes a Mininet network: nodes, cables, bridges, addresses, queues, and the proof.
 
-One node costs Mininet's shell plus two processes, ``ip -batch`` and ``tc -batch``, whose last
-lines read back what was made: an address, queue or link that is not as asked for ends the build
-with a `NetworkError` (Mininet itself only logs). The cables' far ends and the bridge lie in the
-run's own network namespace (`testbed.isolation`): their names cannot clash with another run's.
-
-``pyroute2`` would do the same in-process, but importing it costs more in the emulated guest (1.6 to
-2 s) than all batches of ten devices together.
+One node costs Mininet's shell plus one process, ``ip -batch``, and one more, ``tc -batch``, if its
+links are limited; their last lines read back what was made: an address, queue or link that is not
+as asked for ends the build with a `NetworkError` (Mininet itself only logs). Cables between two
+nodes lie in their namespaces; bridges and the cables' ends at them lie in the run's own network
+namespace (`testbed.isolation`): their names cannot clash with another run's.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
+import contextlib
+import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from testbed import namespaces
-from testbed.errors import TestbedError
+from testbed import namespaces, network_batch, network_nodes, network_queues
 from testbed.isolation import is_isolated
 from testbed.namespaces import NetNamespace
-from testbed.spec import INTERFACE_NAME_MAX, Link, Node, Topology
+from testbed.network_batch import NetworkError
+from testbed.network_nodes import RED_STUB, XFRM
+from testbed.spec import INTERFACE_NAME_MAX, Link, Node, NodeKind, Side, Topology
+from testbed.wiring import BLACK, RED, Port, Wiring
 
 if TYPE_CHECKING:
     from mininet.net import Mininet
 
-BLACK: Final = "black0"
-RED: Final = "red0"
-RED_STUB: Final = "red0-lan"
-XFRM: Final = "xfrm0"
+__all__ = ["BLACK", "RED", "RED_STUB", "XFRM", "LinkEnd", "Network", "NetworkError"]
 
-_BATCH_TIMEOUT_S: Final = 60.0
-_HTB_RATE: Final = re.compile(r"^class htb .* rate ([0-9.]+)([KMG]?)bit", re.MULTILINE)
-_UNITS: Final = {"": 1e-6, "K": 1e-3, "M": 1.0, "G": 1e3}
+NODE_MEMORY_KIB: Final = 2000
+"""What a node takes with its shell, namespace and interfaces: 650 measured, and a margin."""
+
+_SWITCHES: Final = "the switches"
+_PORT_GROUP: Final = 77
+"""The kernel's group of all switch ports, so that they are removed together."""
+
+_CUT_FIRST: Final = (NodeKind.ROUTER, NodeKind.LAN_ROUTER, NodeKind.CLIENT, NodeKind.DEVICE)
+"""A cable is cut at the end where least depends on the interface; static routes are set again."""
 
 
-class NetworkError(TestbedError):
-    """The network could not be built as the topology asks."""
+@dataclass(frozen=True, slots=True)
+class LinkEnd:
+    """Where a link can be watched and cut.
+
+    Attributes:
+        link: its name.
+        node: the node in whose namespace the interface is; None: the run's own (a switch's port).
+        interface: sees both directions.
+    """
+
+    link: str
+    node: str | None
+    interface: str
 
 
 class Network:
@@ -46,22 +63,42 @@ class Network:
 
     Attributes:
         topology: what was asked for.
+        wiring: what follows from it.
         timings_ms: how long each part of the build took, and per node and link.
         has_xfrm: whether the devices have their ``xfrm0``.
         xfrm_reason: why not, else empty.
     """
 
-    def __init__(self, topology: Topology, *, with_xfrm: bool = True) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        with_xfrm: bool = True,
+        fence: Callable[[NetNamespace, Node], None] | None = None,
+    ) -> None:
+        """Prepare; `build` does the work.
+
+        Args:
+            topology: what to build.
+            with_xfrm: whether devices get an xfrm interface.
+            fence: called for every device before there is any interface but ``lo``, which is down.
+        """
         self.topology = topology
+        self.wiring = Wiring(topology)
         self.timings_ms: dict[str, float] = {}
         self.has_xfrm = False
         self.xfrm_reason = "" if with_xfrm else "not wanted: the SA backend needs no kernel"
         self._with_xfrm = with_xfrm
+        self._fence = fence
         self._mininet: Mininet | None = None
         self._namespaces: dict[str, NetNamespace] = {}
-        self._cables = {link.ends[0]: link for link in topology.links}
-        self._traffic_control: dict[str, list[str]] = {}
         self._made: list[str] = []
+        self._has_ports = False
+        self._links = {link.name: link for link in topology.links}
+        self._by_link: dict[str, list[Port]] = {name: [] for name in self._links}
+        for ports in self.wiring.ports.values():
+            for port in ports:
+                self._by_link[topology.links[port.link].name].append(port)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -74,15 +111,15 @@ class Network:
         if not is_isolated():
             raise NetworkError("a network is only built in a run's own namespaces")
         self._refuse_clashes()
+        _refuse_without_memory(self.topology)
+        network_queues.refuse_without_netem(self.topology.links)
         start = time.monotonic()
         try:
-            self._create()
+            self._create_nodes()
+            self._create_links()
             created = time.monotonic()
             self._configure_switches()
-            if self._with_xfrm:
-                self._probe_xfrm()
-            for device in self.topology.devices:
-                self._configure_device(device)
+            self._configure_nodes()
             configured = time.monotonic()
             self._verify_switches()
         except BaseException:
@@ -104,11 +141,16 @@ class Network:
         for namespace in self._namespaces.values():
             namespace.close()
         self._namespaces.clear()
-        gone = [name for name in self._made if name in namespaces.interface_names()]
-        if gone:
-            _batch("ip", [f"link del {name}" for name in gone], "the black switch")
+        there = namespaces.interface_names()
+        lines = [f"link del group {_PORT_GROUP}"] if self._has_ports else []
+        lines += [f"link del {name}" for name in self._made if name in there]
+        network_batch.batch("ip", lines, _SWITCHES)
         self._made.clear()
+        self._has_ports = False
         if self._mininet is not None:
+            for host in self._mininet.hosts:  # all at once: Mininet waits for one after the other
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(host.pid, signal.SIGKILL)
             self._mininet.stop()
             self._mininet = None
             self.timings_ms["stop"] = round((time.monotonic() - start) * 1e3, 1)
@@ -116,28 +158,90 @@ class Network:
     # --- use -----------------------------------------------------------------------------------
 
     def pid(self, node: str) -> int:
-        """Return the process that holds a node's namespaces."""
+        """Return a process that is in a node's namespaces; a switch is in the run's own."""
         if self._mininet is None:
             raise NetworkError("the network is not built")
-        return int(self._mininet.nameToNode[self.topology.node(node).name].pid)
+        if self.topology.node(node).kind is NodeKind.SWITCH:
+            return os.getpid()
+        return int(self._mininet.nameToNode[node].pid)
 
-    def namespace(self, device: str) -> NetNamespace:
-        """Return a device's network namespace."""
-        if device not in self._namespaces:
-            raise NetworkError(f"there is no device {device!r} in this network")
-        return self._namespaces[device]
+    def namespace(self, node: str) -> NetNamespace:
+        """Return a node's network namespace; that of a switch is the run's own."""
+        if node not in self._namespaces:
+            raise NetworkError(f"there is no node {node!r} in this network")
+        return self._namespaces[node]
 
-    def port(self, device: str) -> str:
-        """Return the switch's end of a device's black cable."""
-        return _port_name(self._cables[device])
+    def port(self, link: str) -> LinkEnd:
+        """Return the end of a link where it is watched and cut.
 
-    def link_down(self, device: str) -> int:
-        """Cut a device's black cable, both directions; return when (UTC ns)."""
-        return self._set_cable(device, up=False)
+        Args:
+            link: its name, ends in either order; or a device, for its black cable; or another node
+                with only one link.
+        """
+        found = self._find_link(link)
+        switch_port = self.wiring.switch_port(found)
+        if switch_port is not None:
+            return LinkEnd(found.name, None, switch_port)
+        ports = self._by_link[found.name]
+        port = min(ports, key=lambda port: _CUT_FIRST.index(self.wiring.kind(port)))
+        return LinkEnd(found.name, port.node, port.interface)
 
-    def link_up(self, device: str) -> int:
-        """Plug a device's black cable in again; return when (UTC ns)."""
-        return self._set_cable(device, up=True)
+    @property
+    def black_links(self) -> tuple[LinkEnd, ...]:
+        """Return where each black link can be watched."""
+        return tuple(
+            self.port(link.name)
+            for link in self.topology.links
+            if self.topology.side(link) is Side.BLACK
+        )
+
+    def link_down(self, link: str) -> int:
+        """Cut a link, both directions; return when (UTC ns). Links are named as for `port`."""
+        end = self.port(link)
+        with self._entered(end.node):
+            namespaces.set_interface_up(end.interface, up=False)
+            return time.time_ns()
+
+    def link_up(self, link: str) -> int:
+        """Plug a link in again; return when (UTC ns)."""
+        end = self.port(link)
+        with self._entered(end.node):
+            namespaces.set_interface_up(end.interface, up=True)
+            when = time.time_ns()
+            if end.node is not None:  # the kernel forgot those by this interface
+                lines = network_nodes.route_lines(self.wiring, end.node, "replace")
+                network_batch.batch("ip", lines, end.node)
+        return when
+
+    def set_link(
+        self,
+        link: str,
+        *,
+        delay_ms: float | None = None,
+        jitter_ms: float | None = None,
+        loss_percent: float | None = None,
+    ) -> None:
+        """Change what a link does to packets, in both directions; None leaves a value as it is.
+
+        Raises:
+            NetworkError: no such link, or the kernel has no netem or did not take the values.
+        """
+        old = self._find_link(link)
+        new = replace(
+            old,
+            delay_ms=old.delay_ms if delay_ms is None else delay_ms,
+            jitter_ms=old.jitter_ms if jitter_ms is None else jitter_ms,
+            loss_percent=old.loss_percent if loss_percent is None else loss_percent,
+        )
+        network_queues.refuse_bad_values(new)
+        with self._entered(None):
+            network_queues.refuse_without_netem((new,))
+            if (port := self.wiring.switch_port(new)) is not None:
+                network_queues.change(port, new, new.name)
+        for end in self._by_link[new.name]:
+            with self._entered(end.node):
+                network_queues.change(end.interface, new, new.name)
+        self._links[new.name] = new
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest says about the network."""
@@ -148,17 +252,30 @@ class Network:
             "xfrm_interface_missing_because": self.xfrm_reason,
         }
 
-    def _set_cable(self, device: str, *, up: bool) -> int:
-        if device not in self._cables:
-            raise NetworkError(f"there is no device {device!r} in this network")
-        namespaces.set_interface_up(self.port(device), up=up)
-        return time.time_ns()
+    def _find_link(self, name: str) -> Link:
+        swapped = "-".join(reversed(name.split("-")))
+        for known in (name, swapped):
+            if known in self._links:
+                return self._links[known]
+        ports = self.wiring.ports.get(name, ())
+        if ports and self.wiring.kind(ports[0]) is NodeKind.DEVICE:
+            ports = (self.wiring.black_port(name),)
+        if len(ports) != 1:
+            raise NetworkError(
+                f"there is no link {name!r} in this network; it has: {', '.join(self._links)}"
+            )
+        return self._links[self.topology.links[ports[0].link].name]
+
+    def _entered(self, node: str | None) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if node is None else self.namespace(node).entered()
 
     # --- building ------------------------------------------------------------------------------
 
     def _refuse_clashes(self) -> None:
         planned = [node.name for node in self.topology.switches]
-        planned += [_port_name(link) for link in self.topology.links]
+        planned += [
+            name for link in self._links.values() if (name := self.wiring.switch_port(link))
+        ]
         for name in planned:
             if len(name) > INTERFACE_NAME_MAX:
                 raise NetworkError(f"interface name {name} has over {INTERFACE_NAME_MAX} letters")
@@ -169,39 +286,46 @@ class Network:
                 "rename the node in the topology, or remove the interface"
             )
 
-    def _create(self) -> None:
+    def _create_nodes(self) -> None:
         from testbed.mininet_nodes import new_mininet
 
-        # No address of the run's own namespace may talk on the black wire.
+        # No address of the run's own namespace may talk on the wires.
         namespaces.write_sysctl("net/ipv6/conf/default/disable_ipv6", 1)
         net = self._mininet = new_mininet()
-        for number, switch in enumerate(self.topology.switches, 1):
-            net.addSwitch(switch.name, dpid=f"{number:x}")
-        for device in self.topology.devices:
-            node = net.addHost(device.name, ip=None)
-            namespace = NetNamespace.of(device.name, node.pid)
-            self._namespaces[device.name] = namespace
+        for switch in self.topology.switches:
+            net.addSwitch(switch.name)
+            self._namespaces[switch.name] = NetNamespace.current()
+        for node in self.topology.nodes:
+            if node.kind is NodeKind.SWITCH:
+                continue
+            host = net.addHost(node.name, ip=None)
+            namespace = NetNamespace.of(node.name, host.pid)
+            self._namespaces[node.name] = namespace
             with namespace.entered():
-                for scope in ("all", "default"):
-                    namespaces.write_sysctl(f"net/ipv6/conf/{scope}/accept_dad", 0)
-                    namespaces.write_sysctl(f"net/ipv6/conf/{scope}/accept_ra", 0)
+                network_nodes.set_sysctls(self.wiring, node)
+            if self._fence is not None and node.kind is NodeKind.DEVICE:
+                self._fence(namespace, node)
+
+    def _create_links(self) -> None:
+        assert self._mininet is not None
+        lines = []
         for number, link in enumerate(self.topology.links, 1):
-            device_name, switch_name = link.ends
-            try:
-                made = net.addLink(
-                    net.nameToNode[device_name],
-                    net.nameToNode[switch_name],
-                    intfName1=BLACK,
-                    intfName2=_port_name(link),
-                    addr1=_mac(0, number),
-                    addr2=_mac(1, number),
-                    bw=link.bandwidth_mbit,
-                )
-            except Exception as error:
-                raise NetworkError(f"link {device_name}-{switch_name}: {error}") from None
-            self._made.append(_port_name(link))
-            self._traffic_control[device_name] = made.intf1.traffic_control
-            self._traffic_control[_port_name(link)] = made.intf2.traffic_control
+            ports = {port.node: port.interface for port in self._by_link[link.name]}
+            names = [ports.get(end) or self.wiring.switch_port(link) or "" for end in link.ends]
+            macs = [_mac(side, number) for side in range(2)]
+            self._mininet.addLink(
+                *link.ends,
+                intfName1=names[0],
+                intfName2=names[1],
+                addr1=macs[0],
+                addr2=macs[1],
+            )
+            ends = [
+                f"{name} address {mac} netns {self.pid(end)}"
+                for name, mac, end in zip(names, macs, link.ends, strict=True)
+            ]
+            lines.append(f"link add name {ends[0]} type veth peer name {ends[1]}")
+        network_batch.batch("ip", lines, "the links")
 
     def _configure_switches(self) -> None:
         lines = []
@@ -211,162 +335,85 @@ class Network:
                 f"link add {switch.name} type bridge stp_state 0 mcast_snooping {snooping}"
             )
             self._made.append(switch.name)
-        for link in self.topology.links:
-            lines.append(f"link set {_port_name(link)} master {link.ends[1]} up")
+        ports = self._switch_ports()
+        for port, link in ports.items():
+            mtu = f" mtu {link.mtu}" if link.mtu else ""
+            lines.append(f"link set {port} group {_PORT_GROUP} master {link.ends[1]}{mtu} up")
+        self._has_ports = bool(ports)
         lines += [f"link set {switch.name} up" for switch in self.topology.switches]
-        _batch("ip", lines, "the black switch")
-        queues = [
-            line for link in self.topology.links for line in self._traffic_control[_port_name(link)]
-        ]
-        _batch("tc", queues, "the black switch")
+        network_batch.batch("ip", lines, _SWITCHES)
+        network_queues.configure(ports, _SWITCHES)
+
+    def _switch_ports(self) -> Mapping[str, Link]:
+        found = {self.wiring.switch_port(link): link for link in self.topology.links}
+        return {port: link for port, link in found.items() if port is not None}
+
+    def _configure_nodes(self) -> None:
+        if self._with_xfrm:
+            self._probe_xfrm()
+        for node in self.topology.nodes:
+            if node.kind is NodeKind.SWITCH:
+                continue
+            links = {
+                port.interface: self.topology.links[port.link]
+                for port in self.wiring.ports[node.name]
+            }
+            with self.namespace(node.name).entered():
+                network_nodes.configure(self.wiring, node, with_xfrm=self.has_xfrm)
+                network_queues.configure(links, node.name)
 
     def _probe_xfrm(self) -> None:
         """Find out once whether this kernel has xfrm interfaces."""
+        if not self.topology.devices:
+            return
         group = self.topology.group
-        with next(iter(self._namespaces.values())).entered():
-            done = _run("ip", [f"link add {XFRM} type xfrm dev {BLACK} if_id {group.if_id}"])
+        with self.namespace(self.topology.devices[0].name).entered():
+            done = network_batch.attempt(
+                "ip", [f"link add {XFRM} type xfrm dev {BLACK} if_id {group.if_id}"]
+            )
             if done.returncode == 0:
-                _batch("ip", [f"link del {XFRM}"], "the probe")
+                network_batch.batch("ip", [f"link del {XFRM}"], "the probe")
                 self.has_xfrm = True
             else:
                 said = done.stderr.strip().splitlines()
                 self.xfrm_reason = f"the kernel has no xfrm interfaces ({said[0] if said else '?'})"
 
-    def _configure_device(self, device: Node) -> None:
-        group = self.topology.group
-        lines = [
-            "link set lo up",
-            f"link set {BLACK} up",
-            f"addr add {device.black} dev {BLACK} nodad",
-            # A stub: the far end of the red cable lies in the same namespace, nobody answers there.
-            f"link add {RED} type veth peer name {RED_STUB}",
-            f"link set {RED_STUB} addrgenmode none up",
-            f"link set {RED} up",
-            f"addr add {device.red} dev {RED} nodad",
-            # Else ff00::/8 would be ambiguous among the interfaces for the ESP packets.
-            f"route add multicast {group.black_group}/128 dev {BLACK} table local metric 1",
-        ]
-        if self.has_xfrm:
-            lines += [
-                f"link add {XFRM} type xfrm dev {BLACK} if_id {group.if_id}",
-                f"link set {XFRM} addrgenmode none mtu {group.mtu} multicast on up",
-            ]
-        lines += ["link show", "addr show"]
-        with self.namespace(device.name).entered():
-            made = _json_values(_batch("ip", lines, device.name))
-            namespaces.write_sysctl(f"net/ipv6/conf/{RED_STUB}/disable_ipv6", 1)
-            queues = [*self._traffic_control[device.name], f"class show dev {BLACK}"]
-            classes = _batch("tc", queues, device.name)
-        if len(made) < 2:
-            raise NetworkError(f"{device.name}: 'ip' did not report what it made")
-        self._verify_device(device, made[0], made[1])
-        _verify_rates([self._cables[device.name]], classes, device.name)
-
-    # --- verifying -----------------------------------------------------------------------------
-
-    def _verify_device(self, device: Node, links: list[Any], addresses: list[Any]) -> None:
-        wanted = [BLACK, RED] + [XFRM] * self.has_xfrm
-        by_name = {link["ifname"]: link for link in links}
-        for name in wanted:
-            if "UP" not in by_name.get(name, {}).get("flags", []):
-                raise NetworkError(f"{device.name}: interface {name} is not up")
-        for name, interface in ((BLACK, device.black), (RED, device.red)):
-            assert interface is not None
-            entry: dict[str, Any] = next(
-                (link for link in addresses if link.get("ifname") == name), {}
-            )
-            found = [
-                address
-                for address in entry.get("addr_info", [])
-                if address["local"] == str(interface.ip)
-                and address["prefixlen"] == interface.network.prefixlen
-            ]
-            if not found:
-                raise NetworkError(f"{device.name}: {name} lacks its address {interface}")
-            if found[0].get("tentative") or found[0].get("dadfailed"):
-                raise NetworkError(f"{device.name}: address {interface} is not usable at once")
-
     def _verify_switches(self) -> None:
-        if not self.topology.links:
+        ports = self._switch_ports()
+        if not ports:
             return
-        (links,) = _json_values(_batch("ip", ["link show"], "the black switch"))
+        (links,) = network_batch.json_values(network_batch.batch("ip", ["link show"], _SWITCHES))
         by_name = {link["ifname"]: link for link in links}
-        for link in self.topology.links:
-            entry = by_name.get(_port_name(link), {})
-            if entry.get("master") != link.ends[1] or "UP" not in entry.get("flags", []):
-                raise NetworkError(f"cable {_port_name(link)} is not plugged into {link.ends[1]}")
-        queues = [f"class show dev {_port_name(link)}" for link in self.topology.links]
-        classes = _batch("tc", queues, "the black switch")
-        _verify_rates(self.topology.links, classes, "the black switch")
+        for port, link in ports.items():
+            entry = by_name.get(port, {})
+            if entry.get("master") != link.ends[1] or "LOWER_UP" not in entry.get("flags", []):
+                raise NetworkError(f"cable {port} is not plugged into {link.ends[1]}")
+            if link.mtu is not None and entry.get("mtu") != link.mtu:
+                raise NetworkError(f"{port} has MTU {entry.get('mtu')}, asked for {link.mtu}")
 
 
-def _verify_rates(links: Iterable[Link], classes: str, where: str) -> None:
-    """Check that ``tc class show`` lists one HTB class per limited link, with its rate."""
-    wanted = [link.bandwidth_mbit for link in links if link.bandwidth_mbit is not None]
-    found = [float(number) * _UNITS[unit] for number, unit in _HTB_RATE.findall(classes)]
-    matches = len(found) == len(wanted) and all(
-        abs(rate - asked) <= 0.01 * asked for rate, asked in zip(found, wanted, strict=True)
-    )
-    if not matches:
+def _refuse_without_memory(topology: Topology) -> None:
+    """Refuse a network that plainly does not fit into the memory that is free.
+
+    Raises:
+        NetworkError: it does not.
+    """
+    needed = len(topology.nodes) * NODE_MEMORY_KIB
+    free = _free_memory_kib()
+    if needed > free:
         raise NetworkError(
-            f"{where}: limits of {wanted} Mbit/s were asked for, the kernel has {found}; "
-            "does it have sch_htb?"
+            f"{len(topology.nodes)} nodes need about {needed >> 10} MiB and {free >> 10} MiB are "
+            "free; choose a smaller network or a larger machine (--memory for the guest)"
         )
 
 
-def _port_name(link: Link) -> str:
-    device, switch = link.ends
-    return f"{switch}-{device}"
+def _free_memory_kib() -> int:
+    """Return what new processes can have without swapping (proc(5), meminfo)."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return int(values["MemAvailable"].split()[0])
 
 
 def _mac(side: int, number: int) -> str:
     """Return a locally administered address that is the same in every run."""
     return f"02:00:00:{side:02x}:{number >> 8:02x}:{number & 255:02x}"
-
-
-def _run(program: str, lines: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    text = "\n".join(lines) + "\n"
-    try:
-        return subprocess.run(
-            [program, "-j", "-batch", "-"],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_BATCH_TIMEOUT_S,
-        )
-    except FileNotFoundError:
-        raise NetworkError(
-            f"{program} is not installed (package iproute2); run 'make setup'"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise NetworkError(f"{program} did not end within {_BATCH_TIMEOUT_S:g} s") from None
-
-
-def _batch(program: str, lines: list[str], where: str) -> str:
-    """Run lines in one process in the calling thread's namespace; return what it printed.
-
-    Raises:
-        NetworkError: a line failed; names it and what the kernel said.
-    """
-    done = _run(program, lines)
-    complaints = [line for line in done.stderr.splitlines() if "quantum of class" not in line]
-    if done.returncode != 0:
-        failed = next((line for line in complaints if line.startswith("Command failed")), "")
-        number = failed.rpartition(":")[2].strip()
-        which = lines[int(number) - 1] if number.isdigit() else program
-        reason = next((line for line in complaints if line is not failed), "unknown reason")
-        raise NetworkError(f"{where}: '{program} {which}' failed: {reason}")
-    return done.stdout
-
-
-def _json_values(text: str) -> list[Any]:
-    """Return the JSON documents that stand one after the other in a text."""
-    decoder = json.JSONDecoder()
-    values = []
-    rest = text.lstrip()
-    while rest:
-        value, end = decoder.raw_decode(rest)
-        values.append(value)
-        rest = rest[end:].lstrip()
-    return values

@@ -143,7 +143,7 @@ class Link:
         ends: the two nodes' names; a switch is the second.
         bandwidth_mbit: limit of each direction, None for none.
         delay_ms: one way, added in each direction.
-        jitter_ms: standard deviation of the delay as netem draws it; needs a delay.
+        jitter_ms: by how much a packet's delay may differ from it, drawn uniformly; needs a delay.
         loss_percent: share of packets lost at random, in each direction.
         mtu: of the interfaces at both ends, None for Ethernet's 1500 octets.
     """

@@ -174,15 +174,15 @@ def test_a_network_needs_a_run_of_its_own() -> None:
 
 def test_a_limit_the_kernel_did_not_take_is_an_error() -> None:
     def inside() -> str:
-        from testbed import network as module
+        from testbed import network_batch
 
-        real = module._batch
+        real = network_batch.batch
 
         def forgetful(program: str, lines: list[str], where: str) -> str:
             kept = [line for line in lines if "class add" not in line]
             return real(program, kept, where)
 
-        module._batch = forgetful
+        network_batch.batch = forgetful
         try:
             Network(star(2), with_xfrm=False).build()
         except NetworkError as error:
@@ -190,7 +190,8 @@ def test_a_limit_the_kernel_did_not_take_is_an_error() -> None:
         return "built"
 
     assert call_isolated(inside) == (
-        "d1: limits of [100.0] Mbit/s were asked for, the kernel has []; does it have sch_htb? "
+        "the switches: limits of [100.0, 100.0] Mbit/s were asked for, the kernel has []; "
+        "does it have sch_htb? "
         "/ ['lo'] / [1]"
     )
 
