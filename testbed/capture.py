@@ -118,7 +118,7 @@ class Capture:
                 lambda: f"tcpdump has not begun to record on {', '.join(self._missing())}",
             )
         except BaseException:
-            self._processes.stop(grace_s=0)
+            self.abandon()
             raise
 
     def stop(self) -> tuple[CapturedLink, ...]:
@@ -136,6 +136,10 @@ class Capture:
         if killed:
             raise TestbedError(f"tcpdump on {', '.join(killed)} did not end: its file is torn")
         return tuple(self._result(point) for point in self._points)
+
+    def abandon(self) -> None:
+        """End the recording if it still goes on, whatever becomes of the files; idempotent."""
+        self._processes.stop(grace_s=0)
 
     def check(self) -> None:
         """Raise `DaemonDiedError` if a tcpdump has ended."""

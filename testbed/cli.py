@@ -24,6 +24,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": ("testbed.commands.live", "status", "Show devices, epochs and SAs of a network."),
     "exec": ("testbed.commands.live", "execute", "Run a command in a device."),
     "do": ("testbed.commands.live", "do", "Start, stop, cut or heal a device; hand the TM over."),
+    "capture": (
+        "testbed.commands.capture",
+        "capture",
+        "Record the black wire, with keys if asked.",
+    ),
     "down": ("testbed.commands.live", "down", "Take a network down."),
     "run": ("experiments.commands", "run", "Measure joins, leaves, SA writes, or all of it."),
     "plot": ("experiments.commands", "plot", "Draw a run's figures again, from its CSVs alone."),

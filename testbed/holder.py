@@ -2,7 +2,8 @@
 
 The mailbox is a directory: a request is a file, so is its answer, and both appear by a rename. That
 works the same on one machine and across the border of the virtual machine, where the directory is
-shared. A command in a device writes its output to files there, which the asking side follows.
+shared. A command in a device writes its output to files there, which the asking side follows; a
+recording of the black wire leaves its files there, which the asking side takes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from testbed.runs import RUN_ID_VARIABLE
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
+    from testbed.recording import Recording
 
 POLL_S: Final = 0.1
 ANSWER_DEADLINE_S: Final = 60.0
@@ -43,6 +46,7 @@ class Holder:
         self._fleet = fleet
         self._mailbox = mailbox
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._recordings: dict[str, Recording] = {}
         self._fault = ""
         self._down = False
 
@@ -56,11 +60,15 @@ class Holder:
                     self._handle(path)
                 for number in list(self._children):
                     self._finish(number)
+                for number in list(self._recordings):
+                    self._record(number)
                 time.sleep(POLL_S)
         finally:
             for child in self._children.values():
                 child.kill()
                 child.wait()
+            for recording in self._recordings.values():
+                recording.close()
 
     def _watch(self) -> None:
         try:
@@ -92,6 +100,9 @@ class Holder:
                 return {"ok": True, **self._status()}
             case "exec":
                 self._execute(number, str(request["device"]), list(request["argv"]))
+                return None
+            case "capture":
+                self._recordings[number] = self._start_recording(number, request)
                 return None
             case "down":
                 self._down = True
@@ -130,6 +141,35 @@ class Holder:
                 env={**os.environ, RUN_ID_VARIABLE: str(self._fleet.facts["run_id"])},
             )
 
+    def _start_recording(self, number: str, request: dict[str, Any]) -> Recording:
+        from testbed.recording import Recording
+
+        folder = _files_of(self._mailbox, number)
+        folder.mkdir(mode=0o700)
+        return Recording(
+            self._fleet,
+            folder,
+            seconds=float(request["seconds"]),
+            decrypt=bool(request["decrypt"]),
+            link=str(request["link"]),
+        )
+
+    def _record(self, number: str) -> None:
+        recording = self._recordings[number]
+        answer: dict[str, Any] | None
+        if (self._mailbox / f"{number}.cancel").exists():
+            answer = {"ok": False, "error": "the recording was cancelled"}
+        else:
+            try:
+                result = recording.tick()
+                answer = None if result is None else {"ok": True, **result}
+            except (TestbedError, OSError) as error:
+                answer = {"ok": False, "error": str(error)}
+        if answer is not None:
+            recording.close()
+            del self._recordings[number]
+            _put(self._mailbox / f"{number}.answer", answer)
+
     def _finish(self, number: str) -> None:
         child = self._children[number]
         if (self._mailbox / f"{number}.cancel").exists():
@@ -162,17 +202,42 @@ class Mailbox:
         """
         number = self._post(command, arguments)
         try:
-            limit = time.monotonic() + ANSWER_DEADLINE_S
-            while time.monotonic() < limit:
-                answer = self._take(number)
-                if answer is not None:
-                    return _checked(answer)
-                time.sleep(POLL_S / 2)
-            raise TestbedError(
-                f"the network does not answer '{command}' within {ANSWER_DEADLINE_S:g} s"
-            )
+            return self._await_answer(number, command, ANSWER_DEADLINE_S)
         finally:
             self._forget(number)
+
+    def record(self, target: Path, *, seconds: float, decrypt: bool, link: str) -> dict[str, Any]:
+        """Have the black wire recorded and put the files into an existing folder.
+
+        Returns:
+            The holder's answer (`testbed.recording.Recording.tick`).
+
+        Raises:
+            TestbedError: the holder refused, died, or does not answer.
+        """
+        arguments = {"seconds": seconds, "decrypt": decrypt, "link": link}
+        number = self._post("capture", arguments)
+        try:
+            answer = self._await_answer(number, "capture", seconds + 2 * ANSWER_DEADLINE_S)
+            for path in sorted(_files_of(self._directory, number).iterdir()):
+                _copy_private(path, target / path.name)
+        except KeyboardInterrupt:
+            (self._directory / f"{number}.cancel").touch()
+            self._await_end(number)
+            raise
+        else:
+            return answer
+        finally:
+            self._forget(number)
+
+    def _await_answer(self, number: str, command: str, deadline_s: float) -> dict[str, Any]:
+        limit = time.monotonic() + deadline_s
+        while time.monotonic() < limit:
+            answer = self._take(number)
+            if answer is not None:
+                return _checked(answer)
+            time.sleep(POLL_S / 2)
+        raise TestbedError(f"the network does not answer '{command}' within {deadline_s:g} s")
 
     def execute(self, device: str, argv: Sequence[str], output: TextIO, errors: TextIO) -> int:
         """Run a command in a device, pass its output on as it comes, return its exit code."""
@@ -218,6 +283,9 @@ class Mailbox:
 
     def _forget(self, number: str) -> None:
         for path in self._directory.glob(f"{number}.*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -226,6 +294,18 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     if answer.get("ok") is not True:
         raise TestbedError(str(answer.get("error", "the network refused without a reason")))
     return answer
+
+
+def _files_of(mailbox: Path, number: str) -> Path:
+    """Return the folder in which the files of an answer lie."""
+    return mailbox / f"{number}.files"
+
+
+def _copy_private(source: Path, target: Path) -> None:
+    """Copy a file that may hold keys: nobody but its owner may read it at any moment."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with source.open("rb") as origin, os.fdopen(descriptor, "wb") as copy:
+        shutil.copyfileobj(origin, copy)
 
 
 def _put(path: Path, value: dict[str, Any]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from protocol.daemon.config import IDP_PORT
 from protocol.xfrm.namespace import in_namespace
 from testbed import session
 from testbed.capture import Capture, CapturePoint, black_points
@@ -68,6 +71,39 @@ def test_every_black_link_is_recorded_and_clean(tmp_path: Path) -> None:
     assert {"IDP", "MIKE", "clock", "MLD"} <= set(report.counts)
     wrong = LeakRules.of(topology, BlackChannels.of({"port": 1}, {}), RESPONDER_PORT)
     assert check_leaks(captured, wrong).leak_count == report.counts["IDP"]
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "testbed.cli", *words]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_records_a_network_that_is_up(tmp_path: Path) -> None:
+    wire = tmp_path / "wire"
+    taken = ("capture", "--seconds", "1.5", "--output")
+    try:
+        up = command("up", "star(2)", "--sa-backend", "memory", "--env", "native")
+        assert up.returncode == 0, up.stderr
+        done = command(*taken, str(wire))
+        assert done.returncode == 0, done.stderr
+        assert "packets of 2 black links" in done.stdout
+        again = command(*taken, str(wire))
+        assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+        assert "is not empty; choose another folder" in again.stderr
+        one = command(*taken, str(tmp_path / "one"), "--link", "d9-s1")
+        assert "no black link 'd9-s1'; there are d1-" in one.stderr
+        keys = command(*taken, str(tmp_path / "keys"), "--decrypt")
+        assert "nothing can be decrypted: this network has no kernel SAs" in keys.stderr
+        assert command("status").returncode == 0
+    finally:
+        assert command("down").returncode == 0
+    names = {path.name for path in wire.iterdir()}
+    assert names == {"black.pcap", "README"}
+    frames = list(read_frames(wire / "black.pcap"))
+    assert [frame.wall_ns for frame in frames] == sorted(frame.wall_ns for frame in frames)
+    assert f"{len(frames)} packets" in done.stdout
+    idp = IDP_PORT.to_bytes(2) * 2
+    assert any(frame.data[54:58] == idp for frame in frames)
 
 
 def burst(made: Namespace, count: int) -> None:
