@@ -1,8 +1,8 @@
-"""The packet check: red multicast sent at one device must arrive decrypted at every other.
+"""The packet check: red multicast sent at one place must arrive decrypted at every other.
 
-Each device gets two sockets in its namespace: one that has joined the red test group on ``xfrm0``,
-one that sends to it from the device's red address through ``xfrm0``. What arrives has come over
-the black network as ESP: the xfrm interface takes and gives nothing else.
+Each place gets two sockets in its namespace: one that has joined the red test group, one that sends
+to it. A device's are on ``xfrm0``: what arrives there has come over the black network as ESP, the
+xfrm interface takes and gives nothing else. A client's are on its LAN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 
 from testbed.errors import TestbedError
@@ -22,6 +22,9 @@ from testbed.namespaces import NetNamespace
 
 RED_GROUP: Final = IPv6Address("ff0e::7e57")
 """Red multicast group of the check packets; not the black group."""
+
+RED_GROUP_4: Final = IPv4Address("239.126.87.1")
+"""The same for IPv4."""
 
 PORT: Final = 47600
 HOP_LIMIT: Final = 8
@@ -73,37 +76,92 @@ class Endpoint(Protocol):
 
 
 class RedEndpoint:
-    """The two sockets of one device."""
+    """The two sockets of one place.
 
-    def __init__(self, namespace: NetNamespace, red: IPv6Address, interface: str) -> None:
+    Args:
+        namespace: of the device or client.
+        red: its red address, the source; decides between IPv6 and IPv4.
+        interface: where it sends and listens.
+        group: red multicast group of the same family; None: the check's own.
+        listening: whether it is a member of the group from the beginning.
+
+    Raises:
+        TestbedError: the address or interface cannot be used.
+    """
+
+    def __init__(
+        self,
+        namespace: NetNamespace,
+        red: IPv6Address | IPv4Address,
+        interface: str,
+        *,
+        group: IPv6Address | IPv4Address | None = None,
+        listening: bool = True,
+    ) -> None:
+        v6 = red.version == 6
+        self._group = group or (RED_GROUP if v6 else RED_GROUP_4)
+        family = socket.AF_INET6 if v6 else socket.AF_INET
         with namespace.entered():
-            index = socket.if_nametoindex(interface)
-            self._receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-            self._sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            self._receiver = socket.socket(family, socket.SOCK_DGRAM)
+            self._sender = socket.socket(family, socket.SOCK_DGRAM)
             try:
-                self._open(index, red)
+                index = socket.if_nametoindex(interface)
+                self._membership = self._group.packed + struct.pack("@I", index)
+                if v6:
+                    self._open6(index, red)
+                else:
+                    self._membership = self._group.packed + struct.pack("@II", 0, index)
+                    self._open4(index, red)
+                if listening:
+                    self.join()
             except OSError as error:
                 self.close()
                 raise TestbedError(
                     f"{namespace.name}: packet check on {interface}: {error.strerror}"
                 ) from None
 
-    def _open(self, index: int, red: IPv6Address) -> None:
+    def _open6(self, index: int, red: IPv6Address | IPv4Address) -> None:
         receiver, sender, v6 = self._receiver, self._sender, socket.IPPROTO_IPV6
         receiver.setblocking(False)
-        receiver.bind((str(RED_GROUP), PORT, 0, index))
-        membership = RED_GROUP.packed + struct.pack("@I", index)
-        receiver.setsockopt(v6, socket.IPV6_JOIN_GROUP, membership)
+        receiver.bind((str(self._group), PORT, 0, index))
         sender.setblocking(False)
         sender.bind((str(red), 0))
         sender.setsockopt(v6, socket.IPV6_MULTICAST_IF, index)
         sender.setsockopt(v6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
         sender.setsockopt(v6, socket.IPV6_MULTICAST_LOOP, 0)
 
+    def _open4(self, index: int, red: IPv6Address | IPv4Address) -> None:
+        receiver, sender, v4 = self._receiver, self._sender, socket.IPPROTO_IP
+        receiver.setblocking(False)
+        receiver.bind((str(self._group), PORT))
+        sender.setblocking(False)
+        sender.bind((str(red), 0))
+        sender.setsockopt(v4, socket.IP_MULTICAST_IF, struct.pack("@4s4sI", b"", red.packed, index))
+        sender.setsockopt(v4, socket.IP_MULTICAST_TTL, HOP_LIMIT)
+        sender.setsockopt(v4, socket.IP_MULTICAST_LOOP, 0)
+
+    def join(self) -> None:
+        """Become a listener of the group: the host reports it by MLD or IGMP."""
+        if self._group.version == 6:
+            self._receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, self._membership)
+        else:
+            self._receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, self._membership)
+
+    def leave(self) -> None:
+        """Be no listener any more."""
+        if self._group.version == 6:
+            self._receiver.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, self._membership
+            )
+        else:
+            self._receiver.setsockopt(
+                socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, self._membership
+            )
+
     def send(self, payload: bytes) -> str:
         """Send one packet; return why it could not be sent, or nothing."""
         try:
-            self._sender.sendto(payload, (str(RED_GROUP), PORT))
+            self._sender.sendto(payload, (str(self._group), PORT))
         except OSError as error:
             return error.strerror or str(error)
         return ""
