@@ -1,4 +1,4 @@
-"""The command lines ``idpd`` and ``miked``, with help that teaches; see `protocol.daemon.entry`."""
+"""The daemons' command lines, with help that teaches; see `protocol.daemon.entry`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import click
 from protocol.core.errors import LocalError
 from protocol.daemon import entry
 from protocol.daemon.control import request
+from protocol.daemon.launch import PROXY
 from protocol.daemon.tables import load_run_files
 
 _TITLES = {
     "idpd": "The IPsec discovery protocol (IDP): finds the other devices, writes the SAs.",
     "miked": "The group key protocol (MIKE): agrees with the other devices on the group key.",
+    "mproxyd": "The multicast proxy: forwards red multicast between LANs and tunnel (RFC 4605).",
 }
 
 _EXAMPLE_HELP = """\b
@@ -30,13 +32,33 @@ Examples:
   {daemon} stop --config d3.toml          # leave the group, stay loaded
 """
 
+_PROXY_EXAMPLE_HELP = """\b
+Examples:
+  mproxyd run d3.toml                     # beside idpd and miked, from the same file
+  mproxyd run lan.toml                    # a LAN router: [device] and [mproxy] are enough
+  mproxyd status --socket /run/d3/mproxyd.sock --json
+"""
+
+_RUN_HELP = """Run the daemon of the device described in CONFIG, a TOML file, in the foreground.
+
+It loads everything, then waits for `start` unless the file says `park = false`. SIGTERM or
+Ctrl-C leaves the group, removes its SAs and policies, and ends; a second one ends at once.
+"""
+
+_PROXY_RUN_HELP = """Run the proxy described in section [mproxy] of CONFIG, a TOML file.
+
+It forwards from the start until SIGTERM or Ctrl-C; then, or if it dies, nothing is forwarded.
+"""
+
 
 def command_line(daemon: str) -> click.Group:
     """Return the click group of one daemon."""
+    parks = daemon != PROXY
+    examples = _EXAMPLE_HELP.format(daemon=daemon) if parks else _PROXY_EXAMPLE_HELP
 
     @click.group(
         name=daemon,
-        help=f"{_TITLES[daemon]}\n\n{_EXAMPLE_HELP.format(daemon=daemon)}",
+        help=f"{_TITLES[daemon]}\n\n{examples}",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     def group() -> None:
@@ -44,10 +66,11 @@ def command_line(daemon: str) -> click.Group:
 
     group.add_command(_run_command(daemon))
     group.add_command(_status_command(daemon))
-    group.add_command(_start_command(daemon))
-    group.add_command(
-        _simple_command(daemon, "stop", "Leave the group and park; answers when done.")
-    )
+    if parks:
+        group.add_command(_start_command(daemon))
+        group.add_command(
+            _simple_command(daemon, "stop", "Leave the group and park; answers when done.")
+        )
     group.add_command(_simple_command(daemon, "shutdown", "Stop and end the daemon process."))
     group.add_command(_simple_command(daemon, "flush", "Write trace and log out now."))
     if daemon == "miked":
@@ -56,7 +79,9 @@ def command_line(daemon: str) -> click.Group:
 
 
 def _run_command(daemon: str) -> click.Command:
-    @click.command("run", short_help="Run the daemon in the foreground.")
+    help_text = _RUN_HELP if daemon != PROXY else _PROXY_RUN_HELP
+
+    @click.command("run", short_help="Run the daemon in the foreground.", help=help_text)
     @click.argument("config", type=click.Path(path_type=Path))
     @click.option(
         entry.EXIT_WITH_PARENT,
@@ -78,11 +103,6 @@ def _run_command(daemon: str) -> click.Command:
     )
     @click.option(entry.DEBUG, "debug", is_flag=True, help="Log debug lines too.")
     def run(config: Path, with_parent: bool, record: bool, debug: bool, batch: bool) -> None:
-        """Run the daemon of the device described in CONFIG, a TOML file, in the foreground.
-
-        It loads everything, then waits for `start` unless the file says `park = false`. SIGTERM or
-        Ctrl-C leaves the group, removes its SAs and policies, and ends; a second one ends at once.
-        """
         flags = {
             entry.EXIT_WITH_PARENT: with_parent,
             entry.RECORD_DATAGRAMS: record,
@@ -99,7 +119,7 @@ def _status_command(daemon: str) -> click.Command:
     @_where
     @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
     def status(socket: Path | None, config: Path | None, as_json: bool) -> None:
-        """Show the daemon's state, peers or members, epoch, and what it refused and why."""
+        """Show what the daemon does and knows, and what it refused and why."""
         answer = _ask(daemon, socket, config, {"cmd": "status"})
         answer.pop("ok")
         if as_json:
@@ -179,8 +199,9 @@ def _ask(
 
 def status_lines(answer: Mapping[str, Any]) -> list[str]:
     """Return a status as lines for people."""
+    place = f" ({answer['nation']}), {answer['address']}" if "nation" in answer else ""
     lines = [
-        f"{answer['daemon']} of {answer['device']} ({answer['nation']}), {answer['address']}:"
+        f"{answer['daemon']} of {answer['device']}{place}:"
         f" {answer['state']}, process {answer['pid']}"
     ]
     for name in ("role", "tm", "epoch", "active_epoch", "backend", "sa_mode"):
@@ -191,6 +212,7 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         if entries:
             lines.append(f"  {name}")
             lines += [f"    {_entry(item)}" for item in entries]
+    lines += _proxy_lines(answer)
     for refusal in answer.get("refused", []):
         lines.append(
             f"  refused {refusal.get('peer')}: {refusal.get('reason')}"
@@ -203,6 +225,29 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         lines.append("  counters")
         lines += [f"    {name} {count}" for name, count in counters.items()]
     return lines
+
+
+def _proxy_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return what only a proxy has: its interfaces with their groups, and its flows."""
+    if "upstream" not in answer:
+        return []
+    upstream = answer["upstream"]
+    joined = ", ".join(item["group"] for item in upstream["joined"]) or "nothing joined"
+    lines = [f"  upstream {upstream['interface']}: {joined}"]
+    for port in answer["downstream"]:
+        querier = f", querier {port['querier']}" if port["querier"] else ""
+        place = f"  downstream {port['interface']} IPv{port['family']}"
+        lines.append(f"{place}: {port['state']}{querier}")
+        lines += [f"    {item['group']} from {_sources(item)}" for item in port["groups"]]
+    for flow in answer["flows"]:
+        outs = ", ".join(flow["outs"]) or "nowhere"
+        lines.append(f"  flow {flow['source']} {flow['group']}: {flow['in']} to {outs}")
+    return lines
+
+
+def _sources(item: Mapping[str, Any]) -> str:
+    sources = item["sources"]
+    return sources if isinstance(sources, str) else ", ".join(sources)
 
 
 def _entry(item: object) -> str:

@@ -11,10 +11,10 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from protocol.daemon.service import Service
+    from protocol.daemon.process import DaemonProcess
 
 EXIT_WITH_PARENT = "--exit-with-parent"
 RECORD_DATAGRAMS = "--record-datagrams"
@@ -34,16 +34,32 @@ def main_of(daemon: str, arguments: list[str]) -> NoReturn:
     command_line(daemon).main(arguments, prog_name=daemon)
 
 
-def _idp_service() -> type[Service]:
-    from protocol.daemon.idpservice import IdpService
+def make_process(daemon: str, config_path: Path, flags: frozenset[str]) -> DaemonProcess:
+    """Return the process object of a daemon, its file read.
 
-    return IdpService
+    Raises:
+        LocalError: the file cannot be read, or a setting in it is wrong.
+    """
+    options: dict[str, Any] = {
+        "recording": RECORD_DATAGRAMS in flags,
+        "exit_with_parent": EXIT_WITH_PARENT in flags,
+        "log_level": "debug" if DEBUG in flags else "info",
+    }
+    if daemon == "mproxyd":
+        from protocol.daemon import mproxyconfig
+        from protocol.daemon.mproxyservice import MproxyService
 
+        return MproxyService(mproxyconfig.load(config_path), **options)
+    from protocol.daemon.config import load
 
-def _mike_service() -> type[Service]:
+    config = load(config_path)
+    if daemon == "idpd":
+        from protocol.daemon.idpservice import IdpService
+
+        return IdpService(config, **options)
     from protocol.daemon.mikeservice import MikeService
 
-    return MikeService
+    return MikeService(config, **options)
 
 
 def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
@@ -53,18 +69,9 @@ def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
     if BATCH in flags:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     from protocol.core.errors import LocalError
-    from protocol.daemon.config import load
 
     try:
-        config = load(config_path)
-        service_of = _idp_service if daemon == "idpd" else _mike_service
-        service = service_of()(
-            config,
-            recording=RECORD_DATAGRAMS in flags,
-            exit_with_parent=EXIT_WITH_PARENT in flags,
-            log_level="debug" if DEBUG in flags else "info",
-        )
-        return service.run()
+        return make_process(daemon, config_path, flags).run()
     except LocalError as error:
         sys.stderr.write(f"{daemon}: {' '.join(str(error).splitlines())}\n")
         return 1

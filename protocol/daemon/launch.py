@@ -21,14 +21,18 @@ import cryptography
 from protocol.daemon import entry
 
 DAEMONS = ("idpd", "miked")
+"""The daemons of every IPsec device."""
+
+PROXY = "mproxyd"
+"""The multicast proxy, of an IPsec device with clients and of a LAN router."""
 
 _HERE = Path(__file__).resolve().parent
 
 
 def command(daemon: str, config: Path | str, *flags: str) -> list[str]:
-    """Return the argument vector that runs ``daemon`` (``idpd`` or ``miked``) with a TOML file."""
-    if daemon not in DAEMONS:
-        raise ValueError(f"no daemon {daemon!r}: {' or '.join(DAEMONS)}")
+    """Return the argument vector that runs a daemon (`DAEMONS`, `PROXY`) with a TOML file."""
+    if daemon not in (*DAEMONS, PROXY):
+        raise ValueError(f"no daemon {daemon!r}: {', '.join(DAEMONS)} or {PROXY}")
     program = str(_HERE / f"{daemon}.py")
     return [sys.executable, "-S", "-P", program, "run", str(config), entry.BATCH, *flags]
 

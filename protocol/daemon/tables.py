@@ -109,10 +109,10 @@ class TableReader:
         place = f"[{section}] {key}" if key else f"[{section}]"
         raise ConfigFileError(f"{self._path.name}: {place} {problem}")
 
-    def refuse_leftovers(self) -> None:
-        """Refuse what nobody has taken."""
-        for section, table in self._tables.items():
-            for key in table:
+    def refuse_leftovers(self, *sections: str) -> None:
+        """Refuse what nobody has taken, in these sections or in all."""
+        for section in sections or self._tables:
+            for key in self._tables.get(section, ()):
                 self.fail(section, key, "is not a setting")
 
     def take(self, section: str, key: str, default: Any = None) -> Any:

@@ -1,0 +1,131 @@
+"""The section ``[mproxy]``: in the TOML file of an IPsec device, or in a LAN router's own.
+
+A LAN router's file has two sections::
+
+    [device]
+    name = "alpha-lan"
+    run_directory = "…/alpha-lan"
+    [mproxy]
+    upstream = "eth0"
+    [[mproxy.downstream]]
+    interface = "eth1"
+    prefixes = ["fd00:1:1::/64", "10.1.1.0/24"]
+
+In a device's file ``upstream`` is the xfrm interface of ``[ipsec]`` unless the section says
+otherwise, nothing is signalled through it, and the black groups of the device's sections are never
+forwarded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from protocol.core.errors import LocalError
+from protocol.daemon.tables import ConfigFileError, RunFiles, TableReader, read_tables
+from protocol.mproxy.config import RANGES, Downstream, MproxyConfig, Network
+from protocol.mproxy.messages import Family
+
+_SECTION = "mproxy"
+
+_BLACK_GROUPS = (("ipsec", None), ("idp", "ff0e::1d0"), ("mike", "ff0e::319e"))
+"""Sections of a device whose ``group`` is black, with the defaults of the daemons."""
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MproxyConfig)}
+
+
+@dataclass(frozen=True, slots=True)
+class MproxyFile:
+    """Everything mproxyd is told.
+
+    Attributes:
+        files: whose proxy this is, and where its files lie.
+        config: settings of the engine.
+        injected_offset_us: shift of the wall clock, for tests of the clock measurement only.
+    """
+
+    files: RunFiles
+    config: MproxyConfig
+    injected_offset_us: int
+
+
+def load(path: Path) -> MproxyFile:
+    """Read and check what concerns mproxyd; the other sections are for idpd and miked to check.
+
+    Raises:
+        ConfigFileError: one line that names the file and, if it can be read, section and field.
+    """
+    return _Reader(path, read_tables(path)).mproxy_file()
+
+
+class _Reader(TableReader):
+    def mproxy_file(self) -> MproxyFile:
+        if _SECTION not in self._tables:
+            self.fail(_SECTION, "", "is missing: mproxyd has nothing to do here")
+        files = RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
+        config = self._config()
+        offset_us = self.integer("clock", "injected_offset_us", -3_600_000_000, 3_600_000_000, 0)
+        self.refuse_leftovers(_SECTION)
+        return MproxyFile(files, config, offset_us)
+
+    def _config(self) -> MproxyConfig:
+        ipsec = self._tables.get("ipsec")
+        tunnel = None if ipsec is None else str(ipsec.get("interface", "xfrm0"))
+        upstream = self.interface(_SECTION, "upstream", tunnel)
+        values: dict[str, Any] = {
+            "upstream": upstream,
+            "downstreams": self._downstreams(),
+            "signal_upstream": self.boolean(
+                _SECTION, "signal_upstream", default=upstream != tunnel
+            ),
+            "families": tuple(
+                family
+                for family, key in ((Family.IPV6, "ipv6"), (Family.IPV4, "ipv4"))
+                if self.boolean(_SECTION, key, default=True)
+            ),
+            "groups": self._networks(_SECTION, "groups", self.take(_SECTION, "groups", [])),
+            "never": self._never(),
+        }
+        for name, low, high in RANGES:
+            values[name] = self.integer(_SECTION, name, low, high, _DEFAULTS[name])
+        try:
+            return MproxyConfig(**values)
+        except LocalError as error:
+            raise ConfigFileError(f"{self._path.name}: [mproxy] {error}") from error
+
+    def _downstreams(self) -> tuple[Downstream, ...]:
+        section = "mproxy.downstream"
+        tables = self.take(_SECTION, "downstream", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.fail(_SECTION, "downstream", "must be [[mproxy.downstream]] tables")
+        found = []
+        for table in tables:
+            self._tables[section] = dict(table)
+            interface = self.interface(section, "interface", None)
+            prefixes = self._networks(section, "prefixes", self.take(section, "prefixes"))
+            found.append(Downstream(interface, prefixes))
+            self.refuse_leftovers(section)
+        return tuple(found)
+
+    def _never(self) -> tuple[Network, ...]:
+        never = self.take(_SECTION, "never", [])
+        found = list(self._networks(_SECTION, "never", never))
+        if "ipsec" in self._tables:
+            for section, default in _BLACK_GROUPS:
+                group = self._tables.get(section, {}).get("group", default)
+                if group is not None:
+                    found += self._networks(section, "group", [group])
+        return tuple(found)
+
+    def _networks(self, section: str, key: str, value: object) -> tuple[Network, ...]:
+        if not isinstance(value, list):
+            self.fail(section, key, f"must be a list of prefixes, not {value!r}")
+        found = []
+        for item in value:
+            try:
+                found.append(ip_network(item if isinstance(item, str) else ""))
+            except ValueError:
+                self.fail(section, key, f"has {item!r}, which is no prefix")
+        return tuple(found)
