@@ -73,7 +73,7 @@ def choose(kind: EnvironmentKind, *, needs_esp: bool) -> Choice:
         return Choice(EnvironmentKind.NATIVE, "inside the virtual machine")
     if kind is EnvironmentKind.VM:
         return Choice(EnvironmentKind.VM, "asked for")
-    probes = [preflight.check_root, preflight.check_namespaces]
+    probes = [preflight.check_root, preflight.check_namespaces, preflight.check_nftables]
     if needs_esp:
         probes.append(preflight.check_esp)
     for probe in probes:

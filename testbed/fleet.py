@@ -35,6 +35,7 @@ from testbed.clock import Offset, measure
 from testbed.cpu import IdleReport, IdleSampler
 from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
 from testbed.errors import TestbedError
+from testbed.guard import Fence, read_drops
 from testbed.network import XFRM, Network
 from testbed.observer import KernelEvent, KernelObserver, SadCheck, SadReader
 from testbed.packets import PacketCheck, RedEndpoint, check, not_applicable
@@ -73,6 +74,7 @@ class FleetOptions:
         injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
         observe_kernel: whether the kernel's SA notifications are collected.
         capture: whether tcpdump records every black link into ``keep``, to the end of all daemons.
+        guard: whether every device gets its nftables guard (docs/guard.md), before any interface.
         nursery: whether one process imports the daemons' code and forks them all, which starts
             twenty of them in a tenth of the time; False: each is executed by itself.
         seed: recorded; the fleet itself chooses nothing at random.
@@ -89,6 +91,7 @@ class FleetOptions:
     injected_offset_us: Mapping[str, int] = field(default_factory=dict)
     observe_kernel: bool = True
     capture: bool = False
+    guard: bool = True
     nursery: bool = True
     seed: int = 0
 
@@ -173,7 +176,12 @@ class Fleet:
 
     def _build(self, run_id: str) -> None:
         start = time.monotonic()
-        self.network = Network(self.topology, with_xfrm=self.options.kernel)
+        fence = Fence(self.topology, self.options.idp, self.options.mike, (RESPONDER_PORT,))
+        self.network = Network(
+            self.topology,
+            with_xfrm=self.options.kernel,
+            fence=fence if self.options.guard else None,
+        )
         self._stack.callback(self.network.stop)
         self.network.build()
         if self.options.kernel and not self.network.has_xfrm:
@@ -205,6 +213,7 @@ class Fleet:
             "sa_backend": self.options.sa_backend,
             "sa_mode": self.options.sa_mode,
             "suite": self._suite(),
+            "guard": self.options.guard,
             "nursery": self.options.nursery,
             "kernel_observed": self._observer is not None,
         }
@@ -421,6 +430,10 @@ class Fleet:
     def sa_count(self, device: str) -> int | None:
         """Return how many SAs the kernel holds for a device, None with the memory backend."""
         return len(self._sads.read(device).entries) if self.options.kernel else None
+
+    def drops(self, device: str) -> dict[str, int]:
+        """Return what a device's guard has dropped so far, by reason (docs/guard.md)."""
+        return read_drops(self.network.namespace(device))
 
     def sad_check(self, devices: Sequence[str], deadline_s: float = 5.0) -> SadCheck:
         """Read the SADs back and compare: same epoch, same SPIs, same key digests.

@@ -28,6 +28,10 @@ from testbed.pcap import CapturedFrame, concatenate, read_frames
 from testbed.spec import Topology
 from testbed.wirekinds import IDP, LAYER_FIELDS, MIKE, FragmentId, MisplacedError, Walk
 
+_LINK_SCOPE: Final = 2
+_SITE_ROUTERS: Final = IPv6Address("ff05::2")
+"""Every IPv6 router is a member of it (RFC 4291 section 2.8), so every device reports it."""
+
 _LEAKS_KEPT: Final = 20
 _HEX_BYTES: Final = 160
 _SEARCHED_PREFIX_BITS_MIN: Final = 48
@@ -291,7 +295,8 @@ class _Judge:
         address = IPv6Address(text)
         if address.is_multicast:
             scope = address.packed[1] & 15
-            if scope > 2 and address not in self.rules.groups:
+            known = address in self.rules.groups or address == _SITE_ROUTERS
+            if scope > _LINK_SCOPE and not known:
                 return f"it names {address}, which is no group of the black network"
             return ""
         red = (UNIQUE_LOCAL, *(net for net in self.rules.red if isinstance(net, IPv6Network)))

@@ -47,7 +47,7 @@ class Check:
 
 # What each way to run needs.
 NATIVE_NEEDS: Final = frozenset(
-    {"root", "namespaces", "esp", "xfrm-interface", "mnexec", "mininet"},
+    {"root", "namespaces", "esp", "xfrm-interface", "nftables", "mnexec", "mininet"},
 )
 VM_NEEDS: Final = frozenset({"qemu", "guest-kernel", "image-tools"})
 
@@ -168,6 +168,15 @@ def check_pim() -> Check:
     return check
 
 
+def check_nftables() -> Check:
+    """Check whether the kernel takes nftables rules, of which every device's guard is made."""
+    program = _check_program("nftables", "nft", "nftables")
+    if program.state is not State.OK:
+        return program
+    argv = ["nft", "add", "table", "inet", "probe"]
+    return _check_kernel("nftables", argv, "the kernel took a table", "nf_tables")
+
+
 def _check_program(name: str, program: str, package: str) -> Check:
     found = shutil.which(program, path=layout.search_path())
     if found is not None:
@@ -253,6 +262,7 @@ CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     check_xfrm_interface,
     check_netem,
     check_pim,
+    check_nftables,
     functools.partial(_check_program, "mnexec", "mnexec", "mininet"),
     check_mininet,
     functools.partial(_check_program, "tshark", "tshark", "tshark"),

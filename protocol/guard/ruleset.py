@@ -105,14 +105,13 @@ class Chain:
 
 
 def ruleset(rules: GuardRules) -> str:
-    """Return the whole guard in nft syntax; loading it again replaces it in one transaction."""
+    """Return the whole guard in nft syntax: one transaction, refused where there is a guard."""
     lines: list[str] = []
     of_rules = chains(rules)
     for family in dict.fromkeys(chain.family for chain in of_rules):
         mine = [chain for chain in of_rules if chain.family == family]
-        # So that the deletion below never fails.
-        lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}"]
-        lines.append(f"table {family} {TABLE} {{")
+        # Not replaced: that would make the kernel wait until no packet sees the old one any more.
+        lines += [f"create table {family} {TABLE}", f"table {family} {TABLE} {{"]
         lines += [f"\tcounter {name} {{ }}" for chain in mine for name in chain.counters]
         for chain in mine:
             hook = f"type filter hook {chain.hook} priority filter; policy {chain.policy};"

@@ -12,7 +12,7 @@ from testbed.environment import EnvironmentKind, TestbedEnvironmentError, choose
 from testbed.preflight import Check, State
 from testbed.vm import launcher
 
-CHECKS = ("check_root", "check_namespaces", "check_esp")
+CHECKS = ("check_root", "check_namespaces", "check_nftables", "check_esp")
 
 
 @pytest.fixture
@@ -36,8 +36,9 @@ def test_auto_is_native_where_it_can_be(machine: Callable[..., None]) -> None:
     assert choice.kind is EnvironmentKind.VM
     assert choice.reason == "check_esp: absent"
     assert choose(EnvironmentKind.AUTO, needs_esp=False).kind is EnvironmentKind.NATIVE
-    machine("check_root")
-    assert choose(EnvironmentKind.AUTO, needs_esp=False).kind is EnvironmentKind.VM
+    for missing in ("check_root", "check_nftables"):
+        machine(missing)
+        assert choose(EnvironmentKind.AUTO, needs_esp=False).kind is EnvironmentKind.VM
 
 
 def test_native_that_cannot_be_is_an_error_with_a_cure(machine: Callable[..., None]) -> None:

@@ -71,6 +71,12 @@ def test_a_kernel_without_a_feature_names_what_it_lacks(monkeypatch: pytest.Monk
     assert check.cure == "add --env vm"
 
 
+def test_without_nft_the_cure_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.layout, "search_path", lambda: "/nowhere")
+    check = preflight.check_nftables()
+    assert (check.state, check.cure) == (State.MISSING, "make setup")
+
+
 def test_a_missing_program_is_no_traceback() -> None:
     done = preflight._run(["no-such-program"])
     assert done.returncode == 127
