@@ -88,7 +88,7 @@ class Wiring:
         self.ports = self._make_ports()
         self.wires = self._make_wires()
         self._wire_of = {port: wire for wire in self.wires for port in wire.ports}
-        self._upstream: dict[str, Port] = {}
+        self._upstream: dict[str, tuple[Port, Port]] = {}
         self._routes: dict[str, dict[Prefix, Route]] = {}
         for device in topology.devices:
             self._route_below(device)
@@ -112,7 +112,11 @@ class Wiring:
 
     def upstream(self, node: str) -> Port | None:
         """Return the port of a LAN router or client towards its device, None for other nodes."""
-        return self._upstream.get(node)
+        return self._upstream[node][0] if node in self._upstream else None
+
+    def gateway(self, node: str) -> Port | None:
+        """Return the port that is the next hop upstream of a LAN router or client, else None."""
+        return self._upstream[node][1] if node in self._upstream else None
 
     def routes(self, node: str) -> tuple[Route, ...]:
         """Return the static routes of a node."""
@@ -173,7 +177,7 @@ class Wiring:
                     continue
                 seen.add(port.node)
                 parent[port.node] = (port, above)
-                self._upstream.setdefault(port.node, port)
+                self._upstream.setdefault(port.node, parent[port.node])
                 for via in above.addresses:
                     self._add(port.node, Route(EVERYTHING[via.version], via, port.interface))
                 if self.kind(port) is NodeKind.LAN_ROUTER:

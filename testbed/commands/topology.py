@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import click
-
-if TYPE_CHECKING:
-    from testbed.spec import Topology
 
 
 @click.group()
 def topology() -> None:
-    """List and show topologies."""
+    """List, show and draw topologies."""
 
 
 @topology.command("list")
@@ -25,43 +23,48 @@ def list_() -> None:
       testbed topology list
     """
     from topologies import find, names
+    from topologies.families import FAMILIES, usage
 
     for name in names():
         click.echo(f"{name:<14} {find(name).title}")
-    click.echo(f"{'star(N)':<14} N IPsec devices on one black switch (also: star-N)")
+    for family, function in FAMILIES.items():
+        summary = (function.__doc__ or "").partition("\n")[0].removeprefix("Return ")
+        click.echo(f"{usage(family)}: {summary}")
 
 
 @topology.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def show(name: str, as_json: bool) -> None:
-    r"""Show a topology: its drawing, its nodes and links. NAME may be a path to a file.
+@click.option(
+    "--plot",
+    type=Path,
+    is_flag=False,
+    flag_value=Path(),
+    default=None,
+    metavar="[FILE]",
+    help="Draw it into a file (png, pdf or svg; NAME.png if none is named).",
+)
+def show(name: str, as_json: bool, plot: Path | None) -> None:
+    r"""Show a topology: its nodes and links, or a drawing. NAME may be a path to a file.
 
     \b
     Examples:
       testbed topology show measurement
-      testbed topology show 'star(3)' --json
-      testbed topology show ./my/topology.toml
+      testbed topology show 'coalition(5,2)' --json
+      testbed topology show coalition --plot
+      testbed topology show ./my/topology.toml --plot my.pdf
     """
     from topologies import find
 
     found = find(name)
-    click.echo(json.dumps(found.as_json(), indent=2) if as_json else _text(found))
+    if plot is not None:
+        from testbed.drawing import draw
 
+        stem = re.sub(r"[^a-z0-9-]+", "-", found.name).strip("-")
+        target = Path(f"{stem}.png") if plot == Path() else plot
+        draw(found, target)
+        click.echo(target)
+        return
+    from testbed.listing import listing
 
-def _text(topology: Topology) -> str:
-    lines = [f"{topology.name}: {topology.title}", ""]
-    for switch in topology.switches:
-        lines.append(f"{switch.name} (switch)")
-        cables = [link for link in topology.links if switch.name in link.ends]
-        for link in cables:
-            device = topology.node(link.ends[0])
-            limit = f"{link.bandwidth_mbit:g} Mbit/s" if link.bandwidth_mbit else "unlimited"
-            mark = "└" if link is cables[-1] else "├"
-            lines.append(
-                f" {mark}─ {device.name:<6} {device.nation or '':<10} black {device.black!s:<22} "
-                f"red {device.red!s:<16} {limit}"
-            )
-    group = topology.group
-    lines += ["", f"ESP to {group.black_group}, xfrm interface id {group.if_id}, MTU {group.mtu}"]
-    return "\n".join(lines)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else listing(found))
