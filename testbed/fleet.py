@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,12 +34,14 @@ from testbed.clock import Offset, measure
 from testbed.cpu import IdleReport, IdleSampler
 from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
 from testbed.errors import TestbedError
+from testbed.fleetoptions import FleetOptions
 from testbed.guard import Fence, read_drops
 from testbed.network import XFRM, Network
 from testbed.observer import KernelEvent, KernelObserver, SadCheck, SadReader
 from testbed.packets import PacketCheck, RedEndpoint, check, not_applicable
 from testbed.processes import ProcessTable
 from testbed.spec import Topology
+from testbed.surroundings import Surroundings
 from testbed.trace import Event
 from testbed.turns import give_turns
 from testbed.wait import wait_until
@@ -48,65 +49,10 @@ from testbed.watch import GroupWatch, TraceLog, check_sads
 
 __all__ = ["Event", "Fleet", "FleetOptions"]
 
-KERNEL_BACKENDS: Final = frozenset({"netlink", "command", "pfkey"})
-BACKENDS: Final = (*sorted(KERNEL_BACKENDS), "memory")
-SA_MODES: Final = ("per-sender", "paper")
-
 _DAEMON_START_DEADLINE_S: Final = 180.0
 _STOP_GRACE_S: Final = 5.0
 
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class FleetOptions:
-    """How the devices of a fleet are set up.
-
-    Attributes:
-        run_id: names the run if this process is none yet. Empty: a new one.
-        keep: directory that receives logs, traces and configurations at the end; None: thrown away.
-        sa_backend: ``netlink``, ``command``, ``pfkey`` or ``memory``.
-        sa_mode: ``per-sender`` or ``paper``.
-        suite: algorithm suite of the SAs; empty: AES-GCM, in mode ``paper`` 3DES and SHA-1.
-        idp: values that replace defaults in section ``[idp]`` of every device.
-        mike: the same for ``[mike]``.
-        ipsec: the same for ``[ipsec]``.
-        injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
-        observe_kernel: whether the kernel's SA notifications are collected.
-        capture: whether tcpdump records every black link into ``keep``, to the end of all daemons.
-        guard: whether every device gets its nftables guard (docs/guard.md), before any interface.
-        nursery: whether one process imports the daemons' code and forks them all, which starts
-            twenty of them in a tenth of the time; False: each is executed by itself.
-        seed: recorded; the fleet itself chooses nothing at random.
-    """
-
-    run_id: str = ""
-    keep: Path | None = None
-    sa_backend: str = "netlink"
-    sa_mode: str = "per-sender"
-    suite: str = ""
-    idp: Mapping[str, Any] = field(default_factory=dict)
-    mike: Mapping[str, Any] = field(default_factory=dict)
-    ipsec: Mapping[str, Any] = field(default_factory=dict)
-    injected_offset_us: Mapping[str, int] = field(default_factory=dict)
-    observe_kernel: bool = True
-    capture: bool = False
-    guard: bool = True
-    nursery: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.sa_backend not in BACKENDS:
-            raise TestbedError(f"SA backend {self.sa_backend!r} is none of {', '.join(BACKENDS)}")
-        if self.sa_mode not in SA_MODES:
-            raise TestbedError(f"SA mode {self.sa_mode!r} is none of {', '.join(SA_MODES)}")
-        if self.capture and self.keep is None:
-            raise TestbedError("a capture needs a directory to keep it in")
-
-    @property
-    def kernel(self) -> bool:
-        """Whether SAs are really in a kernel."""
-        return self.sa_backend in KERNEL_BACKENDS
 
 
 class Fleet:
@@ -118,11 +64,13 @@ class Fleet:
         facts: what was measured or decided while building (timings, xfrm interface or why not):
             goes into the manifest.
         network: the built network, for tests and captures.
+        surroundings: routers, multicast proxies and clients.
         processes: the run's own processes, for fault injection.
         captured: what was recorded of the black links, once the context is left.
     """
 
     network: Network
+    surroundings: Surroundings
     processes: ProcessTable
 
     def __init__(self, topology: Topology, options: FleetOptions | None = None) -> None:
@@ -197,11 +145,17 @@ class Fleet:
         self.processes = ProcessTable(run_id)
         self._stack.callback(self._keep_logs)
         self._stack.callback(self._stop_processes)
+        self.surroundings = Surroundings(
+            self.topology, self.network, self._directory, self.options.routing
+        )
+        self._stack.callback(self.surroundings.stop)
+        self.surroundings.start_routers(self.processes)
         self._launch_daemons()
         ready = time.monotonic()
         self._open_eyes()
         self.facts |= {
             "network": self.network.facts(),
+            **self.surroundings.facts(),
             "daemons": 2 * len(self.devices),
             "timings_ms": {
                 "network": round((built - start) * 1e3, 1),
@@ -250,7 +204,9 @@ class Fleet:
             self._stack.callback(self._stop_processes)
         for device in self._devices.values():
             device.launch(self.network, self.processes, nursery)
+        self.surroundings.start_proxies(self.processes, nursery, tunnel=self.options.kernel)
         self._await_daemons()
+        self.surroundings.wait_ready()
 
     def _await_daemons(self) -> None:
         def all_up() -> bool:
@@ -306,6 +262,7 @@ class Fleet:
         if self.options.keep is not None:
             for name, device in self._devices.items():
                 device.keep(self.options.keep / name)
+            self.surroundings.keep(self.options.keep)
 
     # --- actions -------------------------------------------------------------------------------
 

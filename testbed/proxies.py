@@ -1,0 +1,145 @@
+"""The multicast proxies (mproxyd) of a network: which nodes need one, what each is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any
+
+from protocol.core.errors import LocalError
+from protocol.daemon import launch
+from protocol.daemon.config import IDP_GROUP, MIKE_GROUP
+from protocol.daemon.control import request
+from protocol.daemon.nursery import Nursery, NurseryError
+from testbed.device import ANSWER_TIMEOUT_S, NurseryChild
+from testbed.errors import TestbedError
+from testbed.network import XFRM, Network
+from testbed.processes import ProcessTable
+from testbed.spec import NodeKind, Topology
+from testbed.wiring import EVERYTHING, RED, Port, Prefix, Wiring
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """One mproxyd.
+
+    Attributes:
+        node: whose it is.
+        directory: its run directory: control socket, trace, log.
+        config: its TOML file's text.
+    """
+
+    node: str
+    directory: Path
+    config: str
+
+    def launch(
+        self, network: Network, processes: ProcessTable, nursery: Nursery | None = None
+    ) -> None:
+        """Write the file and start the daemon in the node's namespaces."""
+        self.directory.mkdir(mode=0o700, parents=True)
+        file = self.directory.with_suffix(".toml")
+        file.write_text(self.config, encoding="utf-8")
+        name, output = f"{self.node}/{launch.PROXY}", self.directory / f"{launch.PROXY}.out"
+        pid = network.pid(self.node)
+        if nursery is None:
+            processes.start(
+                name,
+                launch.command(launch.PROXY, file, "--exit-with-parent"),
+                output=output,
+                node_pid=pid,
+                environment=launch.environment(),
+            )
+            return
+        try:
+            child = nursery.spawn(launch.PROXY, file, namespace=pid, output=output)
+        except NurseryError as error:
+            raise TestbedError(f"cannot start {name}: {error}") from None
+        processes.adopt(name, NurseryChild(nursery, child), output=output)
+
+    def is_up(self) -> bool:
+        """Return whether it has opened its control socket."""
+        return (self.directory / f"{launch.PROXY}.sock").exists()
+
+    def status(self) -> dict[str, Any]:
+        """Ask it for its status.
+
+        Raises:
+            TestbedError: it does not answer.
+        """
+        socket = self.directory / f"{launch.PROXY}.sock"
+        try:
+            return request(socket, {"cmd": "status"}, ANSWER_TIMEOUT_S)
+        except LocalError as error:
+            raise TestbedError(f"{self.node}/{launch.PROXY}: {error}") from None
+
+
+def proxies_of(topology: Topology, directory: Path, *, tunnel: bool = True) -> list[Proxy]:
+    """Return the proxies a network needs: of every device with a red LAN, of every LAN router.
+
+    Args:
+        topology: of the network.
+        directory: each proxy's files go to a directory below it.
+        tunnel: whether the devices have their xfrm interface; without it nothing red leaves them.
+    """
+    if not tunnel:
+        return []
+    wiring = Wiring(topology)
+    found = []
+    for node in topology.nodes:
+        if node.kind is NodeKind.DEVICE:
+            downstream = [port for port in wiring.ports[node.name] if port.interface == RED]
+            settings: dict[str, Any] = {
+                "upstream": XFRM,
+                "signal_upstream": False,
+                "never": [f"{group}/128" for group in _black_groups(topology)],
+            }
+        elif node.kind is NodeKind.LAN_ROUTER:
+            upstream = wiring.upstream(node.name)
+            if upstream is None:
+                continue
+            downstream = [port for port in wiring.ports[node.name] if port is not upstream]
+            settings = {"upstream": upstream.interface}
+        else:
+            continue
+        if downstream:
+            home = directory / node.name
+            config = _render(node.name, home, settings, _prefixes(wiring, downstream))
+            found.append(Proxy(node.name, home, config))
+    return found
+
+
+def _black_groups(topology: Topology) -> tuple[IPv6Address, ...]:
+    return (topology.group.black_group, IPv6Address(IDP_GROUP), IPv6Address(MIKE_GROUP))
+
+
+def _prefixes(wiring: Wiring, ports: Iterable[Port]) -> dict[str, list[Prefix]]:
+    """Return which red prefixes lie behind each interface: its own and those routed there."""
+    return {
+        port.interface: [
+            *(address.network for address in port.addresses),
+            *(
+                route.destination
+                for route in wiring.routes(port.node)
+                if route.interface == port.interface
+                and route.destination not in EVERYTHING.values()
+            ),
+        ]
+        for port in ports
+    }
+
+
+def _render(
+    name: str, home: Path, settings: dict[str, Any], downstreams: dict[str, list[Prefix]]
+) -> str:
+    """Return the TOML file; strings, booleans and lists of strings are JSON's."""
+    lines = ["[device]", f"name = {json.dumps(name)}", f"run_directory = {json.dumps(str(home))}"]
+    lines.append("[mproxy]")
+    lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    for interface, prefixes in downstreams.items():
+        lines += ["[[mproxy.downstream]]", f"interface = {json.dumps(interface)}"]
+        lines.append(f"prefixes = {json.dumps([str(prefix) for prefix in prefixes])}")
+    return "\n".join(lines) + "\n"
