@@ -27,6 +27,7 @@ from testbed.routing.config import RoutingTimers
 from testbed.routing.kernel import MIFS_MAX, RoutingError, as_listed, routed
 from testbed.routing.plan import RouterInterface, RouterPlan
 from testbed.routing.programs import Programs
+from testbed.routing.vty import VtyLostError
 from testbed.wait import wait_until
 
 _PAUSE_S: Final = 0.1
@@ -195,18 +196,19 @@ class Routing(ABC):
         self._own.append(name)
 
     def _prefixes(self, plans: Iterable[RouterPlan]) -> set[IPv6Network]:
-        """Return what these routers have to announce.
-
-        A cable to a dead router is no part of it: without a carrier it is not announced.
-        """
+        """Return what these routers have to announce."""
         found = set()
         for plan in plans:
             if plan.loopback is not None:
                 found.add(plan.loopback.network)
             for interface in plan.interfaces:
-                if interface.devices or not interface.routers or self._neighbours(plan, interface):
+                if self._in_use(plan, interface):
                     found.update(address.network for address in interface.addresses)
         return found
+
+    def _in_use(self, plan: RouterPlan, interface: RouterInterface) -> bool:
+        """Return whether a wire is of use: a cable to a dead router has no carrier."""
+        return bool(interface.devices or not interface.routers or self._neighbours(plan, interface))
 
     def _neighbours(self, plan: RouterPlan, interface: RouterInterface) -> int:
         """Return how many living routers share an interface's wire."""
@@ -221,29 +223,36 @@ class Routing(ABC):
     def _route_gaps(self) -> list[str]:
         """Return what is wrong with the routers' unicast routes."""
         wanted = self._prefixes(self._living())
-        gone = self._prefixes(self._plans[name] for name in self._dead) - wanted
+        # A living router may go on announcing its end of a cable to a dead one.
+        living = {
+            a.network for plan in self._living() for i in plan.interfaces for a in i.addresses
+        }
+        gone = self._prefixes(self._plans[name] for name in self._dead) - wanted - living
         gaps = []
-        for name in self.routers:
-            present = routed(self._namespaces[name])
+        for plan in self._living():
+            present = routed(self._namespaces[plan.name])
             lacking = sorted(network for network in wanted if as_listed(network) not in present)
             stale = sorted(network for network in gone if as_listed(network) in present)
             if lacking:
-                gaps.append(f"{name} has no route to {_few(lacking)}")
+                gaps.append(f"{plan.name} has no route to {_few(lacking)}")
             if stale:
-                gaps.append(f"{name} still has a route to {_few(stale)}")
+                gaps.append(f"{plan.name} still has a route to {_few(stale)}")
         return gaps
 
     def _await(self, stage: str, gaps: Callable[[], list[str]]) -> float:
         """Wait until nothing is lacking; return the seconds since the start."""
 
-        def settled() -> bool:
+        def lacking() -> list[str]:
             self._processes.check()
-            return not gaps()
+            try:
+                return gaps()
+            except VtyLostError as error:  # if the daemon has died, the next check says so
+                return [str(error)]
 
         wait_until(
-            settled,
+            lambda: not lacking(),
             self.options.deadline_s,
-            lambda: f"{stage}: {'; '.join(gaps()) or 'complete, but too late'}",
+            lambda: f"{stage}: {'; '.join(lacking()) or 'complete, but too late'}",
             pause_s=_PAUSE_S,
         )
         return round(time.monotonic() - self._since, 3)

@@ -22,7 +22,7 @@ from testbed.routing.kernel import (
 )
 from testbed.routing.plan import RouterPlan
 from testbed.routing.programs import FRR_DAEMONS
-from testbed.routing.vty import Vty
+from testbed.routing.vty import Vty, listens
 
 _ROOT: Final = "root"
 
@@ -53,7 +53,7 @@ class FrrRouting(Routing):
                 self._vtys[plan.name, daemon] = Vty(f"{plan.name}/{daemon}", home / f"{daemon}.vty")
             self._start_daemon(plan.name, "zebra")
         # A client that finds no zebra tries again only after ten seconds.
-        self._await("zebra", lambda: self._silent("zserv.api", ""))
+        self._await("zebra", lambda: self._silent("zserv.api", "zebra"))
         for plan in self._living():
             self._start_daemon(plan.name, "ospf6d")
             self._start_daemon(plan.name, "pim6d")
@@ -167,9 +167,9 @@ class FrrRouting(Routing):
 
     def _silent(self, socket_name: str, daemon: str) -> list[str]:
         return [
-            f"{name}/{daemon or 'zebra'} has not opened {socket_name}"
+            f"{name}/{daemon} does not listen on {socket_name}"
             for name in self.routers
-            if not (self._home(name) / socket_name).exists()
+            if not listens(self._home(name) / socket_name)
         ]
 
     def _pim6d_gaps(self) -> list[str]:
@@ -204,7 +204,7 @@ class FrrRouting(Routing):
         gaps = []
         for plan in self._living():
             name = plan.name
-            wanted = {interface.name for interface in plan.interfaces}
+            wanted = {i.name for i in plan.interfaces if self._in_use(plan, i)}
             lacking = sorted(wanted - multicast_interfaces(self._namespaces[name]))
             if lacking:
                 gaps.append(f"{name}: the kernel routes no multicast on {', '.join(lacking)}")

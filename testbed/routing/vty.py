@@ -26,6 +26,10 @@ class VtyError(TestbedError):
     """A routing daemon refused a command or does not answer."""
 
 
+class VtyLostError(VtyError):
+    """It does not answer: it is not there yet, or not there any more."""
+
+
 class Vty:
     """A connection to a daemon's vty, opened at the first command.
 
@@ -50,13 +54,13 @@ class Vty:
         """Return what the daemon says to a command.
 
         Raises:
-            VtyError: it refuses, or is not there.
+            VtyError: it refuses, or is not there (`VtyLostError`).
         """
         try:
             text, code = self._exchange(command)
         except OSError as error:
             self.close()
-            raise VtyError(
+            raise VtyLostError(
                 f"{self.name} does not answer '{command}': {error.strerror or error}"
             ) from None
         if code != _SUCCESS:
@@ -107,3 +111,13 @@ class Vty:
                 raise ConnectionResetError("it closed the connection")
             answer += piece
         return answer[:at].decode(errors="replace"), answer[at + len(_END)]
+
+
+def listens(path: Path) -> bool:
+    """Return whether a process accepts connections on a socket; the file alone proves nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True

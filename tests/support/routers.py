@@ -161,6 +161,11 @@ class RoutedNetwork:
         with self.namespaces[node].entered():
             set_interface_up(self._interfaces[node, wire], up=False)
 
+    def plug(self, node: str, wire: int) -> None:
+        """Bring it up again."""
+        with self.namespaces[node].entered():
+            set_interface_up(self._interfaces[node, wire], up=True)
+
     @contextlib.contextmanager
     def listener(self, node: str, group: str = GROUP) -> Iterator[socket.socket]:
         """A socket that has joined a group on a host's first interface."""
