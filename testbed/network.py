@@ -36,8 +36,9 @@ NODE_MEMORY_KIB: Final = 2000
 """What a node takes with its shell, namespace and interfaces: 650 measured, and a margin."""
 
 _SWITCHES: Final = "the switches"
-_PORT_GROUP: Final = 77
-"""The kernel's group of all switch ports, so that they are removed together."""
+_GROUP: Final = 77
+"""The kernel's group of all bridges and their ports: removed together, they cost one grace period
+of the kernel instead of one each."""
 
 _CUT_FIRST: Final = (NodeKind.ROUTER, NodeKind.LAN_ROUTER, NodeKind.CLIENT, NodeKind.DEVICE)
 """A cable is cut at the end where least depends on the interface; static routes are set again."""
@@ -92,8 +93,7 @@ class Network:
         self._fence = fence
         self._mininet: Mininet | None = None
         self._namespaces: dict[str, NetNamespace] = {}
-        self._made: list[str] = []
-        self._has_ports = False
+        self._made: set[str] = set()
         self._links = {link.name: link for link in topology.links}
         self._by_link: dict[str, list[Port]] = {name: [] for name in self._links}
         for ports in self.wiring.ports.values():
@@ -141,12 +141,9 @@ class Network:
         for namespace in self._namespaces.values():
             namespace.close()
         self._namespaces.clear()
-        there = namespaces.interface_names()
-        lines = [f"link del group {_PORT_GROUP}"] if self._has_ports else []
-        lines += [f"link del {name}" for name in self._made if name in there]
-        network_batch.batch("ip", lines, _SWITCHES)
+        if self._made & namespaces.interface_names():
+            network_batch.batch("ip", [f"link del group {_GROUP}"], _SWITCHES)
         self._made.clear()
-        self._has_ports = False
         if self._mininet is not None:
             for host in self._mininet.hosts:  # all at once: Mininet waits for one after the other
                 with contextlib.suppress(ProcessLookupError):
@@ -271,11 +268,12 @@ class Network:
 
     # --- building ------------------------------------------------------------------------------
 
+    def _in_run(self) -> list[str]:
+        """Return the names of what lies in the run's own namespace: bridges and their ports."""
+        return [*(node.name for node in self.topology.switches), *self._switch_ports()]
+
     def _refuse_clashes(self) -> None:
-        planned = [node.name for node in self.topology.switches]
-        planned += [
-            name for link in self._links.values() if (name := self.wiring.switch_port(link))
-        ]
+        planned = self._in_run()
         for name in planned:
             if len(name) > INTERFACE_NAME_MAX:
                 raise NetworkError(f"interface name {name} has over {INTERFACE_NAME_MAX} letters")
@@ -321,10 +319,11 @@ class Network:
                 addr2=macs[1],
             )
             ends = [
-                f"{name} address {mac} netns {self.pid(end)}"
+                f"{name} address {mac} group {0 if end in ports else _GROUP} netns {self.pid(end)}"
                 for name, mac, end in zip(names, macs, link.ends, strict=True)
             ]
             lines.append(f"link add name {ends[0]} type veth peer name {ends[1]}")
+        self._made = set(self._in_run())
         network_batch.batch("ip", lines, "the links")
 
     def _configure_switches(self) -> None:
@@ -332,14 +331,13 @@ class Network:
         for switch in self.topology.switches:
             snooping = int(switch.multicast_snooping)
             lines.append(
-                f"link add {switch.name} type bridge stp_state 0 mcast_snooping {snooping}"
+                f"link add {switch.name} group {_GROUP} type bridge stp_state 0 "
+                f"mcast_snooping {snooping}"
             )
-            self._made.append(switch.name)
         ports = self._switch_ports()
         for port, link in ports.items():
             mtu = f" mtu {link.mtu}" if link.mtu else ""
-            lines.append(f"link set {port} group {_PORT_GROUP} master {link.ends[1]}{mtu} up")
-        self._has_ports = bool(ports)
+            lines.append(f"link set {port} master {link.ends[1]}{mtu} up")
         lines += [f"link set {switch.name} up" for switch in self.topology.switches]
         network_batch.batch("ip", lines, _SWITCHES)
         network_queues.configure(ports, _SWITCHES)
