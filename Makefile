@@ -68,6 +68,7 @@ experiment: setup ## the main job: joins and leaves measured, figures drawn (QUI
 
 bench: setup ## the figures that the project must reach, measured
 	$(VENV)/python -m experiments.bench
+	$(IN_ENVIRONMENT) -- $(VENV)/python -m experiments.bench --kernel
 
 figures: setup ## draw the latest run's figures again
 	$(TESTBED) plot --latest
