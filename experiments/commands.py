@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 
+from experiments.campaign import BACKENDS, SA_MODES, Repetition, Variant
 from experiments.errors import ExperimentError
-from experiments.plan import BACKENDS, SA_MODES, Overrides, Plan, Variant, load
+from experiments.kinds import KINDS
+from experiments.plan import Overrides, Plan, load
 from experiments.record import RunDirectory, latest, new_run_id
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -209,13 +211,14 @@ def _native(directory: RunDirectory) -> int:
 
 
 def _fleets(directory: RunDirectory) -> Callable[..., Any]:
-    """Return what loads a fleet for a variant."""
+    """Return what loads a fleet for a repetition's variant."""
     from testbed.fleet import Fleet, FleetOptions
     from topologies import families, find
 
     plan = directory.plan
 
-    def load_fleet(variant: Variant, logs: str) -> Fleet:
+    def load_fleet(repetition: Repetition, logs: str) -> Fleet:
+        variant = repetition.variant
         topology = find(plan.topology)
         if plan.devices > len(topology.devices):
             topology = families.star(plan.devices)
@@ -230,6 +233,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
             },
+            capture=KINDS[repetition.campaign.kind].capture,
             seed=plan.seed,
         )
         return Fleet(topology.limited_to(plan.devices), options)

@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from experiments.campaign import Campaign, Repetition
 from experiments.errors import ExperimentError, RecordError
+from experiments.kinds import KINDS
 from experiments.latencies import StepRecord
-from experiments.plan import Campaign, Repetition, Variant
+from experiments.outcome import Context, Outcome, Time
 from experiments.record import SA_WRITE_KEY, RunDirectory
-from experiments.steps import RepetitionRunner, Time
 from testbed.errors import TestbedError
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 BROKEN_MAX = 3
 """A run ends when the daemons broke in this many repetitions in a row."""
 
-LoadFleet = Callable[[Variant, str], "AbstractContextManager[Fleet]"]
-"""Makes a fleet for a variant; the text names the folder for its logs."""
+LoadFleet = Callable[[Repetition, str], "AbstractContextManager[Fleet]"]
+"""Makes a fleet for a repetition's variant; the text names the folder for its logs."""
 
 MeasureSaWrites = Callable[[Campaign, int], list[dict[str, Any]]]
 """Runs the sa-write campaign; returns the rows of sa_writes.csv."""
@@ -118,11 +119,13 @@ class Runner:
         todo = [r for r in self._plan.repetitions() if not self._run.has(r.key)]
         broken_in_row = 0
         while todo:
-            variant = todo[0].variant
+            first = todo[0]
+            variant = first.variant
             number = sum(len(s["loads"]) for s in self._run.manifest["sessions"]) + 1
-            self._display.stage(f"{todo[0].campaign.kind} {variant.name}: loading daemons")
-            began = time.monotonic()
-            with self._load_fleet(variant, f"{number:02d}-{variant.name}") as fleet:
+            self._display.stage(f"{first.campaign.kind} {variant.name}: loading daemons")
+            began, began_ns = time.monotonic(), self._time.now_ns()
+            finished: tuple[Repetition, Outcome] | None = None
+            with self._load_fleet(first, f"{number:02d}-{variant.name}") as fleet:
                 load = {
                     "variant": variant.name,
                     "seconds": round(time.monotonic() - began, 3),
@@ -131,13 +134,21 @@ class Runner:
                 record["loads"].append(load)
                 self._run.save_manifest()
                 broken = ""
-                while todo and todo[0].variant == variant and not broken:
-                    broken = self._repetition(fleet, todo.pop(0))
+                while todo and _share_fleet(first, todo[0]) and not broken and finished is None:
+                    repetition = todo.pop(0)
+                    outcome = self._measure(fleet, repetition, began_ns)
+                    broken = outcome.broken
                     broken_in_row = broken_in_row + 1 if broken else 0
+                    if outcome.after is None:
+                        self._record(repetition, outcome)
+                    else:
+                        finished = repetition, outcome
+            if finished is not None:
+                self._conclude(*finished)
             if broken_in_row >= BROKEN_MAX:
                 raise ExperimentError(f"the daemons broke {BROKEN_MAX} times in a row: {broken}")
 
-    def _repetition(self, fleet: Fleet, repetition: Repetition) -> str:
+    def _measure(self, fleet: Fleet, repetition: Repetition, load_began_ns: int) -> Outcome:
         campaign = repetition.campaign
         head = f"{campaign.kind} {repetition.variant.name}"
         self._display.stage(f"{head}: repetition {repetition.index}/{campaign.repetitions}")
@@ -151,14 +162,31 @@ class Runner:
                 )
             self._display.step(f"{step.subject} {step.method}")
 
-        outcome = RepetitionRunner(fleet, repetition, clock=self._time, on_step=on_step).run()
+        measure = KINDS[campaign.kind].load()
+        outcome: Outcome = measure(fleet, repetition, Context(self._time, on_step, load_began_ns))
+        return outcome
+
+    def _conclude(self, repetition: Repetition, outcome: Outcome) -> None:
+        """Do what had to wait for the end of the fleet, then record."""
+        self._display.stage(f"{repetition.campaign.kind}: judging what was captured")
+        assert outcome.after is not None
+        outcome.after()
+        self._record(repetition, outcome)
+
+    def _record(self, repetition: Repetition, outcome: Outcome) -> None:
         self._run.write_part(repetition.key, outcome.tables, outcome.about)
         left = sum(step.status == "not-run" for step in outcome.steps)
         if left:
             self._display.step("not run", count=left)
         if outcome.broken:
+            head = f"{repetition.campaign.kind} {repetition.variant.name}"
             self._display.note(f"{head}: daemons are loaded anew: {outcome.broken}")
-        return outcome.broken
+
+
+def _share_fleet(one: Repetition, other: Repetition) -> bool:
+    """Return whether two repetitions can run on the same loaded fleet."""
+    captures = [KINDS[repetition.campaign.kind].capture for repetition in (one, other)]
+    return one.variant == other.variant and captures[0] == captures[1]
 
 
 def _same_platform(run: RunDirectory, session: Mapping[str, Any]) -> None:

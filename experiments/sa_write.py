@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
+from experiments.campaign import Campaign
 from experiments.errors import ExperimentError
-from experiments.plan import Campaign
 
 if TYPE_CHECKING:
     from protocol.ipsec.backend import IpsecBackend, Operation

@@ -7,11 +7,10 @@ the steps after it are recorded as not run. Nothing here decides what counts: ro
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from experiments.campaign import MONITOR, TM, PlannedStep, Repetition
 from experiments.latencies import (
     Bench,
     Stamp,
@@ -20,13 +19,12 @@ from experiments.latencies import (
     event_rows,
     repetition_rows,
 )
-from experiments.plan import MONITOR, TM, PlannedStep, Repetition
+from experiments.outcome import NS_PER_S, Context, Outcome, Time, fail
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
 
-NS_PER_S = 1_000_000_000
 PREPARATION_DEADLINE_S = 60.0
 _POLL_S = 0.2
 """Between looks at the kernels' announcements; adds nothing to what is measured."""
@@ -35,33 +33,9 @@ _UNHINTED_NS = 3 * NS_PER_S
 """With kernel SAs: ask the daemons after this long even if the observer lost an announcement."""
 
 
-@dataclass(frozen=True, slots=True)
-class Time:
-    """The orchestrator's clock; a test gives a virtual one."""
-
-    now_ns: Callable[[], int] = time.time_ns
-    sleep: Callable[[float], None] = time.sleep
-
-    def sleep_until(self, wall_ns: int) -> None:
-        """Sleep until this UTC time; returns at once if it has passed."""
-        self.sleep(max(0.0, (wall_ns - self.now_ns()) / NS_PER_S))
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one repetition left behind: the rows of its tables.
-
-    Attributes:
-        tables: rows by file name.
-        steps: the step records.
-        broken: why the fleet must be loaded anew, or empty.
-        about: further facts for part.json.
-    """
-
-    tables: dict[str, list[dict[str, Any]]]
-    steps: list[StepRecord]
-    broken: str = ""
-    about: dict[str, Any] = field(default_factory=dict)
+def run(fleet: Fleet, repetition: Repetition, context: Context) -> Outcome:
+    """Run one repetition of joins or leaves."""
+    return RepetitionRunner(fleet, repetition, clock=context.clock, on_step=context.on_step).run()
 
 
 class RepetitionRunner:
@@ -188,7 +162,7 @@ class RepetitionRunner:
             intact = self._check_members(record)
             self._after_leave(record)
         except TestbedError as error:
-            _fail(record, str(error))
+            fail(record, str(error))
             self._note_broken(error)
             intact = intact and not self._broken
         if record.status != "failed":
@@ -215,7 +189,7 @@ class RepetitionRunner:
         self._favour(record.subject)
         self._start(record.subject, at)
         if self._time.now_ns() >= at:
-            _fail(record, "the trigger time had passed before the daemon was armed")
+            fail(record, "the trigger time had passed before the daemon was armed")
         self._time.sleep_until(at)
 
     def _favour(self, *also: str) -> None:
@@ -298,10 +272,10 @@ class RepetitionRunner:
             record.sad_ok = sad.ok
             record.sad_wait_ms = float(sad.elapsed_ms)
             if not sad.ok:
-                _fail(record, f"SAD check: {sad.reason}")
+                fail(record, f"SAD check: {sad.reason}")
             elif sad.epoch is not None and sad.epoch != record.epoch:
                 record.sad_ok = False
-                _fail(record, f"SAD check: SADs hold {sad.epoch}, not {record.epoch}")
+                fail(record, f"SAD check: SADs hold {sad.epoch}, not {record.epoch}")
         record.packet_sender = self._name(planned.packet_sender)
         packet = self._fleet.packet_check(record.expected, [record.packet_sender], deadline_s)
         if packet.applicable:
@@ -310,7 +284,7 @@ class RepetitionRunner:
             times = [t for to in packet.delivered.values() for t in to.values() if t is not None]
             record.packet_ms = max(times, default=None)
             if not packet.ok:
-                _fail(record, f"packet check: {packet.reason}")
+                fail(record, f"packet check: {packet.reason}")
 
     def _check_members(self, record: StepRecord) -> bool:
         """Ask the TM who is a member; its role is what the next step begins with."""
@@ -320,7 +294,7 @@ class RepetitionRunner:
         expected = {str(self._fleet.addresses[name]) for name in record.expected}
         if members == expected:
             return True
-        _fail(record, f"members are {len(members)} devices, not the {len(expected)} expected")
+        fail(record, f"members are {len(members)} devices, not the {len(expected)} expected")
         return False
 
     def _after_leave(self, record: StepRecord) -> None:
@@ -337,7 +311,7 @@ class RepetitionRunner:
         """Put a failure outside any step on the first step that has not run."""
         for record in self._records:
             if record.status == "not-run":
-                _fail(record, reason)
+                fail(record, reason)
                 self._on_step(record)
                 return
 
@@ -400,13 +374,6 @@ class RepetitionRunner:
             broken=self._broken,
             about={**about, "broken": self._broken, "addresses": dict(bench.addresses)},
         )
-
-
-def _fail(record: StepRecord, reason: str) -> None:
-    """Record a failure; the first reason stands first."""
-    record.status = "failed"
-    text = " ".join(reason.split())
-    record.reason = f"{record.reason}; {text}" if record.reason else text
 
 
 def _clocks(about: dict[str, Any], when: str, offsets: Any) -> Iterable[dict[str, Any]]:

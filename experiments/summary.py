@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +132,16 @@ def _mike(run: Run, variant: str, seed: int) -> dict[str, Any]:
 
 def _checks(run: Run, plan: Plan) -> dict[str, Any]:
     result: dict[str, Any] = {}
+    planned: Counter[tuple[str, str]] = Counter()
+    for repetition in plan.repetitions():
+        planned[repetition.campaign.kind, repetition.variant.name] += len(repetition.steps)
     for campaign in plan.campaigns:
         for variant in campaign.variants:
             steps = select(run.steps, campaign.kind, variant.name)
             rows = select(run.latencies, campaign.kind, variant.name)
             status = steps["status"]
             result.setdefault(campaign.kind, {})[variant.name] = {
-                "planned": campaign.repetitions * (plan.devices - 2),
+                "planned": planned[campaign.kind, variant.name],
                 "recorded": len(steps),
                 "ok": int((status == "ok").sum()),
                 "failed": int((status == "failed").sum()),

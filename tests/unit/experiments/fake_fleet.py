@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from experiments.steps import Time
+from experiments.outcome import Time
 from testbed.clock import Offset
 from testbed.errors import DaemonDiedError, DeadlineError
 from testbed.fleet import Event

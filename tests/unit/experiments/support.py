@@ -58,8 +58,8 @@ def small_plan(name: str = "join", **options: Any) -> Plan:
 def runner(run: RunDirectory, world: World, display: NullDisplay | None = None) -> Runner:
     plan = run.plan
 
-    def fleet(variant: Any, logs: str) -> Any:
-        return FakeFleet(world, plan.devices, variant.sa_mode == "paper")
+    def fleet(repetition: Any, logs: str) -> Any:
+        return FakeFleet(world, plan.devices, repetition.variant.sa_mode == "paper")
 
     return Runner(run, fleet, fake_sa_writes, display or NullDisplay(), world.clock())
 

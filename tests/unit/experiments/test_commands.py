@@ -29,7 +29,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     def fleets(directory: RunDirectory) -> Any:
         devices = directory.plan.devices
-        return lambda variant, logs: FakeFleet(made, devices, variant.sa_mode == "paper")
+        return lambda repetition, logs: FakeFleet(
+            made, devices, repetition.variant.sa_mode == "paper"
+        )
 
     monkeypatch.setattr(testbed.environment, "choose", choose)
     monkeypatch.setattr(testbed.environment, "describe", lambda: SESSION["environment"])

@@ -1,0 +1,152 @@
+"""What an experiment is made of: variants, campaigns, and what is drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from experiments.reading import require
+
+BACKENDS = ("netlink", "command", "pfkey", "memory")
+SA_MODES = ("per-sender", "paper")
+CPU_ARRANGEMENTS = ("measured-first", "equal")
+METHODS = ("shutdown", "cut")
+MONITOR = 1
+TM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How SAs are installed, and the timers; a fleet of daemons is loaded per variant.
+
+    Attributes:
+        name: label in every table and figure.
+        sa_backend: one of `BACKENDS`.
+        sa_mode: one of `SA_MODES`.
+        suite: algorithm suite of the SAs.
+        hello_interval_ms: IDP's; a device is down after four of them.
+        hello_answer_spread_ms: a device greets a newcomer after a random time below this; no
+            longer than the hello interval.
+        activation_delay_ms: from written to sending with the new epoch (per-sender).
+        deactivation_delay_ms: from written to removal of the old SAs (per-sender).
+        mike_patience: factor on MIKE's timers that act on loss or silence only (docs/mike.md), so
+            that a slow machine is not taken for a lossy one. Latency without loss is the same.
+        cpu: one of `CPU_ARRANGEMENTS`: ``measured-first`` lets monitor, TM and the device that
+            joins run before the bystanders until the step's epoch is written everywhere, since on
+            hardware of their own these would not delay them (testbed/turns.py); ``equal`` lets
+            all devices compete.
+    """
+
+    name: str
+    sa_backend: str = "netlink"
+    sa_mode: str = "per-sender"
+    suite: str = "aes-gcm-128"
+    hello_interval_ms: int = 1000
+    hello_answer_spread_ms: int = 250
+    activation_delay_ms: int = 200
+    deactivation_delay_ms: int = 500
+    mike_patience: int = 4
+    cpu: str = "measured-first"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One kind of measurement with its variants.
+
+    Attributes:
+        kind: one of `experiments.kinds.KINDS`.
+        repetitions: per variant.
+        variants: at least one, except for sa-write.
+        order: `blocked` (one variant after the other, the seed decides which first) or
+            `abba` (halves, mirrored, against drift; loads the daemons once more).
+        methods: of a leave, alternating so that every group size gets each.
+        lead_ms: least time between giving the trigger and the trigger.
+        jitter_ms: the trigger is moved by up to this much, so that no step locks to hello timers.
+        stagger_ms: between the joins that prepare a leave repetition.
+        deadline_ms: a step whose epoch is not everywhere by then has failed.
+        check_deadline_ms: the checks after it must pass by then.
+        idle_floor_percent: less CPU idle than this during a step flags it as starved.
+        clock_bound_ms: larger error bounds of the clock offsets are flagged.
+        backends: sa-write only: what to compare.
+        batch: sa-write only: SAs per batched write.
+    """
+
+    kind: str
+    repetitions: int
+    variants: tuple[Variant, ...] = ()
+    order: str = "blocked"
+    methods: tuple[str, ...] = METHODS
+    lead_ms: int = 500
+    jitter_ms: int = 100
+    stagger_ms: int = 300
+    deadline_ms: int = 15000
+    check_deadline_ms: int = 8000
+    idle_floor_percent: float = 5.0
+    clock_bound_ms: float = 1.0
+    backends: tuple[str, ...] = (
+        "netlink",
+        "netlink batched",
+        "pfkey",
+        "command",
+        "exec",
+        "ip -batch",
+    )
+    batch: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One join or leave, or one part of what another kind of campaign does.
+
+    Attributes:
+        index: from 1.
+        subject: number of the device that it is about.
+        method: what is done, such as `start`, `shutdown` or `cut`.
+        group_size: members after it.
+        jitter_ns: added to the trigger.
+        packet_sender: number of the device that sends the check packet.
+    """
+
+    index: int
+    subject: int
+    method: str
+    group_size: int
+    jitter_ns: int
+    packet_sender: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """One unit of work: started from parked daemons, recorded as a whole or not at all."""
+
+    campaign: Campaign
+    variant: Variant
+    index: int
+    steps: tuple[PlannedStep, ...] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Name of the repetition's part directory."""
+        return f"{self.campaign.kind}--{self.variant.name}--{self.index:03d}"
+
+
+def check_variant(variant: Variant) -> None:
+    """Raise PlanError if a variant makes no sense."""
+    name = variant.name
+    safe = bool(name) and all(c.isalnum() or c in "+-_." for c in name) and "--" not in name
+    require(safe, f"variant name {name!r}: letters, digits, + - _ . only")
+    require(
+        variant.sa_backend in BACKENDS,
+        f"{name}: unknown SA backend {variant.sa_backend!r} (known: {', '.join(BACKENDS)})",
+    )
+    require(
+        variant.sa_mode in SA_MODES,
+        f"{name}: unknown SA mode {variant.sa_mode!r} (known: {', '.join(SA_MODES)})",
+    )
+    gcm_shared = variant.sa_mode == "paper" and "gcm" in variant.suite
+    require(not gcm_shared, f"{name}: a shared SA must not use AES-GCM (nonces would repeat)")
+    require(
+        variant.cpu in CPU_ARRANGEMENTS,
+        f"{name}: unknown cpu {variant.cpu!r} (known: {', '.join(CPU_ARRANGEMENTS)})",
+    )
+    require(variant.mike_patience >= 1, f"{name}: mike_patience must be at least 1")
+    require(variant.hello_interval_ms >= 50, f"{name}: hello_interval_ms is too small (50)")

@@ -1,0 +1,96 @@
+"""The kinds of campaigns: how the steps of each are drawn, and what runs one repetition.
+
+A new kind is one entry of `KINDS`. Plans are read where nothing can be measured, figures drawn from
+them even where the testbed is not; so what measures is named, and imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.campaign import Campaign, PlannedStep
+
+Draw = Callable[[Campaign, int, int, random.Random], tuple[PlannedStep, ...]]
+"""Draws the steps of a repetition from campaign, number of devices, repetition and a generator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of campaign.
+
+    Attributes:
+        draw: None for what is measured as a whole and without a fleet (`Runner` is given how).
+        measure: ``module:function`` that runs one repetition on a loaded fleet whose daemons are
+            parked: ``(Fleet, Repetition, Context) -> Outcome`` (experiments/outcome.py); the
+            tables that it returns are recorded. Empty without a fleet.
+        capture: whether every black link is captured from before the daemons to after them; the
+            fleet is then loaded anew for each repetition.
+    """
+
+    draw: Draw | None = None
+    measure: str = ""
+    capture: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import what runs one repetition."""
+        module, function = self.measure.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return found
+
+
+def draw_steps(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """Return the steps of one repetition of a campaign on a fleet."""
+    kind = KINDS[campaign.kind]
+    return () if kind.draw is None else kind.draw(campaign, devices, repetition, draw)
+
+
+def _joins(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The third and all further devices join, one after the other."""
+    return tuple(
+        PlannedStep(
+            index=index,
+            subject=subject,
+            method="start",
+            group_size=subject,
+            jitter_ns=_jitter_ns(campaign, draw),
+            packet_sender=1 + (index + repetition) % subject,
+        )
+        for index, subject in enumerate(range(3, devices + 1), 1)
+    )
+
+
+def _leaves(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The last device leaves, then the one before it, down to two; the methods take turns."""
+    return tuple(
+        PlannedStep(
+            index=index,
+            subject=subject,
+            method=campaign.methods[(index + repetition) % len(campaign.methods)],
+            group_size=subject - 1,
+            jitter_ns=_jitter_ns(campaign, draw),
+            packet_sender=1 + (index + repetition) % (subject - 1),
+        )
+        for index, subject in enumerate(range(devices, 2, -1), 1)
+    )
+
+
+def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
+    return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
+
+
+KINDS: dict[str, Kind] = {
+    "join": Kind(_joins, "experiments.steps:run"),
+    "leave": Kind(_leaves, "experiments.steps:run"),
+    "sa-write": Kind(),
+}
+"""The kinds by name."""
