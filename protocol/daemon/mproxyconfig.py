@@ -35,6 +35,15 @@ _BLACK_GROUPS = (("ipsec", None), ("idp", "ff0e::1d0"), ("mike", "ff0e::319e"))
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MproxyConfig)}
 
+_TUNNEL_DEFAULTS = {
+    "max_groups": 1024,
+    "max_groups_per_host": 256,
+    "records_per_s": 1000,
+    "host_records_per_s": 200,
+}
+"""Where upstream is a tunnel. A LAN router behind the device is one host to it, and must get all of
+the groups in that a LAN router holds by default: 256, which it reports at once when asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class MproxyFile:
@@ -74,12 +83,12 @@ class _Reader(TableReader):
         ipsec = self._tables.get("ipsec")
         tunnel = None if ipsec is None else str(ipsec.get("interface", "xfrm0"))
         upstream = self.interface(_SECTION, "upstream", tunnel)
+        signals = self.boolean(_SECTION, "signal_upstream", default=upstream != tunnel)
+        defaults = _DEFAULTS if signals else _DEFAULTS | _TUNNEL_DEFAULTS
         values: dict[str, Any] = {
             "upstream": upstream,
             "downstreams": self._downstreams(),
-            "signal_upstream": self.boolean(
-                _SECTION, "signal_upstream", default=upstream != tunnel
-            ),
+            "signal_upstream": signals,
             "families": tuple(
                 family
                 for family, key in ((Family.IPV6, "ipv6"), (Family.IPV4, "ipv4"))
@@ -89,7 +98,7 @@ class _Reader(TableReader):
             "never": self._never(),
         }
         for name, low, high in RANGES:
-            values[name] = self.integer(_SECTION, name, low, high, _DEFAULTS[name])
+            values[name] = self.integer(_SECTION, name, low, high, defaults[name])
         try:
             return MproxyConfig(**values)
         except LocalError as error:
