@@ -49,7 +49,15 @@ def load_topology(path: Path) -> Topology:
     Raises:
         SpecError: a mistake, with file, line and field.
     """
-    document = TomlDocument.read(path)
+    return read_topology(TomlDocument.read(path))
+
+
+def read_topology(document: TomlDocument) -> Topology:
+    """Read and check a parsed file.
+
+    Raises:
+        SpecError: a mistake, with file, line and field.
+    """
     topology = _Reader(document).topology()
     if (problem := first_problem(topology)) is not None:
         raise document.error(problem.at, problem.field, problem.text)

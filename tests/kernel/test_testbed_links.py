@@ -13,7 +13,7 @@ import pytest
 import topologies
 from testbed.errors import TestbedError
 from testbed.isolation import call_isolated
-from testbed.network import Network
+from testbed.network import XFRM, Network
 from testbed.preflight import State, check_netem
 from testbed.spec import Topology
 from testbed.wait import wait_until
@@ -100,6 +100,34 @@ def test_the_wide_area_network_is_built_with_all_its_impairments() -> None:
     assert len(re.findall(r"qdisc netem 10: dev eth\d parent 5:1", seen["queues"])) == 3
     assert re.search(r"delay 20ms +1ms loss 0.1%", seen["queues"]), seen["queues"]
     assert min(seen["rtt"]) >= 38, seen
+
+
+def test_devices_keep_their_xfrm_interface_when_their_link_was_cut() -> None:
+    def inside() -> dict[str, Any]:
+        network = Network(topologies.find("coalition"))
+        network.build()
+        try:
+            address = "2001:db8:f::2"  # of r1, beyond the link: needs the default route
+            seen: dict[str, Any] = {"xfrm": network.has_xfrm, "timings": network.timings_ms}
+            wait_until(lambda: rtts_ms(network, "d1", address, 1), 30, "d1 to its router")
+            network.link_down("d1")
+            seen["cut"] = rtts_ms(network, "d1", address, 1)
+            network.link_up("d1")
+            wait_until(lambda: rtts_ms(network, "d1", address, 1), 30, "d1 to its router, again")
+            with network.namespace("d1").entered():
+                command = ["ip", "-o", "link", "show", "up", "dev", XFRM]
+                seen["up"] = subprocess.run(
+                    command, capture_output=True, text=True, check=True
+                ).stdout
+            return seen
+        finally:
+            network.stop()
+
+    seen = call_isolated(inside)
+    print(seen["timings"])
+    assert seen["xfrm"]
+    assert seen["cut"] == []
+    assert "mtu 1380" in seen["up"]
 
 
 def test_a_queue_the_kernel_did_not_change_is_an_error() -> None:
