@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
 
+from testbed.routing.programs import find_frr
 from testbed.vm import accelerator, layout
 from testbed.vm.initrd import ensure_initrd
 from testbed.vm.layout import TestbedEnvironmentError
@@ -184,6 +185,15 @@ def _check_program(name: str, program: str, package: str) -> Check:
     return Check(name, State.MISSING, f"no {program} (Debian package {package})", _SET_UP)
 
 
+def check_frr() -> Check:
+    """Check whether the black routers have OSPF and PIM."""
+    frr = find_frr()
+    if frr is None:
+        detail = "FRR is not built: black routers use static multicast routes"
+        return Check("frr", State.MISSING, detail, _SET_UP)
+    return Check("frr", State.OK, f"{frr.version} with pim6d")
+
+
 def check_mininet() -> Check:
     """Check whether Mininet's Python side can be imported."""
     done = _run([sys.executable, "-W", "ignore", "-c", "import mininet.net"])
@@ -265,6 +275,7 @@ CHECKS: Final[tuple[Callable[[], Check], ...]] = (
     check_nftables,
     functools.partial(_check_program, "mnexec", "mnexec", "mininet"),
     check_mininet,
+    check_frr,
     functools.partial(_check_program, "tshark", "tshark", "tshark"),
     check_qemu,
     check_guest_kernel,

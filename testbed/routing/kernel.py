@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -14,7 +13,6 @@ from testbed.namespaces import NetNamespace, set_interface_up, write_sysctl
 MIFS_MAX: Final = 32  # MAXMIFS of linux/mroute6.h
 
 _RTF_REJECT: Final = 0x0200  # linux/route.h
-_IP_TIMEOUT_S: Final = 60.0
 
 _ROUTES: Final = Path("/proc/thread-self/net/ipv6_route")
 _MIFS: Final = Path("/proc/thread-self/net/ip6_mr_vif")
@@ -62,27 +60,3 @@ def take_down(namespace: NetNamespace, interfaces: Iterable[str]) -> None:
     with namespace.entered():
         for name in interfaces:
             set_interface_up(name, up=False)
-
-
-def change_routes(namespace: NetNamespace, lines: Iterable[str]) -> None:
-    """Carry out lines of ``ip -6 -batch``.
-
-    Raises:
-        RoutingError: the first one that failed.
-    """
-    with namespace.entered():
-        try:
-            done = subprocess.run(
-                ["ip", "-6", "-batch", "-"],
-                input="\n".join(lines) + "\n",
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_IP_TIMEOUT_S,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RoutingError(f"{namespace.name}: ip cannot set routes: {error}") from None
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        reason = said[0] if said else f"exit status {done.returncode}"
-        raise RoutingError(f"{namespace.name}: routes cannot be set: {reason}")

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import Any, Final
 
+from testbed.network_batch import batch
 from testbed.routing.base import Routing, RoutingReport
 from testbed.routing.config import GROUPS
 from testbed.routing.kernel import (
     RoutingError,
-    change_routes,
     keep_addresses,
     multicast_interfaces,
     take_down,
@@ -37,20 +37,21 @@ class StaticRouting(Routing):
         self.because = "they were chosen"
         if self.options.kind == "auto":
             self.because = "FRR is not built; 'make setup' builds it"
-        self._tree = multicast_tree(list(self._plans.values()))
+        plans = list(self._plans.values())
+        self._tree = multicast_tree(plans)
+        self._routes = {
+            name: [f"{r.destination} via {r.via} dev {r.interface} proto static" for r in routes]
+            for name, routes in unicast_routes(plans).items()
+        }
 
     def start(self) -> None:
         """Set all routes and start smcroute."""
         self._since = time.monotonic()
-        routes = unicast_routes(self._living())
         for plan in self._living():
             namespace = self._namespaces[plan.name]
             keep_addresses(namespace)
-            lines = [
-                f"route add {route.destination} via {route.via} dev {route.interface} proto static"
-                for route in routes[plan.name]
-            ]
-            change_routes(namespace, lines)
+            with namespace.entered():
+                batch("ip", [f"route add {route}" for route in self._routes[plan.name]], plan.name)
             home = self._home(plan.name)
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = home / f"{_DAEMON}.conf"
@@ -107,7 +108,8 @@ class StaticRouting(Routing):
         if alive:
             self._processes.stop(alive)
             for name in self.routers:
-                change_routes(self._namespaces[name], ["route flush proto static"])
+                with self._namespaces[name].entered():
+                    batch("ip", [f"route del {route}" for route in self._routes[name]], name)
         self._own.clear()
 
     def kill_router(self, name: str) -> None:

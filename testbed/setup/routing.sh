@@ -35,7 +35,7 @@ setup_frr() {
     say "fetching the source of FRR"
     frr_quietly "fetching the source package frr" fetch_frr "$work"
     package=$(<"$work/tree/version")
-    say "building FRR $package (once; about three minutes on two processors; log: .cache/frr/build.log)"
+    say "building FRR $package (once; one to three minutes; log: .cache/frr/build.log)"
     frr_quietly "building FRR $package" build_frr "$work"
     target=$builds/$package-$recipe
     rm -rf "$target"
@@ -54,7 +54,7 @@ frr_quietly() {
 
 # What the result is made by; comments are no part of it.
 frr_recipe() {
-    { declare -p frr_options && declare -f fetch_frr build_frr frr_libraries && distribution; } |
+    { declare -p frr_options && declare -f build_frr frr_libraries && distribution; } |
         sha256sum | cut -c 1-12
 }
 
@@ -79,7 +79,8 @@ fetch_frr() ( # a shell of its own: it changes the directory
         echo "E: apt knows no source of Debian's or Ubuntu's own packages"
         return 1
     fi
-    private_apt "$1" update && private_apt "$1" source --download-only frr &&
+    private_apt "$1" -o APT::Update::Error-Mode=any update &&
+        private_apt "$1" source --download-only frr &&
         sha256sum frr_*.dsc frr_*.tar.* >tree/sources &&
         sed -nE 's/^Version: //p' frr_*.dsc | head -n 1 >tree/version &&
         dpkg-source --no-check -x frr_*.dsc source

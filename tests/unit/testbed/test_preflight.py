@@ -77,6 +77,15 @@ def test_without_nft_the_cure_is_to_install_it(monkeypatch: pytest.MonkeyPatch) 
     assert (check.state, check.cure) == (State.MISSING, "make setup")
 
 
+def test_without_frr_routes_are_static_and_the_set_up_cures_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "find_frr", lambda: None)
+    check = preflight.check_frr()
+    assert (check.state, check.cure) == (State.MISSING, "make setup")
+    assert "static multicast routes" in check.detail
+
+
 def test_a_missing_program_is_no_traceback() -> None:
     done = preflight._run(["no-such-program"])
     assert done.returncode == 127
