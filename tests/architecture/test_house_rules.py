@@ -48,7 +48,11 @@ def test_tests_never_sleep(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("document", "code", "prefix"),
-    [("idp.md", "protocol/idp", "IDP"), ("mike.md", "protocol/mike", "MIKE")],
+    [
+        ("idp.md", "protocol/idp", "IDP"),
+        ("mike.md", "protocol/mike", "MIKE"),
+        ("mproxy.md", "protocol/mproxy", "MPROXY"),
+    ],
 )
 def test_every_rule_has_a_row_a_check_and_a_test(document: str, code: str, prefix: str) -> None:
     pattern = re.compile(rf"\b{prefix}-\d+\b")
