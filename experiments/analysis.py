@@ -38,6 +38,10 @@ class Run:
     clocks: pd.DataFrame
     sa_writes: pd.DataFrame
 
+    def table(self, name: str) -> pd.DataFrame:
+        """Return any table of the run by its file name; empty if the run has none."""
+        return read_table(self.path, name)
+
     @property
     def seed(self) -> int:
         """The plan's seed: it also seeds the bootstrap."""

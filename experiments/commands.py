@@ -299,14 +299,14 @@ def _conclude(path: Path, status: int, name: str, *, figures: bool) -> int:
 
 def _finish(path: Path, output: Path | None) -> str:
     """Write summary and figures; return the text to print."""
-    from experiments import summary
+    from experiments import summary, summarytext
     from experiments.plots import draw_all
 
     found = summary.write(path)
     files = draw_all(path, output)
     names = ", ".join(file.name for file in files if file.suffix == ".png")
     folder = files[0].parent if files else path
-    return f"{summary.text(found)}figures in {os.path.relpath(folder)}: {names or 'none'}"
+    return f"{summarytext.text(found)}figures in {os.path.relpath(folder)}: {names or 'none'}"
 
 
 if __name__ == "__main__":

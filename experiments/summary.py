@@ -1,4 +1,4 @@
-"""summary.json, summary.md and the printed table: ours against the paper's."""
+"""summary.json: the numbers of a run; `experiments.summarytext` makes texts of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from experiments import analysis, paper
 from experiments.analysis import Run, select, variants
 from experiments.plan import Plan
 from experiments.schema import SCHEMA_VERSION, SUMMARY
+from experiments.sections import SECTIONS
+from experiments.summarytext import markdown
 
-MEMORY_MARK = "WITHOUT KERNEL SAs (memory backend)"
 _FAILURES_SHOWN = 20
 
 
@@ -60,6 +61,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "failures": _failures(run),
     }
     summary["ratios"] = _ratios(summary)
+    for key, section in SECTIONS.items():
+        summary[key] = section.summarise(run)
     return {name: summary[name] for name in SUMMARY}
 
 
@@ -232,154 +235,6 @@ def _failures(run: Run) -> list[dict[str, Any]]:
         {k: (int(v) if isinstance(v, (np.integer, float)) else v) for k, v in row.items()}
         for row in rows.to_dict("records")
     ]
-
-
-# --- text ----------------------------------------------------------------------------------------
-
-
-def _interval(estimate: dict[str, Any] | None, unit: str = "ms") -> str:
-    if not estimate or not estimate.get("n"):
-        return "-"
-    if estimate.get("median_ms") is None:
-        return f"beyond the deadline ({estimate['failed']} of {estimate['n']} failed)"
-    value, low, high = (estimate[k] for k in ("median_ms", "low_ms", "high_ms"))
-    digits = 3 if value < 10 else 1
-    top = f"{high:.{digits}f}" if high is not None else "?"
-    bottom = f"{low:.{digits}f}" if low is not None else "?"
-    failed = f", {estimate['failed']} failed" if estimate["failed"] else ""
-    return f"{value:.{digits}f} {unit} [{bottom}, {top}] (n={estimate['n']}{failed})"
-
-
-def _slope(estimate: dict[str, Any]) -> str:
-    if estimate.get("slope") is None:
-        return "-"
-    return f"{estimate['slope']:.2f} ms per member [{estimate['low']:.2f}, {estimate['high']:.2f}]"
-
-
-def table(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the rows (quantity, ours, the paper's) of the summary table."""
-    known = summary["paper"]
-    rows: list[tuple[str, str, str]] = []
-    about400 = f"about {known['join_latency_ms']['value']:.0f} ms"
-    for variant, data in summary["join"].items():
-        sizes = data["monitor"]["by_size"]
-        for size in dict.fromkeys([min(sizes, key=int), max(sizes, key=int)] if sizes else []):
-            rows.append(
-                (f"join, monitor, {size} members, {variant}", _interval(sizes[size]), about400)
-            )
-        last = max(data["joiner"]["by_size"], key=int, default=None)
-        if last:
-            text = _interval(data["joiner"]["by_size"][last])
-            rows.append((f"join, joining device, {last} members, {variant}", text, "-"))
-        slope = _slope(data["monitor"]["slope_ms_per_member"])
-        rows.append((f"join, slope, {variant}", slope, "too little to be visible"))
-        grown = data["monitor"]["growth_3_to_max"]
-        if grown["ratio"] is not None:
-            name = f"join, growth {grown['from']} to {grown['to']} members, {variant}"
-            rows.append((name, f"{grown['ratio']:.2f} x", "hardly increases"))
-    for variant, data in summary["mike"].items():
-        last = max(data["joiner"], key=int, default=None)
-        if last:
-            said = f"about {known['mike_at_10_ms']['value']:.0f} ms at 10"
-            text = _interval(data["joiner"][last])
-            rows.append((f"MIKE alone, joining device, {last} members, {variant}", text, said))
-            text = _interval(data["spread_over_members"][last])
-            rows.append((f"MIKE alone, spread over members, {last} members, {variant}", text, "-"))
-    rows += _leave_rows(summary)
-    for campaign, data in summary["dispersal"].items():
-        for variant, sizes in data.items():
-            last = max(sizes, key=int)
-            name = f"dispersal, {campaign}, {last} members, {variant}"
-            rows.append((name, _interval(sizes[last]), "minimal"))
-    for backend, operations in summary["sa_write"].items():
-        for operation, estimate in operations.items():
-            said = f"{known['sa_write_ms']['value']:.0f} ms" if operation == "write" else "-"
-            text = estimate.get("reason") if estimate["median_ms"] is None else None
-            rows.append((f"SA {operation}, {backend}", text or _interval(estimate), said))
-    ratios = summary["ratios"]
-    for key, name in (
-        ("sa_netlink_to_command", "SA delete+write, netlink batched / command"),
-        ("sa_netlink_single_to_command", "SA delete+write, netlink / command"),
-        ("join_netlink_to_command", "join at the largest group, netlink / command+paper"),
-    ):
-        if ratios[key] is not None:
-            rows.append((name, f"1/{1 / ratios[key]:.1f}", "-"))
-    return rows
-
-
-def _leave_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    rows = []
-    for variant, methods in summary["leave"].items():
-        for method, data in methods.items():
-            head = f"leave by {method}, monitor, {variant}"
-            rows.append((f"{head}, from trigger", _interval(data["from_trigger"]), "-"))
-            rows.append((f"{head}, from detection", _interval(data["from_detection"]), "-"))
-    return rows
-
-
-def checks_lines(summary: dict[str, Any]) -> list[str]:
-    """Return one line per campaign and variant: what passed and what did not."""
-    lines = []
-    for campaign, data in summary["checks"].items():
-        for variant, c in data.items():
-            packet = f"packets {c['packet_passed']} passed, {c['packet_failed']} failed"
-            if not summary["kernel_sas"] and not c["packet_passed"] + c["packet_failed"]:
-                packet = "packets not applicable without kernel SAs"
-            lines.append(
-                f"{campaign} {variant}: {c['ok']} of {c['planned']} steps ok, "
-                f"{c['failed']} failed, {c['not_run']} not run; SADs {c['sad_passed']} passed, "
-                f"{c['sad_failed']} failed; {packet}; starved {c['starved']}, "
-                f"hand-overs {c['handovers']}, clock flags {c['clock_flagged']}"
-            )
-    return lines
-
-
-def text(summary: dict[str, Any]) -> str:
-    """Return the summary for a terminal."""
-    rows = [("", "ours: median [95 % interval]", "the paper's"), *table(summary)]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-    head = [f"{summary['run']}: {summary['environment']}"]
-    if not summary["kernel_sas"]:
-        head.append(MEMORY_MARK)
-    if not summary["complete"]:
-        head.append("INCOMPLETE: not every planned repetition is there (--resume goes on)")
-    return "\n".join([*head, *lines, *checks_lines(summary)]) + "\n"
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """Return summary.md."""
-    lines = [f"# {summary['experiment']}: {summary['run']}", "", summary["environment"] + "."]
-    if not summary["kernel_sas"]:
-        lines += ["", f"**{MEMORY_MARK}**: protocol timing only."]
-    if "TCG" in summary["environment"]:
-        lines += ["", "Software emulation: absolute times are functional only; ratios count."]
-    if not summary["complete"]:
-        lines += ["", "**Incomplete**: not every planned repetition is there."]
-    lines += ["", "| | ours: median [95 % interval] | the paper's |", "|---|---|---|"]
-    lines += [f"| {a} | {b} | {c} |" for a, b, c in table(summary)]
-    lines += ["", "Failed steps count as slower than every measured one.", ""]
-    lines += [f"* {line}" for line in checks_lines(summary)]
-    clock = summary["clock"]
-    if clock["rows"]:
-        lines.append(
-            f"* clocks: largest offset {clock['largest_offset_ms']} ms, largest error bound "
-            f"{clock['largest_bound_ms']} ms, limit {clock['limit_ms']} ms"
-        )
-    check = summary["kernel_check"]
-    if check["n"]:
-        lines.append(
-            f"* t_written minus the kernel's notification: median {check['median_ms']:.3f} ms, "
-            f"{check['min_ms']:.3f} to {check['max_ms']:.3f} ms (n={check['n']})"
-        )
-    if summary["failures"]:
-        lines += ["", "## Steps that are not ok", ""]
-        lines += [
-            f"* {f['campaign']} {f['variant']}, repetition {f['repetition']}, step {f['step']}: "
-            f"{f['status']}: {f['reason']}"
-            for f in summary["failures"]
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def write(path: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.analysis import Run
-from experiments.summary import MEMORY_MARK, environment_label
+from experiments.summary import environment_label
+from experiments.summarytext import MEMORY_MARK
 
 MEMORY_SUFFIX = "_memory-no-kernel-sa"
 
