@@ -52,7 +52,10 @@ class IdpService(Service):
         if removed:
             self.log.write("warning", f"removed {removed} SAs and policies of a killed daemon")
         self._esp = EspMembership(
-            config.black_interface, config.device.address, config.idp.sa_group
+            config.black_interface,
+            config.device.address,
+            config.idp.sa_group,
+            self.known_addresses,
         )
         stack.callback(self._esp.leave)
         effects = IdpEffects(self.runtime, self._backend, self.keys, self.trace, self.log)

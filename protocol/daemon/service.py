@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
+from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
@@ -114,13 +115,12 @@ class Service(DaemonProcess):
         self.keys = KeyDirectory(self.config.key_directory)
         self.identity = self.load_identity()
         self.engine = self.make_engine(self.identity)
-        channel = self.channel()
         self.group = GroupSocket(
             self.config.black_interface,
             self.config.device.address,
-            channel.group,
-            channel.port,
+            self.channel(),
             self.config.multicast_hops,
+            self.known_addresses,
         )
         stack.callback(self.group.close)
         self.local = self.open_local()
@@ -136,6 +136,10 @@ class Service(DaemonProcess):
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
         warm_up()
+
+    def known_addresses(self) -> list[IPv6Address]:
+        """Return the black addresses of the other devices whose certificates we hold."""
+        return [peer.address for peer in self.identity.trusted_peers()]
 
     def begin(self) -> None:
         """Start at once if the file says so."""

@@ -13,6 +13,9 @@ from collections import Counter
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
+from protocol.daemon import memberships
+from protocol.daemon.config import ChannelSection
+from protocol.daemon.memberships import Sources
 
 DATAGRAM_BYTES_MAX = 8192
 """Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
@@ -27,8 +30,6 @@ LOCALHOST = IPv6Address("::1")
 
 # Linux values that the socket module of Python 3.11 does not name.
 _IPV6_MULTICAST_ALL = 29
-_MCAST_JOIN_GROUP = 42
-_MCAST_BLOCK_SOURCE = 43
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SO_TIMESTAMPNS = 35
@@ -96,11 +97,27 @@ class GroupSocket(DatagramSocket):
 
     It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
     every datagram leaves with the device's certified address as source.
+
+    Args:
+        interface: on the black network.
+        address: of this device.
+        channel: multicast group, joined source by source if it is source-specific, and UDP port.
+        hops: hop limit of what goes to the group.
+        sources: the other devices.
+
+    Raises:
+        LocalError: the interface, address or port cannot be used.
     """
 
     def __init__(
-        self, interface: str, address: IPv6Address, group: IPv6Address, port: int, hops: int
+        self,
+        interface: str,
+        address: IPv6Address,
+        channel: ChannelSection,
+        hops: int,
+        sources: Sources,
     ) -> None:
+        group, port = channel.group, channel.port
         index = interface_index(interface)
         check_address(interface, address)
         sock = _udp_socket()
@@ -117,7 +134,9 @@ class GroupSocket(DatagramSocket):
             sock.close()
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
         super().__init__(sock, "group")
-        self._membership = group.packed + struct.pack("@I", index)
+        self._index = index
+        self._group = group
+        self._group_sources = sources
         self._joined = False
         self._port = port
         self._group_target = (str(group), port, 0, index)
@@ -133,10 +152,7 @@ class GroupSocket(DatagramSocket):
         """Become a member of the group; idempotent."""
         if self._joined:
             return
-        try:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, self._membership)
-        except OSError as error:
-            raise LocalError(f"cannot join the group of port {self._port}: {error}") from error
+        memberships.join(self._socket, self._index, self._group, self._group_sources())
         self._joined = True
 
     def leave(self) -> None:
@@ -145,7 +161,7 @@ class GroupSocket(DatagramSocket):
             return
         self._joined = False
         try:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, self._membership)
+            memberships.leave(self._socket, self._index, self._group)
         except OSError as error:
             self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
         self.drain()
@@ -200,12 +216,21 @@ class EspMembership:
 
     The kernel decrypts only what its interface listens to. Own packets are excluded as a source:
     looped back, each would be taken for a replay by the own SA.
+
+    Args:
+        interface: on the black network.
+        address: of this device.
+        group: destination of the ESP packets.
+        sources: the other devices.
     """
 
-    def __init__(self, interface: str, address: IPv6Address, group: IPv6Address) -> None:
+    def __init__(
+        self, interface: str, address: IPv6Address, group: IPv6Address, sources: Sources
+    ) -> None:
         self._interface = interface
         self._address = address
         self._group = group
+        self._sources = sources
         self._socket: socket.socket | None = None
 
     def join(self) -> None:
@@ -214,21 +239,11 @@ class EspMembership:
             return
         index = interface_index(self._interface)
         sock = _udp_socket()
-        group = _sockaddr(self._group)
         try:
-            sock.setsockopt(
-                socket.IPPROTO_IPV6, _MCAST_JOIN_GROUP, struct.pack("@I4x", index) + group
-            )
-            sock.setsockopt(
-                socket.IPPROTO_IPV6,
-                _MCAST_BLOCK_SOURCE,
-                struct.pack("@I4x", index) + group + _sockaddr(self._address),
-            )
-        except OSError as error:
+            memberships.join(sock, index, self._group, self._sources(), without=self._address)
+        except LocalError:
             sock.close()
-            raise LocalError(
-                f"cannot join {self._group} on {self._interface}: {error.strerror}"
-            ) from error
+            raise
         self._socket = sock
 
     def leave(self) -> None:
@@ -287,11 +302,6 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-
-
-def _sockaddr(address: IPv6Address) -> bytes:
-    """Return the address as a ``struct sockaddr_storage``."""
-    return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")
 
 
 def _errno_name(error: OSError) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import Any, Final
 
+from protocol.daemon.memberships import is_source_specific
 from testbed.routing import config
 from testbed.routing.base import Routing, RoutingReport
 from testbed.routing.kernel import (
@@ -273,12 +274,6 @@ class FrrRouting(Routing):
             *("--log", "stdout", "--log-level", "informational"),
         ]
         self._launch(router, daemon, command)
-
-
-def is_source_specific(group: IPv6Address) -> bool:
-    """Return whether a group is in ff3x::/32 (RFC 4607): joined per source, without the RP."""
-    number = int(group)
-    return number >> 116 == 0xFF3 and number >> 96 & 0xFFFF == 0
 
 
 def _adjacency(entry: dict[str, Any]) -> str:

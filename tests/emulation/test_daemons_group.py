@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,36 @@ def test_two_devices_meet_and_a_third_joins(make_lan: Callable[[int], Lan]) -> N
         status = device.ask("idpd", "status")
         assert status["backend"] == "memory"
         assert "daemon.internal_error" not in status["counters"]
+
+
+def test_source_specific_groups_are_joined_for_each_device_with_a_certificate(
+    tmp_path: Path,
+) -> None:
+    groups = {"idp": "ff3e::8000:1d0", "mike": "ff3e::8000:319e", "ipsec": "ff3e::8000:1"}
+    lan = Lan(tmp_path, 3)
+    for device in lan.devices:
+        settings = {name: {"group": group} for name, group in groups.items()}
+        settings["idp"].update(FAST["idp"])
+        device.write_config(lan.coalition, settings)
+    with lan:
+        launch_and_start(lan.devices)
+        first, *others = lan.devices
+        wanted = {
+            (IPv6Address(group).exploded.replace(":", ""), other.address.exploded.replace(":", ""))
+            for group in groups.values()
+            for other in others
+        }
+        assert source_filters(first) == wanted
+        first.stop()
+        assert source_filters(first) == set()
+
+
+def source_filters(device: Device) -> set[tuple[str, str]]:
+    """Return group and source of what the black interface takes in source by source."""
+    command = ["ip", "netns", "exec", device.namespace, "cat", "/proc/net/mcfilter6"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    return {(row[2].removeprefix("0x"), row[3].removeprefix("0x")) for row in rows if row[4] != "0"}
 
 
 def test_a_killed_device_is_noticed_and_may_come_back(make_lan: Callable[[int], Lan]) -> None:

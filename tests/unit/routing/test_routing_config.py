@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
+from protocol.daemon.memberships import is_source_specific
 from testbed.routing.config import (
     RoutingTimers,
     ospf6d_config,
@@ -11,7 +12,6 @@ from testbed.routing.config import (
     pim6d_config,
     zebra_config,
 )
-from testbed.routing.frr import is_source_specific
 from testbed.routing.static import smcroute_config
 from tests.support.routers import router_plans, wires
 
@@ -33,11 +33,13 @@ interface eth0
  ipv6 ospf6 network point-to-point
  ipv6 ospf6 hello-interval 1
  ipv6 ospf6 dead-interval 4
+ ipv6 ospf6 retransmit-interval 1
 interface eth1
  ipv6 ospf6 area 0.0.0.0
  ipv6 ospf6 network broadcast
  ipv6 ospf6 hello-interval 1
  ipv6 ospf6 dead-interval 4
+ ipv6 ospf6 retransmit-interval 1
 interface eth2
  ipv6 ospf6 area 0.0.0.0
  ipv6 ospf6 passive
@@ -45,6 +47,7 @@ interface lo
  ipv6 ospf6 area 0.0.0.0
 router ospf6
  ospf6 router-id 0.0.0.1
+ timers lsa min-arrival 0
  timers throttle spf 0 100 500
 """
     )
