@@ -20,6 +20,7 @@ from testbed.network import Network
 from testbed.packets import RedEndpoint
 from testbed.processes import ProcessTable
 from testbed.proxies import Proxy, proxies_of
+from testbed.redstreams import CLIENT_INTERFACE, RedStreams
 from testbed.routing.base import Routing, RoutingOptions, RoutingReport
 from testbed.routing.choose import make_routing
 from testbed.routing.plan import router_plans
@@ -27,7 +28,6 @@ from testbed.spec import Node, Topology
 from testbed.wait import wait_until
 
 _PROXIES_DEADLINE_S: Final = 120.0
-CLIENT_INTERFACE: Final = "eth0"
 
 
 class Surroundings:
@@ -134,6 +134,10 @@ class Surroundings:
         assert own is not None, f"{client.name} has no IPv{version}"
         namespace = self._network.namespace(client.name)
         return RedEndpoint(namespace, own.ip, CLIENT_INTERFACE, group=group, listening=listening)
+
+    def streams(self, processes: ProcessTable) -> RedStreams:
+        """Return what starts streams of red multicast between clients; the caller closes it."""
+        return RedStreams(self._network, processes, self._directory / "streams")
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest says about them."""

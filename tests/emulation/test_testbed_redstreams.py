@@ -1,0 +1,128 @@
+"""Streams between real clients of one red LAN: every packet is accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv6Interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.errors import TestbedError
+from testbed.isolation import call_isolated
+from testbed.network import Network
+from testbed.processes import ProcessTable
+from testbed.redstreams import RedStreams, StreamSpec, streams_by_source
+from testbed.wait import wait_until
+from topologies.families import coalition
+
+pytestmark = [
+    pytest.mark.emulation,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces"),
+]
+
+TOPOLOGY = coalition(1)
+SENDER, RECEIVER = TOPOLOGY.clients
+
+
+def on_a_lan(directory: Path, use: Callable[[Network, RedStreams], dict[str, Any]]) -> Any:
+    """Return what ``use`` returns with a network of two clients on a switch."""
+
+    def inside() -> dict[str, Any]:
+        network = Network(TOPOLOGY, with_xfrm=False)
+        network.build()
+        processes = ProcessTable("run-redstreams")
+        streams = RedStreams(network, processes, directory)
+        try:
+            return use(network, streams)
+        finally:
+            streams.close()
+            left = processes.names()
+            network.stop()
+            assert left == []
+
+    return call_isolated(inside)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_packet_of_a_stream_arrives_once_and_in_order(version: int, tmp_path: Path) -> None:
+    def use(_network: Network, streams: RedStreams) -> dict[str, Any]:
+        receiver = streams.receive(RECEIVER, version=version)
+        receiver.wait_ready()
+        sender = streams.send(SENDER, StreamSpec(9, 500, 1300, count=250), version=version)
+        sender.wait_ready()
+        sent = sender.finish(20)
+        return {"sent": sent, "received": receiver.stop()}
+
+    seen = on_a_lan(tmp_path, use)
+    assert seen["sent"]["sent"] == 250
+    assert seen["sent"]["refused"] == {}
+    ((number, stream),) = streams_by_source(seen["received"])
+    assert number == 9
+    assert (stream["received"], stream["lost"]) == (250, 0)
+    assert (stream["duplicated"], stream["reordered"]) == (0, 0)
+    assert seen["received"]["overflow"] == 0
+    first, last = seen["sent"]["first_sent_wall_ns"], stream["last_arrival_wall_ns"]
+    assert first <= stream["first_arrival_wall_ns"] < last
+    assert (last - first) / 1e6 >= 249 * 2, "500 packets a second are 2 ms apart"
+
+
+def test_a_receiver_that_reads_late_has_the_kernels_stamps(tmp_path: Path) -> None:
+    def use(_network: Network, streams: RedStreams) -> dict[str, Any]:
+        prompt, late = streams.receive(RECEIVER), streams.receive(RECEIVER, pause_ms=60_000)
+        for part in (prompt, late):
+            part.wait_ready()
+        sender = streams.send(SENDER, StreamSpec(1, 1000, count=200))
+        sender.wait_ready()
+        sender.finish(20)
+        return {"prompt": prompt.ask(), "late": late.ask(), "again": late.ask()}
+
+    seen = on_a_lan(tmp_path, use)
+    ((_, prompt),), ((_, late),) = (list(streams_by_source(seen[k])) for k in ("prompt", "late"))
+    assert late["received"] == prompt["received"] == 200
+    # The same packet reaches both sockets in one softirq.
+    assert abs(late["first_arrival_wall_ns"] - prompt["first_arrival_wall_ns"]) < 1_000_000
+    assert seen["again"]["streams"] == [], "a report begins anew"
+
+
+def test_what_a_cut_cable_swallows_is_one_gap(tmp_path: Path) -> None:
+    every_ms = 5
+
+    def use(network: Network, streams: RedStreams) -> dict[str, Any]:
+        whole, probe = streams.receive(RECEIVER), streams.receive(RECEIVER)
+        for part in (whole, probe):
+            part.wait_ready()
+        sender = streams.send(SENDER, StreamSpec(1, 1000 / every_ms))
+        sender.wait_ready()
+
+        def heard(expected: bool) -> None:
+            wait_until(lambda: bool(probe.ask()["streams"]) is expected, 10, "the stream's state")
+
+        heard(True)
+        network.link_down(SENDER.name)
+        heard(False)
+        network.link_up(SENDER.name)
+        heard(True)
+        return {"sent": sender.stop(), "heard": whole.stop()}
+
+    seen = on_a_lan(tmp_path, use)
+    ((_, stream),) = streams_by_source(seen["heard"])
+    (gap,) = stream["gaps"]
+    assert gap["missing"] == stream["lost"] > 0
+    assert stream["received"] + stream["lost"] <= seen["sent"]["numbers"]
+    # Between the last packet before and the first after it lie one interval more than are missing.
+    assert gap["silent_ms"] == pytest.approx((gap["missing"] + 1) * every_ms, abs=50)
+
+
+def test_a_sender_that_cannot_start_is_named(tmp_path: Path) -> None:
+    stranger = replace(SENDER, red=IPv6Interface("fd00:99::1/64"))
+
+    def use(_network: Network, streams: RedStreams) -> dict[str, Any]:
+        with pytest.raises(TestbedError, match=r"c1a/send\d+ has not .* Cannot assign requested"):
+            streams.send(stranger, StreamSpec(1, 100, count=1)).wait_ready()
+        return {}
+
+    on_a_lan(tmp_path, use)
