@@ -123,7 +123,9 @@ def test_source_specific_groups_are_joined_for_each_device_with_a_certificate(
     groups = {"idp": "ff3e::8000:1d0", "mike": "ff3e::8000:319e", "ipsec": "ff3e::8000:1"}
     lan = Lan(tmp_path, 3)
     for device in lan.devices:
-        settings = {name: {"group": group} for name, group in groups.items()}
+        settings: dict[str, dict[str, Any]] = {
+            name: {"group": group} for name, group in groups.items()
+        }
         settings["idp"].update(FAST["idp"])
         device.write_config(lan.coalition, settings)
     with lan:
