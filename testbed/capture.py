@@ -53,8 +53,7 @@ class CapturedLink:
         link: name of the link.
         path: pcap file.
         packets: in the file.
-        dropped: packets that the file lacks: the kernel had no room for them, or they came too late
-            for tcpdump to read.
+        dropped: packets up to the end of the recording that the file lacks.
     """
 
     link: str
@@ -128,14 +127,15 @@ class Capture:
             TestbedError: a tcpdump ended before, or does not say what it got.
         """
         self._processes.check()
-        # The kernel hands packets over in blocks, and tcpdump leaves the last one unread. On a link
-        # that is busy to the end this never comes true; the counts tell then.
+        # The kernel hands packets over in blocks, and tcpdump would leave the last one unread. On a
+        # link that is always busy it may never catch up; what it lacks is counted as dropped then.
+        drained: set[str] = set()
         with contextlib.suppress(DeadlineError):
-            wait_until(self._drained, _DRAIN_DEADLINE_S, "tcpdump has not read all there is")
+            wait_until(lambda: self._all_drained(drained), _DRAIN_DEADLINE_S, "tcpdump lags")
         killed = self._processes.stop(grace_s=_STOP_GRACE_S)
         if killed:
             raise TestbedError(f"tcpdump on {', '.join(killed)} did not end: its file is torn")
-        return tuple(self._result(point) for point in self._points)
+        return tuple(self._result(point, point.link in drained) for point in self._points)
 
     def abandon(self) -> None:
         """End the recording if it still goes on, whatever becomes of the files; idempotent."""
@@ -154,14 +154,15 @@ class Capture:
             or self._file(point).stat().st_size < _PCAP_HEADER_BYTES
         ]
 
-    def _drained(self) -> bool:
-        """Ask every tcpdump how far it is; return whether the answers to the last question fit."""
-        done = True
+    def _all_drained(self, drained: set[str]) -> bool:
+        """Ask every tcpdump how far it is; note those that have read all since we first asked."""
         for point in self._points:
             counts = self._counts(point)
-            done &= bool(counts) and _missed(counts) == counts["dropped by kernel"]
-            os.kill(self._processes[point.link].pid, signal.SIGUSR1)
-        return done
+            if counts and _missed(counts) == counts["dropped by kernel"]:
+                drained.add(point.link)
+            elif point.link not in drained:
+                os.kill(self._processes[point.link].pid, signal.SIGUSR1)
+        return len(drained) == len(self._points)
 
     def _counts(self, point: CapturePoint) -> dict[str, int]:
         """Return the last of each count that tcpdump has told, nothing if it has not told all."""
@@ -169,12 +170,14 @@ class Capture:
         counts = {what: int(count) for count, what in _COUNT.findall(text)}
         return counts if len(counts) == _COUNTS else {}
 
-    def _result(self, point: CapturePoint) -> CapturedLink:
+    def _result(self, point: CapturePoint, drained: bool) -> CapturedLink:
         counts = self._counts(point)
         if not counts:
             said = last_line(self._output(point))
             raise TestbedError(f"tcpdump on {point.link} does not say what it got: {said}")
-        return CapturedLink(point.link, self._file(point), counts["captured"], _missed(counts))
+        # What came after it had read all came after the end of the recording.
+        dropped = counts["dropped by kernel"] if drained else _missed(counts)
+        return CapturedLink(point.link, self._file(point), counts["captured"], dropped)
 
     def _file(self, point: CapturePoint) -> Path:
         return self._folder / f"{point.link}.pcap"

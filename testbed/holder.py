@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.1
 ANSWER_DEADLINE_S: Final = 60.0
+CANCEL_DEADLINE_S: Final = 10.0
 ACTIONS: Final = ("start", "stop", "cut", "heal", "handover")
 
 
@@ -156,6 +157,10 @@ class Holder:
 
     def _record(self, number: str) -> None:
         recording = self._recordings[number]
+        if not _files_of(self._mailbox, number).is_dir():  # whoever asked has given up
+            recording.close()
+            del self._recordings[number]
+            return
         answer: dict[str, Any] | None
         if (self._mailbox / f"{number}.cancel").exists():
             answer = {"ok": False, "error": "the recording was cancelled"}
@@ -260,7 +265,7 @@ class Mailbox:
             self._forget(number)
 
     def _await_end(self, number: str) -> None:
-        limit = time.monotonic() + 10 * POLL_S
+        limit = time.monotonic() + CANCEL_DEADLINE_S
         while self._take(number) is None and time.monotonic() < limit:
             time.sleep(POLL_S / 2)
 

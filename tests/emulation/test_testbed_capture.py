@@ -22,6 +22,7 @@ from testbed.guard import BlackChannels
 from testbed.leaks import LeakRules, check_leaks
 from testbed.network import Network
 from testbed.pcap import read_frames
+from testbed.wait import wait_until
 from tests.support.netns import Namespace, namespace, run
 from topologies.families import star
 
@@ -36,8 +37,10 @@ WAIT_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def private_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TESTBED_RUN_BASE", str(tmp_path / "runs"))
+def private_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    base = tmp_path / "runs"
+    monkeypatch.setenv("TESTBED_RUN_BASE", str(base))
+    return base
 
 
 def test_every_black_link_is_recorded_and_clean(tmp_path: Path) -> None:
@@ -78,7 +81,25 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_the_command_records_a_network_that_is_up(tmp_path: Path) -> None:
+def interrupt_one(registry: Path, output: Path) -> None:
+    """Begin a long recording, press Ctrl-C, and see that the network has ended it."""
+    words = ("capture", "--seconds", "600", "--output", str(output))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed.cli", *words], stderr=subprocess.DEVNULL
+    )
+
+    def left() -> list[Path]:
+        return list(registry.glob("*/mailbox/*.files"))
+
+    wait_until(left, WAIT_S, "the recording does not begin")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert left() == []
+    assert list(registry.glob("*/mailbox/*.cancel")) == []
+    assert list(output.iterdir()) == []
+
+
+def test_the_command_records_a_network_that_is_up(tmp_path: Path, private_registry: Path) -> None:
     wire = tmp_path / "wire"
     taken = ("capture", "--seconds", "1.5", "--output")
     try:
@@ -94,6 +115,7 @@ def test_the_command_records_a_network_that_is_up(tmp_path: Path) -> None:
         assert "no black link 'd9-s1'; there are d1-" in one.stderr
         keys = command(*taken, str(tmp_path / "keys"), "--decrypt")
         assert "nothing can be decrypted: this network has no kernel SAs" in keys.stderr
+        interrupt_one(private_registry, tmp_path / "interrupted")
         assert command("status").returncode == 0
     finally:
         assert command("down").returncode == 0
