@@ -25,6 +25,10 @@ class RoutingTimers:
         hello_interval_s: OSPF, RFC 5340 (and RFC 2328, appendix C.3).
         dead_interval_s: OSPF: silence after which a neighbour is gone; a designated router is
             elected after as long.
+        retransmit_interval_s: OSPF: until an announcement that was not acknowledged is repeated.
+        min_arrival_ms: OSPF's MinLSArrival (RFC 2328, appendix B): a router that changes its
+            announcement sooner is not heard until it repeats it. With the standard's 1 s and FRR's
+            5 s for repeating, every first convergence waits for that.
         spf_delay_ms: from a change to the computation of routes.
         spf_initial_hold_ms: between two computations at first.
         spf_max_hold_ms: the same, after many changes.
@@ -37,6 +41,8 @@ class RoutingTimers:
 
     hello_interval_s: int = 1
     dead_interval_s: int = 4
+    retransmit_interval_s: int = 1
+    min_arrival_ms: int = 0
     spf_delay_ms: int = 0
     spf_initial_hold_ms: int = 100
     spf_max_hold_ms: int = 500
@@ -62,6 +68,7 @@ def ospf6d_config(plan: RouterPlan, timers: RoutingTimers) -> str:
     lines += [
         "router ospf6",
         f" ospf6 router-id {plan.router_id}",
+        f" timers lsa min-arrival {timers.min_arrival_ms}",
         f" timers throttle spf {' '.join(map(str, throttle))}",
     ]
     return "\n".join(lines) + "\n"
@@ -75,6 +82,7 @@ def _ospf_interface(interface: RouterInterface, timers: RoutingTimers) -> list[s
         f"ipv6 ospf6 network {network}",
         f"ipv6 ospf6 hello-interval {timers.hello_interval_s}",
         f"ipv6 ospf6 dead-interval {timers.dead_interval_s}",
+        f"ipv6 ospf6 retransmit-interval {timers.retransmit_interval_s}",
     ]
 
 
