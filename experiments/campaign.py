@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from experiments.reading import require
 
@@ -10,6 +10,8 @@ BACKENDS = ("netlink", "command", "pfkey", "memory")
 SA_MODES = ("per-sender", "paper")
 CPU_ARRANGEMENTS = ("measured-first", "equal")
 METHODS = ("shutdown", "cut")
+BLACK_GROUPS = ("any-source", "source-specific")
+PROTECTIONS = ("ipsec", "clear-text")
 MONITOR = 1
 TM = 2
 
@@ -34,6 +36,15 @@ class Variant:
             joins run before the bystanders until the step's epoch is written everywhere, since on
             hardware of their own these would not delay them (testbed/turns.py); ``equal`` lets
             all devices compete.
+        wan_delay_ms: one way between any two black border routers while repetitions run; None: as
+            the topology says.
+        wan_loss_percent: on each link between them, per direction; None: as the topology says.
+        black_groups: one of `BLACK_GROUPS`: whether the daemons' and the ESP packets' multicast
+            groups are joined as a whole or source by source (RFC 4607).
+        fresh_fleet: whether the network is built anew for each repetition, so that no router
+            remembers a source.
+        protection: one of `PROTECTIONS`: ``clear-text`` is a tunnel without IPsec for comparison of
+            throughput; it needs the memory backend, and the guard is off.
     """
 
     name: str
@@ -46,6 +57,15 @@ class Variant:
     deactivation_delay_ms: int = 500
     mike_patience: int = 4
     cpu: str = "measured-first"
+    wan_delay_ms: float | None = None
+    wan_loss_percent: float | None = None
+    black_groups: str = "any-source"
+    fresh_fleet: bool = False
+    protection: str = "ipsec"
+
+    def daemons(self) -> Variant:
+        """Return what a loaded fleet is made for: the same for variants that may share one."""
+        return replace(self, name="", wan_delay_ms=None, wan_loss_percent=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +88,15 @@ class Campaign:
         clock_bound_ms: larger error bounds of the clock offsets are flagged.
         backends: sa-write only: what to compare.
         batch: sa-write only: SAs per batched write.
+        red_interval_ms: join only, where there are clients: between the packets of the red streams
+            that find out when the first one gets through; 0: no streams.
+        rates_pps: throughput only: packets per second of the stream, in rising order.
+        sizes_bytes: throughput only: sizes of its UDP payload.
+        stream_ms: throughput only: how long it is sent at each rate.
+        packets: delivery only: in each stream.
+        packet_interval_ms: delivery only: between the packets of a stream.
+        keep_captures: delivery only: whether the captures of the black wire are kept even if
+            nothing is wrong with them.
     """
 
     kind: str
@@ -91,6 +120,13 @@ class Campaign:
         "ip -batch",
     )
     batch: int = 10
+    red_interval_ms: int = 20
+    rates_pps: tuple[int, ...] = (100, 200, 400)
+    sizes_bytes: tuple[int, ...] = (200,)
+    stream_ms: int = 2000
+    packets: int = 20
+    packet_interval_ms: int = 50
+    keep_captures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +184,21 @@ def check_variant(variant: Variant) -> None:
         variant.cpu in CPU_ARRANGEMENTS,
         f"{name}: unknown cpu {variant.cpu!r} (known: {', '.join(CPU_ARRANGEMENTS)})",
     )
+    require(
+        variant.black_groups in BLACK_GROUPS,
+        f"{name}: unknown black_groups {variant.black_groups!r} (known: {', '.join(BLACK_GROUPS)})",
+    )
+    require(
+        variant.protection in PROTECTIONS,
+        f"{name}: unknown protection {variant.protection!r} (known: {', '.join(PROTECTIONS)})",
+    )
+    clear = variant.protection == "clear-text"
+    require(
+        not clear or variant.sa_backend == "memory",
+        f"{name}: protection clear-text needs sa_backend memory",
+    )
+    delay_ms, loss_percent = variant.wan_delay_ms or 0, variant.wan_loss_percent or 0
+    require(0 <= delay_ms <= 10_000, f"{name}: wan_delay_ms must be from 0 to 10000")
+    require(0 <= loss_percent < 100, f"{name}: wan_loss_percent must be from 0 to below 100")
     require(variant.mike_patience >= 1, f"{name}: mike_patience must be at least 1")
     require(variant.hello_interval_ms >= 50, f"{name}: hello_interval_ms is too small (50)")

@@ -82,6 +82,8 @@ def _order(campaign: Campaign, seed: int) -> list[tuple[Variant, int]]:
     """Return (variant, index) in running order."""
     variants = list(campaign.variants)
     random.Random(f"{seed} order {campaign.kind}").shuffle(variants)  # noqa: S311 - a plan
+    loads = list(dict.fromkeys(variant.daemons() for variant in variants))
+    variants.sort(key=lambda variant: loads.index(variant.daemons()))
     everything = range(1, campaign.repetitions + 1)
     if campaign.order == "blocked" or campaign.repetitions < 2:
         return [(variant, index) for variant in variants for index in everything]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from experiments.errors import PlanError
@@ -46,8 +47,15 @@ def _value(expected: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
             raise PlanError(f"{where}: expected a list of strings")
         return tuple(value)
+    if item is int:
+        if not isinstance(value, (list, tuple)) or not all(type(v) is int for v in value):
+            raise PlanError(f"{where}: expected a list of whole numbers")
+        return tuple(value)
+    if get_origin(expected) is UnionType:  # T | None
+        (inner,) = (one for one in get_args(expected) if one is not NoneType)
+        return None if value is None else _value(inner, value, where)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, expected) or isinstance(value, bool):
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise PlanError(f"{where}: expected {expected.__name__}, found {value!r}")
     return value

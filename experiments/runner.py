@@ -186,7 +186,9 @@ class Runner:
 def _share_fleet(one: Repetition, other: Repetition) -> bool:
     """Return whether two repetitions can run on the same loaded fleet."""
     captures = [KINDS[repetition.campaign.kind].capture for repetition in (one, other)]
-    return one.variant == other.variant and captures[0] == captures[1]
+    if one is not other and one.variant.fresh_fleet:
+        return False
+    return one.variant.daemons() == other.variant.daemons() and captures[0] == captures[1]
 
 
 def _same_platform(run: RunDirectory, session: Mapping[str, Any]) -> None:
