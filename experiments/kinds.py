@@ -84,6 +84,38 @@ def _leaves(
     )
 
 
+def _deliveries(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """Everybody sends to everybody, listeners and a member leave and return, captures are judged.
+
+    The device whose listeners leave, the one that leaves the group, and who sends meanwhile take
+    turns over the repetitions.
+    """
+    everyone = range(1, devices + 1)
+    leaver = 1 + (repetition + draw.randrange(devices)) % devices
+    listeners = 1 + leaver % devices
+    parts = [
+        ("first", 1),
+        *(("matrix", number) for number in everyone),
+        ("listeners", listeners),
+        ("member", leaver),
+        ("leaks", 1),
+        ("witness", 1),
+    ]
+    return tuple(
+        PlannedStep(
+            index=index,
+            subject=subject,
+            method=method,
+            group_size=devices,
+            jitter_ns=0,
+            packet_sender=1 + (subject + devices - 2) % devices,
+        )
+        for index, (method, subject) in enumerate(parts, 1)
+    )
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
@@ -91,6 +123,7 @@ def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
 KINDS: dict[str, Kind] = {
     "join": Kind(_joins, "experiments.steps:run"),
     "leave": Kind(_leaves, "experiments.steps:run"),
+    "delivery": Kind(_deliveries, "experiments.delivery:run", capture=True),
     "sa-write": Kind(),
 }
 """The kinds by name."""

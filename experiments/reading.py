@@ -41,7 +41,7 @@ def _repeated(expected: Any) -> Any:
 
 def _value(expected: Any, value: Any, where: str) -> Any:
     item = _repeated(expected)
-    if item is not None and is_dataclass(item):
+    if isinstance(item, type) and is_dataclass(item):
         return tuple(build(item, one, f"{where}[{i}]") for i, one in enumerate(value))
     if item is str:
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):

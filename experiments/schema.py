@@ -100,10 +100,33 @@ CLOCKS: dict[str, str] = {
     "variant": "name of the variant",
     "repetition": "number of the repetition, from 1",
     "device": "name of the device",
-    "when": "`before` or `after` the repetition",
+    "when": "`before` or `after` the repetition; `wan`: over the WAN's links with their delay and "
+    "loss, a measure of these and not of the clocks",
     "offset_ns": "device's clock minus the reference clock (RFC 5905 on-wire exchange)",
     "delay_ns": "round-trip delay of the exchange that was kept (the shortest)",
     "bound_ns": "error bound of the offset: half that delay",
+}
+
+FIRST_PACKETS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`join`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the step, from 1",
+    "group_size": "members after the step",
+    "subject": "the device that joins",
+    "direction": "`to-joiner`: from the monitor's LAN to the joiner's; `from-joiner`: from the "
+    "joiner's LAN to that of another member",
+    "sender_device": "device behind which the sending client is",
+    "device": "device behind which the receiving client is",
+    "sender": "client that sends",
+    "receiver": "client that listens",
+    "interval_ms": "time between two packets of the stream",
+    "first_ms": "arrival of the first red multicast packet at the receiver (the kernel's stamp) "
+    "minus the trigger of the join",
+    "sent_ms": "when that packet was sent, minus the trigger",
+    "ok": "1 if it arrived, not before the trigger, and the step is ok",
+    "reason": "why it does not count",
 }
 
 SA_WRITES: dict[str, str] = {
@@ -118,12 +141,117 @@ SA_WRITES: dict[str, str] = {
     "reason": "why not",
 }
 
+DELIVERIES: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "phase": "`first` (packets until everybody has had one), `matrix` (counted streams), `joined`, "
+    "`left`, `rejoined`, `member-left`, `member-back` (as in listeners.csv)",
+    "family": "4 or 6: IPv4 or IPv6 inside the tunnel",
+    "epoch": "epoch of the group while it was sent",
+    "sender": "client or device that sent the stream",
+    "sender_lan": "device whose red LAN the sender belongs to",
+    "sender_kind": "`client`, or `device` for a device's own multicast into the tunnel",
+    "receiver": "client or device",
+    "receiver_lan": "device whose red LAN the receiver belongs to",
+    "receiver_kind": "`client` or `device`",
+    "expected": "1 if the receiver should get it; 0: it must get nothing",
+    "sent": "packets that the sender's kernel took",
+    "received": "different packets that arrived",
+    "duplicates": "packets that arrived beyond these",
+    "first_number": "number of the first packet that arrived, from 1",
+    "first_arrival_ms": "first arrival minus first sending of the stream (kernel's receive stamp)",
+    "median_ms": "median over the packets, arrival minus sending",
+    "delivered": "1 if all packets arrived (phase `first`: any); empty if none should",
+}
+
+LISTENERS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "stage": "`joined`; `left`: all clients of the LAN left the group; `rejoined`; `member-left`: "
+    "the LAN's device left the secure group, its clients still listen; `member-back`",
+    "lan": "device whose red LAN it is about",
+    "family": "4 or 6",
+    "epoch": "epoch of the group while it was sent",
+    "sender": "client of another LAN that sent the stream",
+    "sent": "packets that its kernel took",
+    "frames": "frames of the stream on the LAN's wire, read from a packet socket",
+    "expected_frames": "what that must be: all or none",
+    "received_min": "packets that arrived at the LAN's client that got fewest",
+    "received_max": "the same for most",
+    "others_received_min": "packets that arrived at the other place that got fewest",
+    "change_ms": "from the change until the proxies (stages of a member: the group) knew",
+    "ok": "1 if the wire, the LAN's clients and all others have what they must have",
+}
+
+CONVERGENCE: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "stage": "`loaded` (network up, daemons parked, routers converged), `group` (one epoch, "
+    "written and active everywhere), `black-group` (MLD and PIM know it), `listeners` (all proxies "
+    "know theirs), `first-packet-ipv6` and `-ipv4` (a packet of every place has reached all others); "
+    "`routing-daemons`, `-adjacencies`, `-routes`, `-pim`: what the black routers say",
+    "since": "what the time counts from: `up` (building the network began) or `routers started`",
+    "seconds": "when it was seen",
+}
+
+COUNTERS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "node": "device or LAN router",
+    "source": "`guard` (packets dropped, docs/guard.md) or `mproxy` (the multicast proxy's own)",
+    "counter": "its name",
+    "value": "at the end of the repetition",
+}
+
+LEAKS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "link": "black link, captured from before the daemons to after them",
+    "traffic": "kind of traffic, or `leak` for what belongs to none (docs/TESTING.md)",
+    "frames": "how many frames of it",
+    "not_captured": "frames that the capture of this link lacks",
+}
+
+WITNESS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`delivery`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "link": "the device's own black link, which all that it sends crosses once",
+    "device": "whose ESP packets",
+    "epoch": "epoch of the SA; empty: one that was replaced before the group was complete",
+    "packets": "different ESP packets with this source and SPI (tshark)",
+    "decrypted": "those of them that tshark decrypts with a good integrity check value",
+    "red": "those of the decrypted whose inner source is in the device's LAN and whose inner "
+    "destination is a group of the streams",
+    "sent": "packets of the streams that kernels of the LAN took in that epoch (our count)",
+    "other": "decrypted minus red: the check packets and the tunnel interface's own MLD and ND",
+    "equal": "1 if packets = decrypted and red = sent",
+}
+
 FILES: dict[str, dict[str, str]] = {
     "events.csv": EVENTS,
     "latencies.csv": LATENCIES,
     "steps.csv": STEPS,
     "clocks.csv": CLOCKS,
+    "first_packets.csv": FIRST_PACKETS,
     "sa_writes.csv": SA_WRITES,
+    "deliveries.csv": DELIVERIES,
+    "listeners.csv": LISTENERS,
+    "convergence.csv": CONVERGENCE,
+    "counters.csv": COUNTERS,
+    "leaks.csv": LEAKS,
+    "witness.csv": WITNESS,
 }
 """The tables of a run; each repetition writes its part of them, then they are merged."""
 

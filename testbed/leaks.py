@@ -32,6 +32,9 @@ _LINK_SCOPE: Final = 2
 _SITE_ROUTERS: Final = IPv6Address("ff05::2")
 """Every IPv6 router is a member of it (RFC 4291 section 2.8), so every device reports it."""
 
+LEAK: Final = "leak"
+"""Kind of the frames that do not belong on the wire."""
+
 _LEAKS_KEPT: Final = 20
 _HEX_BYTES: Final = 160
 _SEARCHED_PREFIX_BITS_MIN: Final = 48
@@ -135,18 +138,33 @@ class LeakReport:
     """The verdict.
 
     Attributes:
-        counts: kind of traffic -> frames.
-        links: link -> frames.
-        leak_count: frames that do not belong on the wire.
-        leaks: the first of them.
+        by_link: link -> kind of traffic -> frames; `LEAK` is the kind of what is none.
+        leaks: the first of the frames that do not belong on the wire.
         dropped: frames that the captures lack, so nothing is known of them.
     """
 
-    counts: dict[str, int]
-    links: dict[str, int]
-    leak_count: int
+    by_link: dict[str, dict[str, int]]
     leaks: tuple[Leak, ...]
     dropped: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return kind of traffic -> frames on all links, leaks apart."""
+        total: Counter[str] = Counter()
+        for kinds in self.by_link.values():
+            total.update(kinds)
+        del total[LEAK]
+        return dict(total)
+
+    @property
+    def links(self) -> dict[str, int]:
+        """Return link -> frames."""
+        return {link: sum(kinds.values()) for link, kinds in self.by_link.items()}
+
+    @property
+    def leak_count(self) -> int:
+        """Return how many frames do not belong on the wire."""
+        return sum(kinds.get(LEAK, 0) for kinds in self.by_link.values())
 
     @property
     def frames(self) -> int:
@@ -239,16 +257,13 @@ class _Fragment:
 class _Judge:
     rules: LeakRules
     ports: dict[int, str]
-    counts: Counter[str] = field(default_factory=Counter)
-    links: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     leaks: list[Leak] = field(default_factory=list)
-    leak_count: int = 0
     addresses: dict[str, str] = field(default_factory=dict)
     first: dict[FragmentId, str] = field(default_factory=dict)
     later: list[_Fragment] = field(default_factory=list)
 
     def take(self, link: str, number: int, frame: CapturedFrame, fields: dict[str, str]) -> None:
-        self.links[link] += 1
         try:
             self._look_for_red(frame.data, fields)
             walk = Walk(fields, self.ports, self.rules.clock_port)
@@ -261,7 +276,7 @@ class _Judge:
                     leak = _leak(link, number, frame, fields, reason)
                     self.later.append(_Fragment(walk.fragment, leak))
                     return
-            self.counts[kind] += 1
+            self.counts[link, kind] += 1
         except MisplacedError as error:
             self._add(_leak(link, number, frame, fields, str(error)))
 
@@ -271,12 +286,14 @@ class _Judge:
             if kind is None:
                 self._add(fragment.leak)
             else:
-                self.counts[kind] += 1
-        frames = {link: self.links[link] for link in links}
-        return LeakReport(dict(self.counts), frames, self.leak_count, tuple(self.leaks), dropped)
+                self.counts[fragment.leak.link, kind] += 1
+        by_link: dict[str, dict[str, int]] = {link: {} for link in links}
+        for (link, kind), frames in self.counts.items():
+            by_link[link][kind] = frames
+        return LeakReport(by_link, tuple(self.leaks), dropped)
 
     def _add(self, leak: Leak) -> None:
-        self.leak_count += 1
+        self.counts[leak.link, LEAK] += 1
         if len(self.leaks) < _LEAKS_KEPT:
             self.leaks.append(leak)
 

@@ -31,6 +31,10 @@ HOP_LIMIT: Final = 8
 RESEND_S: Final = 0.1
 """The same packet again: a sender may still be on the old epoch, which a joiner cannot read."""
 
+_SO_TIMESTAMPNS: Final = 35
+"""Of asm-generic/socket.h; the control message has the same number and holds a struct timespec."""
+
+_TIMESPEC: Final = struct.Struct("@qq")
 _MAGIC: Final = b"idpmike red check "
 
 
@@ -105,6 +109,7 @@ class RedEndpoint:
             self._receiver = socket.socket(family, socket.SOCK_DGRAM)
             self._sender = socket.socket(family, socket.SOCK_DGRAM)
             try:
+                self._receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
                 index = socket.if_nametoindex(interface)
                 self._membership = self._group.packed + struct.pack("@I", index)
                 if v6:
@@ -168,12 +173,19 @@ class RedEndpoint:
 
     def receive(self) -> list[bytes]:
         """Return what has arrived, without waiting."""
-        packets = []
+        return [payload for _, payload in self.receive_stamped()]
+
+    def receive_stamped(self) -> list[tuple[int, bytes]]:
+        """Return what has arrived with the kernel's time of arrival (UTC ns), without waiting."""
+        packets: list[tuple[int, bytes]] = []
         while True:
             try:
-                packets.append(self._receiver.recv(2048))
+                payload, control, _, _ = self._receiver.recvmsg(2048, 128)
             except OSError:
                 return packets
+            stamps = [data for level, kind, data in control if kind == _SO_TIMESTAMPNS]
+            seconds, nanoseconds = _TIMESPEC.unpack(stamps[0])
+            packets.append((seconds * 1_000_000_000 + nanoseconds, payload))
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
