@@ -152,6 +152,8 @@ class _DeviceReader(TableReader):
             park=self.boolean("start", "park", default=True),
         )
         self.refuse_leftovers()
+        if config.idp.ipv4 and config.backend == "pfkey":
+            self.fail("ipsec", "ipv4", "needs SAs for both families, which PF_KEY cannot write")
         return config
 
     def identity(self) -> IdentitySection:

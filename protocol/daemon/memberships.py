@@ -12,7 +12,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from protocol.core.errors import LocalError
 
@@ -20,10 +20,11 @@ Sources = Callable[[], Iterable[IPv6Address]]
 """Black addresses of the other devices that are known, asked at every joining."""
 
 # Linux values that the socket module of Python 3.11 does not name.
-_MCAST_JOIN_GROUP = 42
-_MCAST_BLOCK_SOURCE = 43
-_MCAST_LEAVE_GROUP = 45
-_MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_JOIN_GROUP = 42
+MCAST_BLOCK_SOURCE = 43
+MCAST_LEAVE_GROUP = 45
+MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_SOURCE_GROUP = 47
 
 
 def is_source_specific(group: IPv6Address) -> bool:
@@ -57,11 +58,11 @@ def join(
         if is_source_specific(group):
             for source in sources:
                 if source != without:
-                    _set(sock, _MCAST_JOIN_SOURCE_GROUP, where + sockaddr(source))
+                    _set(sock, MCAST_JOIN_SOURCE_GROUP, where + sockaddr(source))
             return
-        _set(sock, _MCAST_JOIN_GROUP, where)
+        _set(sock, MCAST_JOIN_GROUP, where)
         if without is not None:
-            _set(sock, _MCAST_BLOCK_SOURCE, where + sockaddr(without))
+            _set(sock, MCAST_BLOCK_SOURCE, where + sockaddr(without))
     except OSError as error:
         cure = ""
         if error.errno == errno.ENOBUFS:
@@ -71,13 +72,15 @@ def join(
 
 def leave(sock: socket.socket, index: int, group: IPv6Address) -> None:
     """Undo `join`, all sources at once; the kernel's refusal is passed on as OSError."""
-    _set(sock, _MCAST_LEAVE_GROUP, struct.pack("@I4x", index) + sockaddr(group))
+    _set(sock, MCAST_LEAVE_GROUP, struct.pack("@I4x", index) + sockaddr(group))
 
 
 def _set(sock: socket.socket, option: int, value: bytes) -> None:
     sock.setsockopt(socket.IPPROTO_IPV6, option, value)
 
 
-def sockaddr(address: IPv6Address) -> bytes:
+def sockaddr(address: IPv4Address | IPv6Address) -> bytes:
     """Return the address as a ``struct sockaddr_storage``."""
+    if isinstance(address, IPv4Address):
+        return struct.pack("=HH4s", socket.AF_INET, 0, address.packed).ljust(128, b"\0")
     return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")

@@ -6,9 +6,15 @@ import errno
 import socket
 import struct
 from collections import Counter
-from ipaddress import IPv4Address
 from pathlib import Path
 
+from protocol.daemon.memberships import (
+    MCAST_JOIN_GROUP,
+    MCAST_JOIN_SOURCE_GROUP,
+    MCAST_LEAVE_GROUP,
+    MCAST_LEAVE_SOURCE_GROUP,
+    sockaddr,
+)
 from protocol.daemon.sockets import interface_index
 from protocol.mproxy.messages import Address
 
@@ -33,7 +39,7 @@ class UpstreamMemberships:
     def join(self, group: Address, source: Address | None) -> None:
         """Join a group, or a source of it; a refusal is counted."""
         pool = self._pools.setdefault((group.version, source is None), [])
-        option = _MCAST_JOIN_GROUP if source is None else _MCAST_JOIN_SOURCE_GROUP
+        option = MCAST_JOIN_GROUP if source is None else MCAST_JOIN_SOURCE_GROUP
         last: OSError | None = None
         for position in range(len(pool) + 1):
             try:
@@ -56,7 +62,7 @@ class UpstreamMemberships:
         holder = self._holders.pop((group, source), None)
         if holder is None:
             return
-        option = _MCAST_LEAVE_GROUP if source is None else _MCAST_LEAVE_SOURCE_GROUP
+        option = MCAST_LEAVE_GROUP if source is None else MCAST_LEAVE_SOURCE_GROUP
         try:
             self._set(holder, option, group, source)
         except OSError as error:
@@ -67,8 +73,8 @@ class UpstreamMemberships:
         self, sock: socket.socket, option: int, group: Address, source: Address | None
     ) -> None:
         level = socket.IPPROTO_IP if group.version == 4 else socket.IPPROTO_IPV6
-        request = struct.pack("@I4x", self._index) + _storage(group)
-        sock.setsockopt(level, option, request if source is None else request + _storage(source))
+        request = struct.pack("@I4x", self._index) + sockaddr(group)
+        sock.setsockopt(level, option, request if source is None else request + sockaddr(source))
 
     def close(self) -> None:
         """Leave all; idempotent."""
@@ -79,22 +85,9 @@ class UpstreamMemberships:
         self._holders.clear()
 
 
-_MCAST_JOIN_GROUP = 42
-_MCAST_LEAVE_GROUP = 45
-_MCAST_JOIN_SOURCE_GROUP = 46
-_MCAST_LEAVE_SOURCE_GROUP = 47
-
-
 def _datagram(version: int) -> socket.socket:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-
-
-def _storage(address: Address) -> bytes:
-    """Return ``struct sockaddr_storage``."""
-    if isinstance(address, IPv4Address):
-        return struct.pack("@HH4s", socket.AF_INET, 0, address.packed).ljust(128, b"\0")
-    return struct.pack("@HHI16sI", socket.AF_INET6, 0, 0, address.packed, 0).ljust(128, b"\0")
 
 
 def check_reverse_path_filter(interface: str) -> str:

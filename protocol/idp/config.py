@@ -52,6 +52,7 @@ class IdpConfig:
         sa_mode: see `SaMode`.
         suite: algorithms of the group's SAs. In mode ``paper`` an AEAD is refused: many senders
             on one key would repeat nonces (RFC 6054).
+        ipv4: protect IPv4 red multicast too, in the same SAs, with policies of its own.
         sa_directions: let the kernel enforce the direction of an SA (Linux 6.10 and newer).
         hello_interval_ms: period of the hello. 1000: a dead device is noticed within 4 to 5 s and
             ten devices cost each other nine signature checks a second.
@@ -84,6 +85,7 @@ class IdpConfig:
     reqid: int = 7
     sa_mode: SaMode = SaMode.PER_SENDER
     suite: Suite = Suite.AES_GCM_128
+    ipv4: bool = False
     sa_directions: bool = True
     hello_interval_ms: int = 1000
     dead_factor: int = 4
@@ -182,6 +184,7 @@ _IPSEC_FIELDS = {
     "reqid": "reqid",
     "sa_mode": "sa_mode",
     "suite": "suite",
+    "ipv4": "ipv4",
     "sa_directions": "sa_directions",
     "activation_delay_ms": "activation_delay_ms",
     "deactivation_delay_ms": "deactivation_delay_ms",
@@ -212,7 +215,7 @@ def _convert(label: str, name: str, value: object) -> object:
             return Suite(str(value))
     except ValueError as error:
         raise ConfigError(f"{label}: {error}") from None
-    if name == "sa_directions":
+    if name in ("sa_directions", "ipv4"):
         if not isinstance(value, bool):
             raise ConfigError(f"{label}: {value!r} is not true or false")
     elif isinstance(value, bool) or not isinstance(value, int):

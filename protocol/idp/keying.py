@@ -17,7 +17,7 @@ from protocol.idp.events import ApplySas, FetchKey
 from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.idpmike import EpochId, GroupStatus
 from protocol.ipsec.backend import Operation, Outcome
-from protocol.ipsec.grouppolicy import GroupPath
+from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
 from protocol.ipsec.schedule import sender_sas, shared_sa
 
 NS_PER_MS = 1_000_000
@@ -40,7 +40,13 @@ class GroupSync:
         self._config = config
         self._own = own
         self._counters = counters
-        path = GroupPath(own=own, group=config.sa_group, if_id=config.if_id, reqid=config.reqid)
+        path = GroupPath(
+            own=own,
+            group=config.sa_group,
+            if_id=config.if_id,
+            reqid=config.reqid,
+            destinations=(ALL_MULTICAST, *((ALL_IPV4_MULTICAST,) if config.ipv4 else ())),
+        )
         self._plan = SaPlan(config, path)
         self._removal: Sequence[Operation] = ()
         self._reset()

@@ -297,16 +297,16 @@ class SaPlan:
             operations.append(AddSa(sa))
             self._owners[sa_id] = generation
             if switches and sa is wanted.own:
-                operations.append(self._path.switch(sa.spi))
+                operations += self._path.switch(sa.spi)
         generation.move(Phase.WRITING)
         label = f"write:{wanted.epoch}"
         return self._hand_out(_Batch(_Purpose.WRITE, label, operations, [generation], switches))
 
     def _activate(self, generation: _Generation) -> list[Effect]:
         """Pin our policy to our SA of this epoch."""
-        step = self._path.switch(generation.wanted.own.spi)
+        steps: list[Operation] = [*self._path.switch(generation.wanted.own.spi)]
         label = f"activate:{generation.wanted.epoch}"
-        return self._hand_out(_Batch(_Purpose.ACTIVATE, label, [step], [generation], switches=True))
+        return self._hand_out(_Batch(_Purpose.ACTIVATE, label, steps, [generation], switches=True))
 
     def _delete(
         self, generations: list[_Generation], named: _Generation, now_mono_ns: int
@@ -327,7 +327,7 @@ class SaPlan:
         """Delete every SA and unpin our policy."""
         operations: list[Operation] = [DeleteSa(sa_id) for sa_id in self._owners]
         if self._pinned is not None:
-            operations.append(self._path.switch(0))
+            operations += self._path.switch(0)
         gone = [g for g in self._generations if g.phase is not Phase.WAITING]
         self._removing = False
         if not operations:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 ESP = 50
 """IP protocol number of ESP (RFC 4303 section 2)."""
@@ -19,6 +19,7 @@ SPI_MIN = 256
 
 ANY_ADDRESS = IPv6Address("::")
 ANY_NETWORK = IPv6Network("::/0")
+ANY_IPV4_NETWORK = IPv4Network("0.0.0.0/0")
 
 
 class Mode(StrEnum):
@@ -160,10 +161,13 @@ class SecurityAssociation:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which packets a policy is about; ``upper_protocol`` 0 means any, ports are not selected."""
+    """Which packets a policy is about; ``upper_protocol`` 0 means any, ports are not selected.
 
-    source: IPv6Network = ANY_NETWORK
-    destination: IPv6Network = ANY_NETWORK
+    Both networks are of one family: that of the inner packet, whatever carries it.
+    """
+
+    source: IPv4Network | IPv6Network = ANY_NETWORK
+    destination: IPv4Network | IPv6Network = ANY_NETWORK
     upper_protocol: int = 0
 
 

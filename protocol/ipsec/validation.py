@@ -5,7 +5,14 @@ The kernel would refuse most of it too, but each interface in words of its own.
 
 from __future__ import annotations
 
-from protocol.ipsec.model import SPI_MIN, SUITES, Policy, SaDirection, SecurityAssociation
+from protocol.ipsec.model import (
+    SPI_MIN,
+    SUITES,
+    Mode,
+    Policy,
+    SaDirection,
+    SecurityAssociation,
+)
 
 REPLAY_WINDOW_MAX = 4096
 """Largest window in packets (XFRMA_REPLAY_ESN_MAX in uapi/linux/xfrm.h)."""
@@ -37,6 +44,11 @@ def sa_defect(sa: SecurityAssociation) -> str:
 
 def policy_defect(policy: Policy) -> str:
     """Say what is wrong with a policy, or return an empty string."""
+    family = policy.selector.source.version
+    if family != policy.selector.destination.version:
+        return "the selector mixes IPv4 and IPv6"
+    if family == 4 and policy.template_mode is Mode.TRANSPORT:
+        return "IPv4 in transport mode over IPv6 addresses does not exist: use tunnel mode"
     if not 0 <= policy.selector.upper_protocol <= 0xFF:
         return f"upper protocol {policy.selector.upper_protocol} does not fit in 8 bits"
     if not 0 <= policy.template_spi <= _U32_MAX:

@@ -27,6 +27,7 @@ from protocol.ipsec.backend import (
 from protocol.ipsec.model import (
     ESP,
     SUITES,
+    Mode,
     Policy,
     PolicyId,
     SaId,
@@ -141,8 +142,9 @@ def _sa(sa: SecurityAssociation) -> str:
     sizes = SUITES[sa.suite]
     words = [f"src {sa.source} {_sa_id(sa.id)} reqid {sa.reqid} mode {sa.mode}"]
     words.append(f"replay-window {sa.replay_window}")
-    if sa.esn:
-        words.append("flag esn")
+    flags = ["esn"] * sa.esn + ["af-unspec"] * (sa.mode is Mode.TUNNEL)
+    if flags:
+        words.append(f"flag {' '.join(flags)}")
     if sa.if_id is not None:
         words.append(f"if_id {sa.if_id:#x}")
     if sa.direction is not None:

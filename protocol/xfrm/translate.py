@@ -1,14 +1,14 @@
 """Between our model and the kernel's structures: an SA or a policy as struct plus attributes.
 
-What the kernel holds but the model cannot express (IPv4, AH, BEET, marks, other algorithms, SAs
-that wait for a key manager) becomes a `ForeignSa` or `ForeignPolicy` with the reason, so that a
+What the kernel holds but the model cannot express (outer IPv4, AH, BEET, marks, other algorithms,
+SAs that wait for a key manager) becomes a `ForeignSa` or `ForeignPolicy` with the reason, so that a
 dump of a machine with other users' IPsec never fails, and never passes for ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from protocol.core.errors import DecodeError, LocalError
 from protocol.ipsec.model import (
@@ -55,6 +55,7 @@ from protocol.xfrm.attributes import (
     read_u32,
 )
 from protocol.xfrm.structs import (
+    AF_INET,
     AF_INET6,
     AF_UNSPEC,
     XFRM_MODE_TRANSPORT,
@@ -64,6 +65,7 @@ from protocol.xfrm.structs import (
     XFRM_POLICY_FWD,
     XFRM_POLICY_IN,
     XFRM_POLICY_OUT,
+    XFRM_STATE_AF_UNSPEC,
     XFRM_STATE_ESN,
     XFRM_USER_TMPL_SIZE,
     XfrmId,
@@ -152,7 +154,8 @@ def sa_to_kernel(
     wide_window = sa.esn or sa.replay_window > LEGACY_WINDOW_MAX
     transport = sa.mode is Mode.TRANSPORT
     info = XfrmUsersaInfo(
-        # A tunnel carries both address families; the kernel fills in the selector's family.
+        # A tunnel carries both address families. Without the flag, copy_from_user_state
+        # (net/xfrm/xfrm_user.c) puts the outer family there, and inner IPv4 finds no state.
         sel=XfrmSelector(family=AF_INET6 if transport else AF_UNSPEC),
         id=XfrmId(sa.destination.packed, sa.spi, ESP),
         saddr=sa.source.packed,
@@ -161,7 +164,7 @@ def sa_to_kernel(
         mode=_MODES[sa.mode],
         # verify_replay (net/xfrm/xfrm_user.c) refuses both windows at once.
         replay_window=0 if wide_window else sa.replay_window,
-        flags=XFRM_STATE_ESN if sa.esn else 0,
+        flags=(XFRM_STATE_ESN if sa.esn else 0) | (0 if transport else XFRM_STATE_AF_UNSPEC),
     )
     attributes = _pack_algorithms(sa)
     if wide_window:
@@ -388,7 +391,7 @@ def _policy_identity(
 ) -> PolicyId | ForeignPolicy:
     if direction not in _POLICY_DIRECTION_NAMES:
         return ForeignPolicy(direction, "a socket's own policy")
-    if sel.family != AF_INET6:
+    if sel.family not in (AF_INET, AF_INET6):
         return ForeignPolicy(direction, f"address family {sel.family}")
     plain = sel._replace(daddr=bytes(16), saddr=bytes(16), prefixlen_d=0, prefixlen_s=0, proto=0)
     if plain._replace(family=AF_UNSPEC) != XfrmSelector():
@@ -397,8 +400,8 @@ def _policy_identity(
         if kind in attributes:
             return ForeignPolicy(direction, word)
     try:
-        source = IPv6Network((sel.saddr, sel.prefixlen_s))
-        destination = IPv6Network((sel.daddr, sel.prefixlen_d))
+        source = _network(sel.family, sel.saddr, sel.prefixlen_s)
+        destination = _network(sel.family, sel.daddr, sel.prefixlen_d)
     except ValueError:
         return ForeignPolicy(direction, "a selector with host bits")
     return PolicyId(
@@ -406,11 +409,20 @@ def _policy_identity(
     )
 
 
+def _network(family: int, address: bytes, length: int) -> IPv4Network | IPv6Network:
+    """Return the network of an ``xfrm_address_t``; ValueError for host bits."""
+    if family == AF_INET6:
+        return IPv6Network((address, length))
+    if any(address[4:]):
+        raise ValueError
+    return IPv4Network((address[:4], length))
+
+
 def _selector_to_kernel(selector: Selector) -> XfrmSelector:
     return XfrmSelector(
-        daddr=selector.destination.network_address.packed,
-        saddr=selector.source.network_address.packed,
-        family=AF_INET6,
+        daddr=selector.destination.network_address.packed.ljust(16, b"\0"),
+        saddr=selector.source.network_address.packed.ljust(16, b"\0"),
+        family=AF_INET6 if selector.destination.version == 6 else AF_INET,
         prefixlen_d=selector.destination.prefixlen,
         prefixlen_s=selector.source.prefixlen,
         proto=selector.upper_protocol,

@@ -174,7 +174,7 @@ def test_policies_read_back_equal(backend: IpsecBackend, space: Namespace) -> No
     shown = space.ip("xfrm policy")
     assert shown.count("if_id 0x42") == 3
     assert "spi 0x" not in shown
-    assert backend.apply([PATH.switch(0x1001)])[0].ok
+    assert backend.apply(PATH.switch(0x1001))[0].ok
     assert space.ip("xfrm policy").count("proto esp spi 0x00001001 reqid 7 mode tunnel") == 1
     assert len(backend.dump_policies()) == len(POLICIES)
     gone = backend.apply([DeletePolicy(policy.id) for policy in [*POLICIES, POLICIES[0]]])

@@ -205,7 +205,7 @@ def test_without_an_sa_nothing_leaves(network: Network) -> None:
 def test_per_sender_sas_carry_multicast_to_all_others_and_not_back(network: Network) -> None:
     for device in network.devices:
         device.install(epoch(device, 1))
-        assert device.backend.apply([device.path.switch(own_spi(device, 1))])[0].ok
+        assert device.backend.apply(device.path.switch(own_spi(device, 1)))[0].ok
     everybody_hears(network, "per sender")
     assert network.spis_until("marker two") == own_spis(network, 1)
     assert all(device.nothing_more() for device in network.devices)
@@ -238,14 +238,14 @@ def test_the_direction_keeps_a_sender_from_hearing_its_own_esp(
 def test_make_before_break_switches_by_the_policy_alone(network: Network) -> None:
     for device in network.devices:
         device.install(epoch(device, 1))
-        device.backend.apply([device.path.switch(own_spi(device, 1))])
+        device.backend.apply(device.path.switch(own_spi(device, 1)))
     everybody_hears(network, "old")
     for device in network.devices:
         device.install(epoch(device, 2))
     everybody_hears(network, "both")
     assert network.spis_until("marker three") == own_spis(network, 1)
     for device in network.devices:
-        assert device.backend.apply([device.path.switch(own_spi(device, 2))])[0].ok
+        assert device.backend.apply(device.path.switch(own_spi(device, 2)))[0].ok
     everybody_hears(network, "new")
     for device in network.devices:
         outcomes = device.backend.apply([DeleteSa(sa.id) for sa in epoch(device, 1)])

@@ -48,7 +48,7 @@ def test_every_write_is_announced_with_a_time_between_before_and_after(space: Na
     sa = make_sa(0x1001)
     with XfrmObserver(space.path) as observer:
         before = time.monotonic_ns()
-        backend.apply([AddSa(sa), path.switch(0), DeletePolicy(path.outbound().id)])
+        backend.apply([AddSa(sa), *path.switch(0), DeletePolicy(path.outbound()[0].id)])
         backend.apply([DeleteSa(sa.id)])
         # The kernel announces before it acknowledges: everything is there now, without waiting.
         events = observer.events()

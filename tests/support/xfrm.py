@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from enum import Enum
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from hypothesis import strategies as st
@@ -69,7 +69,14 @@ def networks(draw: st.DrawFn) -> IPv6Network:
     return IPv6Network((draw(ADDRESSES), draw(st.integers(0, 128))), strict=False)
 
 
+@st.composite
+def ipv4_networks(draw: st.DrawFn) -> IPv4Network:
+    """An IPv4 network of any length."""
+    return IPv4Network((draw(U32), draw(st.integers(0, 32))), strict=False)
+
+
 SELECTORS = st.builds(Selector, networks(), networks(), st.integers(0, 255))
+IPV4_SELECTORS = st.builds(Selector, ipv4_networks(), ipv4_networks(), st.integers(0, 255))
 
 
 @st.composite
@@ -77,8 +84,9 @@ def policies(draw: st.DrawFn) -> Policy:
     """Every policy that `policy_defect` accepts; a discard policy has no template."""
     mode = draw(st.none() | st.sampled_from(Mode))
     discard = mode is None
+    carries_ipv4 = mode is not Mode.TRANSPORT and draw(st.booleans())
     return Policy(
-        selector=draw(SELECTORS),
+        selector=draw(IPV4_SELECTORS if carries_ipv4 else SELECTORS),
         direction=draw(st.sampled_from(PolicyDirection)),
         template_source=ANY_ADDRESS if discard else draw(ADDRESSES),
         template_destination=ANY_ADDRESS if discard else draw(ADDRESSES),
@@ -111,6 +119,6 @@ def plain(value: Any) -> Any:
         return value.value
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: plain(item) for name, item in value._asdict().items()}
-    if isinstance(value, (IPv6Address, IPv6Network)):
+    if isinstance(value, (IPv6Address, IPv4Network, IPv6Network)):
         return str(value)
     return value

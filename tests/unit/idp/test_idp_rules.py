@@ -162,7 +162,7 @@ def test_idp_13() -> None:
 def test_idp_14() -> None:
     """IDP-14."""
     sa = SecurityAssociation(A, SA_GROUP, 256, Suite.AES_GCM_128, KeyMaterial(bytes(20)))
-    policy = GroupPath(A, SA_GROUP, 66, 7).outbound()
+    policy = GroupPath(A, SA_GROUP, 66, 7).outbound()[0]
     add, delete, put, drop = AddSa(sa), DeleteSa(sa.id), PutPolicy(policy), DeletePolicy(policy.id)
     gone, absent = Outcome(errno.ESRCH, "gone"), Outcome(errno.ENOENT, "absent")
     assert all(rules.is_done(operation, Outcome()) for operation in (add, delete, put, drop))

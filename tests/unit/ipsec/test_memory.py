@@ -6,10 +6,11 @@ import errno
 from dataclasses import replace
 
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, PutPolicy
-from protocol.ipsec.grouppolicy import GroupPath
+from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
 from protocol.ipsec.memory import MemoryBackend
-from protocol.ipsec.model import SaDirection
+from protocol.ipsec.model import ANY_IPV4_NETWORK, Mode, SaDirection
 from protocol.ipsec.snapshot import SadSnapshot
+from protocol.ipsec.validation import policy_defect
 from tests.support.xfrm import GROUP, OWN, PEER, make_sa
 
 PATH = GroupPath(OWN, GROUP, if_id=66, reqid=7)
@@ -55,11 +56,11 @@ def test_invalid_sas_are_refused() -> None:
 def test_policies_are_replaced_in_one_step() -> None:
     backend = MemoryBackend()
     assert all(o.ok for o in backend.apply(PATH.start_up()))
-    assert all(o.ok for o in backend.apply([PATH.switch(0x1001)]))
-    assert backend.dump_policies() == [PATH.outbound(0x1001), PATH.inbound(), PATH.forward()]
+    assert all(o.ok for o in backend.apply(PATH.switch(0x1001)))
+    assert backend.dump_policies() == [*PATH.outbound(0x1001), *PATH.inbound(), *PATH.forward()]
     assert [o.errno for o in backend.apply(PATH.removal())] == [0, 0, 0]
-    assert backend.apply([DeletePolicy(PATH.inbound().id)])[0].errno == errno.ENOENT
-    assert backend.apply([PutPolicy(replace(PATH.inbound(), reqid=-1))])[0].errno == errno.EINVAL
+    assert backend.apply([DeletePolicy(PATH.inbound()[0].id)])[0].errno == errno.ENOENT
+    assert backend.apply([PutPolicy(replace(PATH.inbound()[0], reqid=-1))])[0].errno == errno.EINVAL
 
 
 def test_group_path() -> None:
@@ -68,8 +69,24 @@ def test_group_path() -> None:
     assert str(inbound.template_source) == str(forward.template_source) == "::"
     assert {p.if_id for p in (out, inbound, forward)} == {66}
     assert str(out.selector.destination) == "ff00::/8"
-    assert PATH.switch(0x1001).policy.id == out.id
-    assert PATH.switch(0x1001).policy.template_spi == 0x1001
+    assert PATH.switch(0x1001)[0].policy.id == out.id
+    assert PATH.switch(0x1001)[0].policy.template_spi == 0x1001
+
+
+def test_group_path_for_both_families() -> None:
+    """The kernel looks up by the inner family: each has policies of its own, the same otherwise."""
+    path = replace(PATH, destinations=(ALL_MULTICAST, ALL_IPV4_MULTICAST))
+    policies = [put.policy for put in path.start_up()]
+    assert len(policies) == 6
+    for six, four in zip(policies[::2], policies[1::2], strict=True):
+        assert str(four.selector.destination) == "224.0.0.0/4"
+        assert str(four.selector.source) == "0.0.0.0/0"
+        assert replace(four, selector=six.selector) == six
+        assert policy_defect(four) == ""
+    assert [put.policy.template_spi for put in path.switch(0x1001)] == [0x1001, 0x1001]
+    mixed = replace(policies[0], selector=replace(policies[0].selector, source=ANY_IPV4_NETWORK))
+    assert "mixes" in policy_defect(mixed)
+    assert "transport" in policy_defect(replace(policies[1], template_mode=Mode.TRANSPORT))
 
 
 def test_snapshots_agree_between_devices() -> None:

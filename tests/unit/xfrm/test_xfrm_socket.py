@@ -104,7 +104,7 @@ def test_many_requests_go_in_one_send_and_are_acknowledged_each(kernel: Any) -> 
 def test_each_operation_is_its_own_request(kernel: Any) -> None:
     fake = kernel(lambda frames: [ack(frame) for frame in frames])
     sa, path = make_sa(0x1001), GroupPath(OWN, GROUP, if_id=66, reqid=7)
-    policy = path.outbound(0x1001)
+    (policy,) = path.outbound(0x1001)
     NetlinkBackend().apply([AddSa(sa), DeleteSa(sa.id), PutPolicy(policy), DeletePolicy(policy.id)])
     sent = [frame.message for frame in fake.sends[0]]
     assert sent == [NewSa(sa), DelSa(sa.id), UpdPolicy(policy), DelPolicy(policy.id)]
