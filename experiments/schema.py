@@ -129,6 +129,33 @@ FIRST_PACKETS: dict[str, str] = {
     "reason": "why it does not count",
 }
 
+THROUGHPUT: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`throughput`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the level, from 1: a size and a rate",
+    "protection": "`ipsec`, or `clear-text`: the same way without IPsec",
+    "size_bytes": "UDP payload of the packets",
+    "rate_pps": "packets per second asked for",
+    "sent_pps": "packets per second that the sender reached",
+    "sent": "packets sent",
+    "refused": "packets that the sender's kernel refused",
+    "sender": "client that sends",
+    "device": "device behind which the receiving client is",
+    "receiver": "client that listens",
+    "received": "different packets that arrived",
+    "lost_percent": "share of the packets sent that did not arrive",
+    "duplicated": "further copies",
+    "reordered": "packets overtaken by another",
+    "overflow": "packets that had arrived and found the receiver's buffer full: ours, not the path's",
+    "delay_min_ms": "least time from sending to arrival (the kernel's stamp)",
+    "delay_max_ms": "largest",
+    "idle_percent": "CPU idle over all cores while the stream was sent",
+    "ok": "1 if it was measured, whatever was lost",
+    "reason": "why not",
+}
+
 SA_WRITES: dict[str, str] = {
     "run": "run id",
     "backend": "`netlink`, `netlink batched`, `pfkey`, `command`, `exec` or `ip -batch`",
@@ -245,6 +272,7 @@ FILES: dict[str, dict[str, str]] = {
     "steps.csv": STEPS,
     "clocks.csv": CLOCKS,
     "first_packets.csv": FIRST_PACKETS,
+    "throughput.csv": THROUGHPUT,
     "sa_writes.csv": SA_WRITES,
     "deliveries.csv": DELIVERIES,
     "listeners.csv": LISTENERS,

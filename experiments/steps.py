@@ -7,10 +7,11 @@ the steps after it are recorded as not run. Nothing here decides what counts: ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.campaign import MONITOR, TM, PlannedStep, Repetition
+from experiments.firstpacket import FirstPackets
 from experiments.latencies import (
     Bench,
     Stamp,
@@ -20,6 +21,7 @@ from experiments.latencies import (
     repetition_rows,
 )
 from experiments.outcome import NS_PER_S, Context, Outcome, Time, fail
+from experiments.wan import Wan
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class RepetitionRunner:
         self._kernel = repetition.variant.sa_backend != "memory"
         self._epoch: str | None = None
         self._records = [self._blank(step) for step in repetition.steps]
+        self._wan = Wan(fleet, repetition.variant)
+        self._red = FirstPackets(fleet, repetition, self._monitor, self._time)
 
     def _name(self, number: int) -> str:
         return self._fleet.devices[number - 1]
@@ -84,10 +88,15 @@ class RepetitionRunner:
     def run(self) -> Outcome:
         """Run it; only KeyboardInterrupt and errors of ours pass through."""
         before = after = None
+        probes: dict[str, Any] = {}
         try:
             self._drain()
             self._stamps.clear()
+            self._wan.clear()
             before = self._fleet.clock_offsets()
+            self._wan.impair()
+            probes = self._wan.probe()
+            self._red.open()
             self._prepare()
             for planned, record in zip(self._repetition.steps, self._records, strict=True):
                 if not self._step(planned, record):
@@ -96,13 +105,15 @@ class RepetitionRunner:
             self._fail_first(f"preparation: {error}")
             self._note_broken(error)
         try:
+            self._red.close()
             self._park()
+            self._wan.clear()
             after = self._fleet.clock_offsets()
         except TestbedError as error:
             self._note_broken(error)
             self._broken = self._broken or f"parking: {error}"
         self._drain()
-        return self._outcome(before, after)
+        return self._outcome({"before": before, "wan": probes, "after": after})
 
     # --- preparation and parking -----------------------------------------------------------------
 
@@ -150,6 +161,7 @@ class RepetitionRunner:
         try:
             self._ensure_tm(record)
             if record.method == "start":
+                self._red.before(record)
                 self._trigger_join(planned, record)
             else:
                 self._trigger_leave(planned, record)
@@ -160,11 +172,13 @@ class RepetitionRunner:
             intact = True
             self._check(planned, record)
             intact = self._check_members(record)
+            self._red.after(record)
             self._after_leave(record)
         except TestbedError as error:
             fail(record, str(error))
             self._note_broken(error)
             intact = intact and not self._broken
+        self._red.end_step()
         if record.status != "failed":
             record.status = "ok"
         record.end_wall_ns = self._time.now_ns()
@@ -343,7 +357,8 @@ class RepetitionRunner:
         except TestbedError as error:
             self._broken = self._broken or f"traces: {error}"
 
-    def _outcome(self, before: Any, after: Any) -> Outcome:
+    def _outcome(self, exchanges: Mapping[str, Any]) -> Outcome:
+        before, after = exchanges["before"], exchanges["after"]
         for record in self._records:
             if record.status == "not-run" and not record.reason:
                 record.reason = "an earlier step of the repetition broke the group"
@@ -363,13 +378,18 @@ class RepetitionRunner:
             "variant": self._repetition.variant.name,
             "repetition": self._repetition.index,
         }
+        tables = {
+            "events.csv": event_rows(self._records, bench, self._stamps, about),
+            "latencies.csv": repetition_rows(self._records, bench, self._stamps, self._tm),
+            "steps.csv": [record.row() for record in self._records],
+            "clocks.csv": [
+                row for when, found in exchanges.items() for row in _clocks(about, when, found)
+            ],
+        }
+        if self._red.active:
+            tables["first_packets.csv"] = self._red.rows(self._records, bench)
         return Outcome(
-            tables={
-                "events.csv": event_rows(self._records, bench, self._stamps, about),
-                "latencies.csv": repetition_rows(self._records, bench, self._stamps, self._tm),
-                "steps.csv": [record.row() for record in self._records],
-                "clocks.csv": [*_clocks(about, "before", before), *_clocks(about, "after", after)],
-            },
+            tables=tables,
             steps=self._records,
             broken=self._broken,
             about={**about, "broken": self._broken, "addresses": dict(bench.addresses)},

@@ -15,6 +15,7 @@ from testbed.clock import Offset
 from testbed.errors import DaemonDiedError, DeadlineError
 from testbed.fleet import Event
 from testbed.observer import IdleReport, KernelEvent, PacketCheck, SadCheck
+from topologies.families import star
 
 MS = 1_000_000
 EPOCH_START = 1_700_000_000_000_000_000
@@ -65,6 +66,7 @@ class FakeFleet:
         self.devices = tuple(f"d{n}" for n in range(1, devices + 1))
         self.addresses = {name: f"2001:db8:b::{name[1:]}" for name in self.devices}
         self.facts: dict[str, Any] = {"timings_ms": {"daemons": 1500.0}}
+        self.topology = star(devices)
         self.paper_mode = paper_mode
         self.members: list[str] = []
         self.running: set[str] = set()
