@@ -128,6 +128,10 @@ class Campaign:
     packet_interval_ms: int = 50
     keep_captures: bool = False
 
+    def levels(self) -> list[tuple[int, int]]:
+        """Return (size in bytes, rate in packets per second) of a throughput's levels in order."""
+        return [(size, rate) for size in self.sizes_bytes for rate in self.rates_pps]
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:

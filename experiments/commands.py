@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,8 @@ def _command(name: str, text: str) -> None:
 
 _command("join", "Join latency: the TM and the monitor first, then one device at a time.")
 _command("leave", "Leave latency: one device at a time, by shutdown and by cable in turns.")
+_command("wan", "Joins over a wide area network, by delay and loss; when red packets get through.")
+_command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
 
@@ -227,18 +231,37 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_backend=variant.sa_backend,
             sa_mode=variant.sa_mode,
             suite=variant.suite,
-            idp=_idp(variant),
-            mike=_mike(variant.mike_patience),
+            idp=_idp(variant) | _group(variant, "idp"),
+            mike=_mike(variant.mike_patience) | _group(variant, "mike"),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
             },
+            clear_text=variant.protection == "clear-text",
+            guard=variant.protection != "clear-text",
             capture=KINDS[repetition.campaign.kind].capture,
             seed=plan.seed,
         )
+        if variant.black_groups == "source-specific":
+            black_group = IPv6Address(_SOURCE_SPECIFIC["ipsec"])
+            topology = replace(topology, group=replace(topology.group, black_group=black_group))
         return Fleet(topology.limited_to(plan.devices), options)
 
     return load_fleet
+
+
+_SOURCE_SPECIFIC = {
+    "ipsec": "ff3e::8000:1",
+    "idp": "ff3e::8000:1d0",
+    "mike": "ff3e::8000:319e",
+}
+"""Groups of RFC 4607's range in place of the usual ones."""
+
+
+def _group(variant: Variant, section: str) -> dict[str, str]:
+    """Return a daemon's multicast group where it is not the usual one."""
+    special = variant.black_groups == "source-specific"
+    return {"group": _SOURCE_SPECIFIC[section]} if special else {}
 
 
 def _idp(variant: Variant) -> dict[str, int]:

@@ -116,6 +116,23 @@ def _deliveries(
     )
 
 
+def _levels(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """A client behind the first device sends, at each rate for each size."""
+    return tuple(
+        PlannedStep(
+            index=index,
+            subject=1,
+            method=f"{size}-bytes-{rate}-pps",
+            group_size=devices,
+            jitter_ns=0,
+            packet_sender=1,
+        )
+        for index, (size, rate) in enumerate(campaign.levels(), 1)
+    )
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
@@ -124,6 +141,7 @@ KINDS: dict[str, Kind] = {
     "join": Kind(_joins, "experiments.steps:run"),
     "leave": Kind(_leaves, "experiments.steps:run"),
     "delivery": Kind(_deliveries, "experiments.delivery:run", capture=True),
+    "throughput": Kind(_levels, "experiments.throughput:run"),
     "sa-write": Kind(),
 }
 """The kinds by name."""

@@ -64,7 +64,11 @@ class Plan:
     @property
     def memory(self) -> bool:
         """Whether any variant runs without kernel SAs."""
-        return any(v.sa_backend == "memory" for c in self.campaigns for v in c.variants)
+        return any(
+            v.sa_backend == "memory" and v.protection == "ipsec"
+            for c in self.campaigns
+            for v in c.variants
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` reads them back."""
@@ -115,6 +119,15 @@ def _validate(plan: Plan) -> None:
         require(len(set(names)) == len(names), f"{kind}: two variants have one name")
         for variant in campaign.variants:
             check_variant(variant)
+            forwards = variant.sa_backend != "memory" or variant.protection == "clear-text"
+            require(
+                kind != "throughput" or forwards,
+                f"{kind}: {variant.name}: without kernel SAs nothing red crosses the network",
+            )
+            require(
+                kind == "throughput" or variant.protection == "ipsec",
+                f"{kind}: {variant.name}: clear text is only for throughput",
+            )
 
 
 @dataclass(frozen=True, slots=True)

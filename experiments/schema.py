@@ -148,7 +148,7 @@ THROUGHPUT: dict[str, str] = {
     "lost_percent": "share of the packets sent that did not arrive",
     "duplicated": "further copies",
     "reordered": "packets overtaken by another",
-    "overflow": "packets that had arrived and found the receiver's buffer full: ours, not the path's",
+    "overflow": "packets that had come and found the receiver's buffer full: not lost on the way",
     "delay_min_ms": "least time from sending to arrival (the kernel's stamp)",
     "delay_max_ms": "largest",
     "idle_percent": "CPU idle over all cores while the stream was sent",

@@ -30,6 +30,7 @@ from typing import Any, Final, Self
 from protocol.daemon.nursery import Nursery
 from testbed import session
 from testbed.capture import Capture, CapturedLink, black_points
+from testbed.cleartext import open_tunnels
 from testbed.clock import Offset, measure
 from testbed.cpu import IdleReport, IdleSampler
 from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
@@ -132,6 +133,8 @@ class Fleet:
         )
         self._stack.callback(self.network.stop)
         self.network.build()
+        if self.options.clear_text:
+            open_tunnels(self.network)
         if self.options.kernel and not self.network.has_xfrm:
             raise TestbedError(
                 f"SA backend {self.options.sa_backend} is impossible here: "
@@ -168,6 +171,7 @@ class Fleet:
             "sa_mode": self.options.sa_mode,
             "suite": self._suite(),
             "guard": self.options.guard,
+            "clear_text": self.options.clear_text,
             "nursery": self.options.nursery,
             "kernel_observed": self._observer is not None,
         }
@@ -204,7 +208,7 @@ class Fleet:
             self._stack.callback(self._stop_processes)
         for device in self._devices.values():
             device.launch(self.network, self.processes, nursery)
-        self.surroundings.start_proxies(self.processes, nursery, tunnel=self.options.kernel)
+        self.surroundings.start_proxies(self.processes, nursery, tunnel=self.options.tunnel)
         self._await_daemons()
         self.surroundings.wait_ready()
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from testbed.cleartext import CLEAR
 from testbed.errors import TestbedError
+from testbed.network import XFRM
 from testbed.routing.base import RoutingOptions
 
 KERNEL_BACKENDS: Final = frozenset({"netlink", "command", "pfkey"})
@@ -31,6 +33,8 @@ class FleetOptions:
         injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
         observe_kernel: whether the kernel's SA notifications are collected.
         capture: whether tcpdump records every black link into ``keep``, to the end of all daemons.
+        clear_text: instead of IPsec the devices get a tunnel that protects nothing, for comparison
+            of throughput (testbed/cleartext.py); needs the memory backend and no guard.
         guard: whether every device gets its nftables guard (docs/guard.md), before any interface.
         routing: how black routers route, where the topology has any.
         nursery: whether one process imports the daemons' code and forks them all, which starts
@@ -49,6 +53,7 @@ class FleetOptions:
     injected_offset_us: Mapping[str, int] = field(default_factory=dict)
     observe_kernel: bool = True
     capture: bool = False
+    clear_text: bool = False
     guard: bool = True
     routing: RoutingOptions = field(default_factory=RoutingOptions)
     nursery: bool = True
@@ -59,8 +64,17 @@ class FleetOptions:
             raise TestbedError(f"SA backend {self.sa_backend!r} is none of {', '.join(BACKENDS)}")
         if self.sa_mode not in SA_MODES:
             raise TestbedError(f"SA mode {self.sa_mode!r} is none of {', '.join(SA_MODES)}")
+        if self.clear_text and (self.kernel or self.guard):
+            raise TestbedError("clear text needs the memory backend and no guard: nothing is kept")
         if self.capture and self.keep is None:
             raise TestbedError("a capture needs a directory to keep it in")
+
+    @property
+    def tunnel(self) -> str:
+        """The devices' interface by which red packets leave them, empty if there is none."""
+        if self.clear_text:
+            return CLEAR
+        return XFRM if self.kernel else ""
 
     @property
     def kernel(self) -> bool:

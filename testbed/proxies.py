@@ -77,13 +77,13 @@ class Proxy:
             raise TestbedError(f"{self.node}/{launch.PROXY}: {error}") from None
 
 
-def proxies_of(topology: Topology, directory: Path, *, tunnel: bool = True) -> list[Proxy]:
+def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> list[Proxy]:
     """Return the proxies a network needs: of every device with a red LAN, of every LAN router.
 
     Args:
         topology: of the network.
         directory: each proxy's files go to a directory below it.
-        tunnel: whether the devices have their xfrm interface; without it nothing red leaves them.
+        tunnel: the devices' interface by which red packets leave them; empty: there is none.
     """
     if not tunnel:
         return []
@@ -93,7 +93,7 @@ def proxies_of(topology: Topology, directory: Path, *, tunnel: bool = True) -> l
         if node.kind is NodeKind.DEVICE:
             downstream = [port for port in wiring.ports[node.name] if port.interface == RED]
             settings: dict[str, Any] = {
-                "upstream": XFRM,
+                "upstream": tunnel,
                 "signal_upstream": False,
                 "never": [f"{group}/128" for group in _black_groups(topology)],
             }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.daemon.nursery import Nursery
-from testbed.network import Network
+from testbed.network import XFRM, Network
 from testbed.packets import RedEndpoint
 from testbed.processes import ProcessTable
 from testbed.proxies import Proxy, proxies_of
@@ -77,15 +77,15 @@ class Surroundings:
         self.routing.start()
 
     def start_proxies(
-        self, processes: ProcessTable, nursery: Nursery | None, *, tunnel: bool = True
+        self, processes: ProcessTable, nursery: Nursery | None, *, tunnel: str = XFRM
     ) -> None:
         """Start the proxies' daemons.
 
         Args:
             processes: of the run.
             nursery: forks them if there is one.
-            tunnel: whether the devices have their xfrm interface; without it nothing red can leave
-                them, and there are no proxies.
+            tunnel: the devices' interface by which red packets leave them; empty: there is none,
+                and there are no proxies.
         """
         for proxy in proxies_of(self._topology, self._directory / "mproxy", tunnel=tunnel):
             proxy.launch(self._network, processes, nursery)

@@ -1,0 +1,211 @@
+"""How much red multicast gets through: a stream from one client to all others, faster and faster.
+
+All devices join; then one client sends at rising rates, one level after the other, and a client in
+every other red LAN counts what arrives. Receivers read only after the sender has ended: what
+they take of the processors would be taken from those that forward. The kernel stamps each arrival
+and keeps it until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.campaign import PlannedStep, Repetition
+from experiments.latencies import StepRecord
+from experiments.outcome import Context, Outcome, fail
+from testbed.errors import DaemonDiedError, TestbedError
+from testbed.redstreams import Part, RedStreams, StreamSpec, streams_by_source
+from testbed.spec import Node
+from testbed.surroundings import lans
+
+if TYPE_CHECKING:
+    from testbed.fleet import Fleet
+
+GROUP_DEADLINE_S = 60.0
+OPENING_STREAM = 0
+OPENING_RATE_PPS = 10
+READ_LATE_MS = 600_000
+"""Receivers read when they are asked."""
+
+SENDER_SLACK_S = 30.0
+_PAUSE_S = 0.2
+_COUNTED = ("received", "duplicated", "reordered")
+
+
+def run(fleet: Fleet, repetition: Repetition, context: Context) -> Outcome:
+    """Run one repetition; only KeyboardInterrupt and errors of ours pass through."""
+    return _Throughput(fleet, repetition, context).run()
+
+
+class _Throughput:
+    def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
+        self._fleet = fleet
+        self._repetition = repetition
+        self._campaign = repetition.campaign
+        self._context = context
+        self._lans = {name: clients for name, clients in lans(fleet.topology).items() if clients}
+        self._broken = ""
+        self._rows: list[dict[str, Any]] = []
+        self._records = [self._blank(step) for step in repetition.steps]
+        self._receivers: dict[str, Part] = {}
+
+    def _blank(self, step: PlannedStep) -> StepRecord:
+        return StepRecord(
+            campaign=self._campaign.kind,
+            variant=self._repetition.variant.name,
+            repetition=self._repetition.index,
+            step=step.index,
+            group_size=step.group_size,
+            subject=self._fleet.devices[step.subject - 1],
+            method=step.method,
+            expected=tuple(self._fleet.devices),
+        )
+
+    def run(self) -> Outcome:
+        """Start all devices, send at every level, park the devices."""
+        fleet = self._fleet
+        try:
+            self._measure()
+        except TestbedError as error:
+            self._broken = str(error) if isinstance(error, DaemonDiedError) else ""
+            self._give_up(str(error))
+        try:
+            for device in reversed(fleet.devices):
+                fleet.stop(device)
+        except TestbedError as error:
+            self._broken = self._broken or f"parking: {error}"
+        about = {
+            "campaign": self._campaign.kind,
+            "variant": self._repetition.variant.name,
+            "repetition": self._repetition.index,
+            "broken": self._broken,
+        }
+        tables = {
+            "throughput.csv": self._rows,
+            "steps.csv": [record.row() for record in self._records],
+        }
+        return Outcome(tables, self._records, self._broken, about)
+
+    def _measure(self) -> None:
+        fleet = self._fleet
+        if len(self._lans) < 2:
+            raise TestbedError(
+                f"{fleet.topology.name} has no clients behind two devices: name a topology that has"
+            )
+        for device in fleet.devices:
+            fleet.start(device)
+        fleet.await_members(list(fleet.devices), deadline_s=GROUP_DEADLINE_S)
+        fleet.surroundings.wait_group(fleet.topology.group.black_group)
+        streams = fleet.surroundings.streams(fleet.processes)
+        try:
+            self._send_all(streams)
+        finally:
+            self._receivers.clear()
+            streams.close()
+
+    def _send_all(self, streams: RedStreams) -> None:
+        source, *others = self._lans
+        sender = self._lans[source][0]
+        for device in others:
+            self._receivers[device] = streams.receive(self._lans[device][-1], pause_ms=READ_LATE_MS)
+        for part in self._receivers.values():
+            part.wait_ready()
+        self._open_path(streams, sender)
+        for record, level in zip(self._records, self._campaign.levels(), strict=True):
+            record.begin_wall_ns = self._context.clock.now_ns()
+            self._level(streams, sender, record, level)
+            record.status = "ok" if record.status == "not-run" else record.status
+            record.end_wall_ns = self._context.clock.now_ns()
+            self._context.on_step(record)
+
+    def _open_path(self, streams: RedStreams, sender: Node) -> None:
+        """Send slowly until every receiver has heard something: all routes are there then."""
+        opening = streams.send(sender, StreamSpec(OPENING_STREAM, OPENING_RATE_PPS))
+        silent = dict(self._receivers)
+        limit = self._context.clock.now_ns() + self._campaign.check_deadline_ms * 1_000_000
+        while silent:
+            for device in [name for name, part in silent.items() if part.ask()["streams"]]:
+                del silent[device]
+            self._fleet.check_alive()
+            if silent and self._context.clock.now_ns() >= limit:
+                raise TestbedError(
+                    f"nothing of {sender.name}'s stream reaches the red LANs of {', '.join(silent)}"
+                )
+            self._context.clock.sleep(_PAUSE_S)
+        opening.stop()
+
+    def _level(
+        self, streams: RedStreams, sender: Node, record: StepRecord, level: tuple[int, int]
+    ) -> None:
+        size, rate = level
+        count = max(1, rate * self._campaign.stream_ms // 1000)
+        part = streams.send(sender, StreamSpec(record.step, rate, size, count))
+        part.wait_ready()
+        self._fleet.idle()
+        record.trigger_wall_ns = self._context.clock.now_ns()
+        sent = part.finish(self._campaign.stream_ms / 1000 + SENDER_SLACK_S)
+        idle = float(self._fleet.idle().mean_percent)
+        record.idle_percent = idle
+        for device, receiver in self._receivers.items():
+            counts = self._collect(receiver, record.step)
+            self._rows.append(
+                self._row(record, level, sent, device, counts) | {"idle_percent": idle}
+            )
+        self._fleet.check_alive()
+
+    def _collect(self, receiver: Part, stream: int) -> dict[str, Any]:
+        """Ask until nothing of the stream comes any more; return the counts added up."""
+        total: dict[str, Any] = {**dict.fromkeys(_COUNTED, 0), "overflow": 0}
+        while True:
+            report = receiver.ask()
+            total["overflow"] += report["overflow"]
+            news = [counts for number, counts in streams_by_source(report) if number == stream]
+            for counts in news:
+                for name in _COUNTED:
+                    total[name] += counts[name]
+                for name, choose in (("delay_min_ms", min), ("delay_max_ms", max)):
+                    total[name] = choose(total.get(name, counts[name]), counts[name])
+            if not news:
+                return total
+            self._context.clock.sleep(_PAUSE_S)
+
+    def _row(
+        self,
+        record: StepRecord,
+        level: tuple[int, int],
+        sent: Mapping[str, Any],
+        device: str,
+        counts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        size, rate = level
+        source = next(iter(self._lans))
+        return {
+            "campaign": record.campaign,
+            "variant": record.variant,
+            "repetition": record.repetition,
+            "step": record.step,
+            "protection": self._repetition.variant.protection,
+            "size_bytes": size,
+            "rate_pps": rate,
+            "sent_pps": float(sent["rate_pps"]),
+            "sent": sent["sent"],
+            "refused": sum(sent["refused"].values()),
+            "sender": self._lans[source][0].name,
+            "device": device,
+            "receiver": self._lans[device][-1].name,
+            "lost_percent": 100.0 * (1 - counts["received"] / sent["sent"])
+            if sent["sent"]
+            else None,
+            **counts,
+            "ok": bool(sent["sent"]),
+            "reason": "" if sent["sent"] else "the sender could send nothing",
+        }
+
+    def _give_up(self, reason: str) -> None:
+        """Put a failure on the first level that has not been measured, and leave out the rest."""
+        for record in self._records:
+            if record.status == "not-run":
+                fail(record, reason)
+                self._context.on_step(record)
+                return
