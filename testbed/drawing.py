@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from testbed.errors import TestbedError
 from testbed.layout import Bar, Cable, Layout, lay_out
 from testbed.listing import limits
-from testbed.spec import Node, NodeKind, Side, Topology
+from testbed.spec import Node, NodeKind, RendezvousPoint, Side, Topology
 from testbed.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -170,7 +170,9 @@ def _draw_nodes(axes: Axes, wiring: Wiring, layout: Layout) -> None:
                 _disc(axes, (x, y), INK[side], edge)
                 _label(axes, x, y, name, "white")
                 if node.rendezvous_point:
-                    _label(axes, x, y + 0.37, "rendezvous point", INK[side], size=_SMALL)
+                    backup = node.rendezvous_point is RendezvousPoint.BACKUP
+                    what = "backup" if backup else "rendezvous point"
+                    _label(axes, x, y + 0.37, what, INK[side], size=_SMALL)
 
 
 def _draw_device(axes: Axes, node: Node, x: float, y: float, *, stub: bool) -> None:

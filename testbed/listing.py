@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from testbed.spec import Link, NodeKind, Side, Topology
+from testbed.spec import Link, NodeKind, RendezvousPoint, Side, Topology
 from testbed.wiring import RED, Port, Wire, Wiring
 
 
@@ -18,9 +18,12 @@ def listing(topology: Topology) -> str:
                 lines += _wire(wiring, wire)
     lines += _stubs(wiring)
     for router in topology.routers:
-        if router.rendezvous_point:
-            assert router.loopback is not None
-            lines.append(f"\nrendezvous point {router.name}, {router.loopback.ip}")
+        if router.rendezvous_point is not None:
+            assert topology.rendezvous_address is not None
+            backup = router.rendezvous_point is RendezvousPoint.BACKUP
+            lines += [] if backup else [""]
+            what = "its backup" if backup else "rendezvous point"
+            lines.append(f"{what} {router.name}, {topology.rendezvous_address.ip}")
     group = topology.group
     lines += ["", f"ESP to {group.black_group}, xfrm interface id {group.if_id}, MTU {group.mtu}"]
     return "\n".join(lines)

@@ -56,8 +56,8 @@ def configure(wiring: Wiring, node: Node, *, with_xfrm: bool) -> None:
     group = wiring.topology.group
     wanted: dict[str, tuple[Address, ...]] = {}
     lines = ["link set lo up"]
-    if node.loopback is not None:
-        wanted["lo"] = (node.loopback,)
+    if loopbacks := wiring.topology.loopbacks(node):
+        wanted["lo"] = loopbacks
     mtus: dict[str, int] = {}
     for port in wiring.ports[node.name]:
         mtu = wiring.topology.links[port.link].mtu

@@ -58,6 +58,15 @@ class NodeKind(StrEnum):
     CLIENT = "client"
 
 
+class RendezvousPoint(StrEnum):
+    """What a router is to the rendezvous point of the multicast groups (RFC 7761)."""
+
+    PRIMARY = "primary"
+    """It is the rendezvous point; its loopback is the rendezvous point's address."""
+    BACKUP = "backup"
+    """It has the same address too, so much farther away that it serves only when the other dies."""
+
+
 class Side(StrEnum):
     """Which side of the IPsec devices something is on."""
 
@@ -81,7 +90,7 @@ class Node:
         side: of a switch.
         loopback: address on ``lo``; routers only.
         rendezvous_point: whether this router is the rendezvous point of the multicast groups
-            (RFC 7761); exactly one router is.
+            (exactly one router is) or a backup of it; None: neither.
         towards: addresses of a router or LAN router on the link to each of its neighbours.
     """
 
@@ -94,7 +103,7 @@ class Node:
     red4: IPv4Interface | None = None
     side: Side = Side.BLACK
     loopback: IPv6Interface | None = None
-    rendezvous_point: bool = False
+    rendezvous_point: RendezvousPoint | None = None
     towards: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
 
     @property
@@ -127,7 +136,7 @@ class Node:
             "side": self.side.value if self.kind is NodeKind.SWITCH else None,
             "multicast_snooping": self.multicast_snooping,
             "loopback": _text(self.loopback),
-            "rendezvous_point": self.rendezvous_point,
+            "rendezvous_point": self.rendezvous_point.value if self.rendezvous_point else None,
             "towards": {
                 neighbour: [str(address) for address in addresses]
                 for neighbour, addresses in self.towards.items()
@@ -222,6 +231,21 @@ class Topology:
     def clients(self) -> tuple[Node, ...]:
         """Return the red clients in order."""
         return self.of_kind(NodeKind.CLIENT)
+
+    @property
+    def rendezvous_address(self) -> IPv6Interface | None:
+        """Return the loopback of the rendezvous point, None in a network without routers."""
+        for router in self.routers:
+            if router.rendezvous_point is RendezvousPoint.PRIMARY:
+                return router.loopback
+        return None
+
+    def loopbacks(self, node: Node) -> tuple[IPv6Interface, ...]:
+        """Return what a node has on ``lo``: a backup also has the rendezvous point's address."""
+        shared = (
+            self.rendezvous_address if node.rendezvous_point is RendezvousPoint.BACKUP else None
+        )
+        return tuple(address for address in (node.loopback, shared) if address is not None)
 
     def node(self, name: str) -> Node:
         """Return the node of that name.

@@ -18,6 +18,7 @@ from testbed.spec import (
     Link,
     Node,
     NodeKind,
+    RendezvousPoint,
     Side,
     Topology,
     TopologyError,
@@ -249,6 +250,8 @@ def _towards_problems(topology: Topology) -> Iterator[Problem]:
 
 def _router_problems(topology: Topology) -> Iterator[Problem]:
     chosen: list[str] = []
+    backups: list[str] = []
+    kinds = {node.name: node.kind for node in topology.nodes}
     for index, node in enumerate(topology.nodes):
         if node.kind is not NodeKind.ROUTER:
             continue
@@ -258,15 +261,26 @@ def _router_problems(topology: Topology) -> Iterator[Problem]:
                 f"node {node.name}: loopback",
                 f"{node.loopback} must be one address: /128",
             )
-        if not node.rendezvous_point:
+        if node.rendezvous_point is None:
             continue
         at: KeyPath = ("node", index, "rendezvous_point")
         field = f"node {node.name}: rendezvous_point"
-        if chosen:
-            yield Problem(at, field, f"{chosen[0]} is the rendezvous point already")
+        if node.rendezvous_point is RendezvousPoint.BACKUP:
+            backups.append(node.name)
+            if any(kinds.get(peer) is NodeKind.DEVICE for peer in node.towards):
+                yield Problem(at, field, "a backup has no IPsec device: it only waits to be needed")
+        elif chosen:
+            yield Problem(
+                at,
+                field,
+                f'{chosen[0]} is the rendezvous point already; a second one is "backup"',
+            )
+        else:
+            chosen.append(node.name)
         if node.loopback is None:
             yield Problem(at, field, "the rendezvous point needs a loopback address")
-        chosen.append(node.name)
+        if len(backups) > 1:
+            yield Problem(at, field, f"{backups[0]} is the backup already")
     if topology.routers and not chosen:
         yield Problem(
             (),

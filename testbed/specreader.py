@@ -20,6 +20,7 @@ from testbed.spec import (
     Link,
     Node,
     NodeKind,
+    RendezvousPoint,
     SecureGroup,
     Side,
     Topology,
@@ -157,7 +158,7 @@ class _Reader:
                     loopback=self._optional(
                         raw, (*at, "loopback"), f"{label}: loopback", IPv6Interface
                     ),
-                    rendezvous_point=self._boolean(raw, (*at, "rendezvous_point"), label),
+                    rendezvous_point=self._rendezvous_point(raw, at, label),
                     towards=self._towards(raw, at, label),
                 )
             case NodeKind.LAN_ROUTER:
@@ -303,6 +304,22 @@ class _Reader:
                 at, f"{label}: {key}", f"must be true or false, is {value!r}"
             )
         return value
+
+    def _rendezvous_point(
+        self, raw: Mapping[str, Any], at: KeyPath, label: str
+    ) -> RendezvousPoint | None:
+        key = "rendezvous_point"
+        match raw.get(key, False):
+            case True:
+                return RendezvousPoint.PRIMARY
+            case False:
+                return None
+            case RendezvousPoint.BACKUP:
+                return RendezvousPoint.BACKUP
+            case other:
+                raise self._document.error(
+                    (*at, key), f"{label}: {key}", f'must be true, false or "backup", is {other!r}'
+                )
 
     def _side(self, raw: Mapping[str, Any], at: KeyPath, label: str) -> Side:
         if "side" not in raw:

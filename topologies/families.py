@@ -13,6 +13,7 @@ from testbed.spec import (
     Link,
     Node,
     NodeKind,
+    RendezvousPoint,
     SecureGroup,
     Side,
     Topology,
@@ -121,6 +122,8 @@ def line(routers: int) -> Topology:
 def coalition(nations: int, devices: int = 1, clients: int = 2) -> Topology:
     """Return nations with red LANs behind IPsec devices, on border routers around a black switch.
 
+    Two more routers without devices are the rendezvous point and its backup.
+
     Each device has a LAN router behind it and a LAN with its clients, in IPv6 and IPv4; a single
     client is cabled to the LAN router directly. Devices take turns at the routers.
 
@@ -139,7 +142,7 @@ def coalition(nations: int, devices: int = 1, clients: int = 2) -> Topology:
         )
     total = nations * devices
     routers = max(_CORE_ROUTERS_MIN, -(-total // DEVICES_PER_ROUTER_MAX))
-    needed = 2 + routers + total * (2 + clients + (clients > 1))
+    needed = 3 + routers + total * (2 + clients + (clients > 1))
     if needed > NODES_MAX:
         raise TopologyError(f"{name}: {needed} nodes; more than {NODES_MAX} are refused")
     behind = {number: (number - 1) % routers + 1 for number in range(1, total + 1)}
@@ -148,7 +151,14 @@ def coalition(nations: int, devices: int = 1, clients: int = 2) -> Topology:
         for router in range(routers + 1)
     }
     nodes: list[Node] = []
-    links = [Link((f"r{router}", "s1"), BANDWIDTH_MBIT) for router in towards]
+    backup = Node(
+        "rb",
+        NodeKind.ROUTER,
+        loopback=IPv6Interface("2001:db8:f::ff/128"),
+        rendezvous_point=RendezvousPoint.BACKUP,
+        towards={"s1": (IPv6Interface((CORE[0xFF], CORE.prefixlen)),)},
+    )
+    links = [Link((f"r{router}", "s1"), BANDWIDTH_MBIT) for router in (*towards, "b")]
     for number, router in behind.items():
         towards[router][f"d{number}"] = _router_address(number)
         links.append(Link((f"r{router}", f"d{number}"), BANDWIDTH_MBIT))
@@ -163,6 +173,7 @@ def coalition(nations: int, devices: int = 1, clients: int = 2) -> Topology:
             nodes=(
                 Node("s1", NodeKind.SWITCH),
                 *(_router(router, peers) for router, peers in towards.items()),
+                backup,
                 *nodes,
             ),
             links=tuple(links),
@@ -180,7 +191,7 @@ def _router(number: int, towards: Mapping[str, tuple[Address, ...]]) -> Node:
         f"r{number}",
         NodeKind.ROUTER,
         loopback=IPv6Interface(f"2001:db8:f::{number + 1:x}/128"),
-        rendezvous_point=number == 0,
+        rendezvous_point=None if number else RendezvousPoint.PRIMARY,
         towards=towards,
     )
 

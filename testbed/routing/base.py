@@ -125,6 +125,7 @@ class Routing(ABC):
                     f"the rendezvous point {plan.rp} of router {plan.name} is no router's loopback"
                 )
         self._rps = {plan.name: loopbacks[plan.rp] for plan in plans}
+        self._backups = {plan.rp: plan.name for plan in plans if plan.backup}
 
     @abstractmethod
     def start(self) -> None:
@@ -162,7 +163,7 @@ class Routing(ABC):
         """Fault injection: the router loses its power; its daemons die and its interfaces go down.
 
         It stays dead. The others find ways around it if there are any; wires that only it served
-        are cut off, and so are all groups if it was the rendezvous point.
+        are cut off, and so are all groups if it was the rendezvous point and there is no backup.
 
         Raises:
             RoutingError: there is no such router, or it is dead already.
@@ -174,6 +175,11 @@ class Routing(ABC):
     def routers(self) -> tuple[str, ...]:
         """Return the names of the living routers."""
         return tuple(name for name in self._plans if name not in self._dead)
+
+    def acting_rp(self, router: str) -> str | None:
+        """Return the router that is a router's rendezvous point now, None if all are dead."""
+        candidates = (self._rps[router], self._backups.get(self._plans[router].rp))
+        return next((name for name in candidates if name in self.routers), None)
 
     def _living(self) -> list[RouterPlan]:
         return [plan for name, plan in self._plans.items() if name not in self._dead]
@@ -201,6 +207,8 @@ class Routing(ABC):
         for plan in plans:
             if plan.loopback is not None:
                 found.add(plan.loopback.network)
+            if plan.backup:
+                found.add(IPv6Network(plan.rp))
             for interface in plan.interfaces:
                 if self._in_use(plan, interface):
                     found.update(address.network for address in interface.addresses)

@@ -12,6 +12,10 @@ from typing import Final
 
 from testbed.routing.plan import RouterInterface, RouterPlan
 
+_FAR: Final = (" ipv6 ospf6 cost 10000",)
+"""On all interfaces of a backup of the rendezvous point: its copy of the address is nobody's choice
+while the other lives, and no way leads through it, where it would keep the joins for the other."""
+
 AREA: Final = "0.0.0.0"  # noqa: S104  (OSPF's backbone area, not a socket address)
 GROUPS: Final = "ff00::/8"
 _MLD_RESPONSE_UNIT_MS: Final = 100  # RFC 3376's tenths of a second, in which FRR takes MLD's too
@@ -33,6 +37,8 @@ class RoutingTimers:
         spf_initial_hold_ms: between two computations at first.
         spf_max_hold_ms: the same, after many changes.
         pim_hello_interval_s: RFC 7761, section 4.3.1; a neighbour is gone after 3.5 times as long.
+        register_suppress_s: RFC 7761, section 4.11: a source's router tells the rendezvous point so
+            often that the source is alive; after its death, a backup learns of it as late.
         mld_query_interval_s: RFC 3810, section 9.2; a listener that vanishes without a word counts
             for twice as long.
         mld_response_ms: RFC 3810, section 9.3; listeners spread their answers over it. FRR takes
@@ -47,6 +53,7 @@ class RoutingTimers:
     spf_initial_hold_ms: int = 100
     spf_max_hold_ms: int = 500
     pim_hello_interval_s: int = 1
+    register_suppress_s: int = 11
     mld_query_interval_s: int = 10
     mld_response_ms: int = 1000
 
@@ -62,8 +69,10 @@ def ospf6d_config(plan: RouterPlan, timers: RoutingTimers) -> str:
     for interface in plan.interfaces:
         lines += [f"interface {interface.name}", f" ipv6 ospf6 area {AREA}"]
         lines += [f" {line}" for line in _ospf_interface(interface, timers)]
+        lines += _FAR if plan.backup else []
     if plan.loopback is not None:
         lines += ["interface lo", f" ipv6 ospf6 area {AREA}"]
+        lines += _FAR if plan.backup else []
     throttle = (timers.spf_delay_ms, timers.spf_initial_hold_ms, timers.spf_max_hold_ms)
     lines += [
         "router ospf6",
@@ -94,6 +103,7 @@ def pim6d_config(plan: RouterPlan) -> str:
 def pim6d_commands(plan: RouterPlan, timers: RoutingTimers) -> list[str]:
     """Return what pim6d is told when it knows its interfaces, in the words of its vty."""
     lines = ["enable", "configure terminal", f"ipv6 pim rp {plan.rp} {GROUPS}"]
+    lines.append(f"ipv6 pim register-suppress-time {timers.register_suppress_s}")
     for interface in plan.interfaces:
         lines += [f"interface {interface.name}", "ipv6 pim"]
         lines.append(f"ipv6 pim hello {timers.pim_hello_interval_s}")

@@ -160,7 +160,7 @@ class FrrRouting(Routing):
             "unicast": "OSPFv3 (FRR ospf6d)",
             "multicast": "PIM-SM (FRR pim6d)",
             "version": self._programs.version,
-            "rendezvous_points": sorted(set(self._rps.values())),
+            "rendezvous_points": sorted({*self._rps.values(), *self._backups.values()}),
             "routers": len(self._plans),
         }
 
@@ -223,17 +223,19 @@ class FrrRouting(Routing):
     def _reaches_rp(self, plan: RouterPlan) -> bool:
         answer = self.vty(plan.name, "pim6d").ask("show ipv6 pim rp-info")
         entries = answer.get(str(plan.rp), [])
-        if self._rps[plan.name] == plan.name:
+        if plan.backup or self._rps[plan.name] == plan.name:
             return any(entry.get("iAmRP") for entry in entries)
         names = {interface.name for interface in plan.interfaces}
         return any(entry.get("outboundInterface") in names for entry in entries)
 
     def _require_rp(self) -> None:
-        for router, rp in self._rps.items():
-            if rp in self._dead and router not in self._dead:
+        for router in self.routers:
+            if self.acting_rp(router) is None:
+                backup = self._backups.get(self._plans[router].rp)
                 raise RoutingError(
-                    f"the rendezvous point {rp} is dead: no group can be joined any more; "
-                    "build the network anew"
+                    f"the rendezvous point {self._rps[router]} is dead and "
+                    f"{f'its backup {backup} too' if backup else 'there is no backup'}: "
+                    "no group can be joined any more; build the network anew"
                 )
 
     def _await_group(self, group: IPv6Address) -> float:
@@ -249,7 +251,7 @@ class FrrRouting(Routing):
                 for edge in edges
                 if group not in known.get(edge.name, ())
             ]
-            is_rp = self._rps[plan.name] == plan.name
+            is_rp = self.acting_rp(plan.name) == plan.name
             if (edges or is_rp) and not is_source_specific(group):
                 gaps += self._upstream_gaps(plan.name, group)
         return gaps

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface
 
-from testbed.spec import NodeKind, Topology
+from testbed.spec import NodeKind, RendezvousPoint, Topology
 from testbed.wiring import Port, Wiring
 
 
@@ -44,6 +44,8 @@ class RouterPlan:
         loopback: address on its ``lo``, if the topology gives it one.
         interfaces: in the order of ``eth0``, ``eth1``.
         rp: address of the rendezvous point, which is the loopback of one of the routers.
+        backup: it is a backup of the rendezvous point: it has that address too, and announces it as
+            so far away that all prefer the rendezvous point as long as that one lives.
     """
 
     name: str
@@ -51,6 +53,7 @@ class RouterPlan:
     loopback: IPv6Interface | None
     interfaces: tuple[RouterInterface, ...]
     rp: IPv6Address
+    backup: bool = False
 
 
 def router_plans(topology: Topology) -> tuple[RouterPlan, ...]:
@@ -60,16 +63,17 @@ def router_plans(topology: Topology) -> tuple[RouterPlan, ...]:
     rendezvous point and has a loopback address.
     """
     wiring = Wiring(topology)
-    points = [
-        node.loopback.ip for node in topology.routers if node.rendezvous_point and node.loopback
-    ]
+    point = topology.rendezvous_address
+    if point is None:
+        return ()
     return tuple(
         RouterPlan(
             router.name,
             IPv4Address(number),
             router.loopback,
             tuple(_interface(wiring, port) for port in wiring.ports[router.name]),
-            points[0],
+            point.ip,
+            backup=router.rendezvous_point is RendezvousPoint.BACKUP,
         )
         for number, router in enumerate(topology.routers, 1)
     )

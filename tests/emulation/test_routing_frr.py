@@ -7,8 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ from testbed import session
 from testbed.errors import DaemonDiedError, DeadlineError
 from testbed.namespaces import interface_names
 from testbed.processes import ProcessTable
-from testbed.routing.base import RoutingOptions
 from testbed.routing.choose import make_routing
-from testbed.routing.frr import FrrRouting
 from testbed.routing.kernel import RoutingError, multicast_interfaces
 from testbed.routing.programs import find_frr
 from testbed.wait import wait_until
-from tests.support.routers import GROUP, RoutedNetwork, Wire, read_all, wires
+from tests.support.routers import GROUP, RoutedNetwork, read_all, routed, wires
 
 pytestmark = [
     pytest.mark.emulation,
@@ -39,25 +36,6 @@ ADDRESS = IPv6Address(GROUP)
 COALITION = wires("r1 r2 r3 r4", "r1 h1", "r2 h2", "r3 h3")
 # r1 and r3 are neighbours; the way around is r2, which is the rendezvous point.
 TRIANGLE = wires("r1 r2", "r2 r3", "r1 r3", "r1 h1", "r3 h3")
-
-
-@contextmanager
-def routed(
-    layout: list[Wire], rp: str, folder: Path, deadline_s: float = 60
-) -> Iterator[tuple[RoutedNetwork, FrrRouting, ProcessTable]]:
-    network = RoutedNetwork(layout, rp)
-    processes = ProcessTable("20200101T000000Z-beef")
-    options = RoutingOptions(kind="frr", deadline_s=deadline_s)
-    routing = make_routing(
-        network.plans, network.namespaces, network.pid, processes, folder, options=options
-    )
-    assert isinstance(routing, FrrRouting)
-    try:
-        routing.start()
-        yield network, routing, processes
-    finally:
-        routing.stop()
-        network.close()
 
 
 def delivered(network: RoutedNetwork, sender: str, receiver: socket.socket) -> bool:

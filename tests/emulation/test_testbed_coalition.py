@@ -103,7 +103,7 @@ def test_a_coalition_is_built_as_asked() -> None:
     }  # fmt: skip
     assert seen["forwarding"] == {"r1": (1, 0), "d1": (1, 1), "l1": (1, 1), "c1a": (0, 0)}
     assert seen["ports"] == [
-        "lo", "s1", "s1-r0", "s1-r1", "s1-r2", "s1-r3",
+        "lo", "s1", "s1-r0", "s1-r1", "s1-r2", "s1-r3", "s1-rb",
         "w1", "w1-c1a", "w1-c1b", "w1-l1", "w2", "w2-c2a", "w2-c2b", "w2-l2",
     ]  # fmt: skip
     assert seen["own"] == ["own", True]
@@ -112,6 +112,7 @@ def test_a_coalition_is_built_as_asked() -> None:
         ("r1-s1", None, "s1-r1"),
         ("r2-s1", None, "s1-r2"),
         ("r3-s1", None, "s1-r3"),
+        ("rb-s1", None, "s1-rb"),
         ("r1-d1", "r1", "eth1"),
         ("r2-d2", "r2", "eth1"),
     ]
@@ -219,8 +220,8 @@ def test_unknown_links_and_nodes_are_told() -> None:
     assert ambiguous.startswith("there is no link 'r1'")
     assert others == [
         "there is no node 'c9' in this network",
-        "topology coalition(1,1) has no node 'c9'; it has: s1, r0, r1, r2, r3, d1, l1, w1, c1a, "
-        "c1b",
+        "topology coalition(1,1) has no node 'c9'; it has: s1, r0, r1, r2, r3, rb, d1, l1, w1, "
+        "c1a, c1b",
         "link r1-d1: delay_ms must be from 0 to 10000, is -1",
         "link r1-d1: jitter_ms must be from 0 to 1, is 2",
     ]

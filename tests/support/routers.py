@@ -18,6 +18,10 @@ from ipaddress import IPv4Address, IPv6Interface
 from pathlib import Path
 
 from testbed.namespaces import NetNamespace, set_interface_up, write_sysctl
+from testbed.processes import ProcessTable
+from testbed.routing.base import RoutingOptions
+from testbed.routing.choose import make_routing
+from testbed.routing.frr import FrrRouting
 from testbed.routing.plan import RouterInterface, RouterPlan
 
 GROUP, PORT = "ff0e::77", 5000
@@ -56,7 +60,9 @@ def interface_names(layout: Sequence[Wire]) -> dict[tuple[str, int], str]:
     }
 
 
-def router_plans(layout: Sequence[Wire], rp: str) -> tuple[RouterPlan, ...]:
+def router_plans(
+    layout: Sequence[Wire], rp: str, backup: str | None = None
+) -> tuple[RouterPlan, ...]:
     """Return what the routers must be told; ``rp`` is the rendezvous point."""
     names = interface_names(layout)
     return tuple(
@@ -76,6 +82,7 @@ def router_plans(layout: Sequence[Wire], rp: str) -> tuple[RouterPlan, ...]:
                 if router in wire.nodes
             ),
             rp=loopback(rp).ip,
+            backup=router == backup,
         )
         for router in sorted({router for wire in layout for router in wire.routers})
     )
@@ -92,11 +99,12 @@ class RoutedNetwork:
     Args:
         layout: the wires.
         rp: the router that is the rendezvous point.
+        backup: the router that takes its place.
     """
 
-    def __init__(self, layout: Sequence[Wire], rp: str) -> None:
+    def __init__(self, layout: Sequence[Wire], rp: str, backup: str | None = None) -> None:
         self.layout = layout
-        self.plans = router_plans(layout, rp)
+        self.plans = router_plans(layout, rp, backup)
         self._interfaces = interface_names(layout)
         names = sorted({node for wire in layout for node in wire.nodes})
         self.namespaces: dict[str, NetNamespace] = {}
@@ -143,6 +151,8 @@ class RoutedNetwork:
                 outside.append(f"link set {name} master w{wire.number} up")
         for plan in self.plans:
             inside[plan.name].append(f"addr add {plan.loopback} dev lo")
+            if plan.backup:
+                inside[plan.name].append(f"addr add {plan.rp}/128 dev lo")
         _ip(outside)
         for name, lines in inside.items():
             with self.namespaces[name].entered():
@@ -213,6 +223,31 @@ class RoutedNetwork:
             holder.wait()
             if holder.stdout is not None:
                 holder.stdout.close()
+
+
+@contextlib.contextmanager
+def routed(
+    layout: Sequence[Wire],
+    rp: str,
+    folder: Path,
+    deadline_s: float = 60,
+    *,
+    backup: str | None = None,
+) -> Iterator[tuple[RoutedNetwork, FrrRouting, ProcessTable]]:
+    """A network whose routers run FRR, started and not awaited."""
+    network = RoutedNetwork(layout, rp, backup)
+    processes = ProcessTable("20200101T000000Z-beef")
+    options = RoutingOptions(kind="frr", deadline_s=deadline_s)
+    routing = make_routing(
+        network.plans, network.namespaces, network.pid, processes, folder, options=options
+    )
+    assert isinstance(routing, FrrRouting)
+    try:
+        routing.start()
+        yield network, routing, processes
+    finally:
+        routing.stop()
+        network.close()
 
 
 def read_all(receiver: socket.socket) -> list[int]:

@@ -53,6 +53,15 @@ router ospf6
     )
 
 
+def test_a_backup_of_the_rendezvous_point_is_far_away_on_every_interface() -> None:
+    r3 = router_plans(wires("r1 r2", "r1 r3", "r1 h1"), rp="r2", backup="r3")[2]
+    far = " ipv6 ospf6 cost 10000\n"
+    text = ospf6d_config(r3, RoutingTimers())
+    assert text.count(far) == text.count("\ninterface ") == 2
+    assert far not in ospf6d_config(R1, RoutingTimers())
+    assert "ipv6 pim rp 2001:db8:ff::2 ff00::/8" in pim6d_commands(r3, RoutingTimers())
+
+
 def test_timers_are_parameters() -> None:
     timers = RoutingTimers(hello_interval_s=2, dead_interval_s=9, pim_hello_interval_s=7)
     text = ospf6d_config(R4, timers)
@@ -70,6 +79,7 @@ def test_pim_everywhere_and_mld_only_where_devices_are() -> None:
         "enable",
         "configure terminal",
         "ipv6 pim rp 2001:db8:ff::4 ff00::/8",
+        "ipv6 pim register-suppress-time 11",
         *("interface eth0", *on_every_interface, "exit"),
         *("interface eth1", *on_every_interface, "exit"),
         *("interface eth2", *on_every_interface),

@@ -10,7 +10,7 @@ import pytest
 import topologies
 from testbed.errors import TestbedError
 from testbed.routing.plan import router_plans
-from testbed.spec import Link, Node, NodeKind, Side, Topology
+from testbed.spec import Link, Node, NodeKind, RendezvousPoint, Side, Topology
 from testbed.speccheck import checked
 from testbed.specreader import load_topology
 from testbed.tomllines import SpecError
@@ -64,7 +64,7 @@ def test_the_wide_area_network_differs_only_in_its_core() -> None:
         n for n in lan.nodes if n.name not in core
     ]
     long = [link for link in wan.links if set(link.ends) <= core]
-    assert len(long) == 6
+    assert len(long) == 9
     assert all(link.impaired and link.delay_ms and link.bandwidth_mbit for link in long)
     assert any(link.loss_percent for link in long)
 
@@ -85,24 +85,32 @@ def test_a_nation_more_in_the_file_is_a_nation_more_in_all_that_follows(tmp_path
 @pytest.mark.parametrize(
     ("old", "new", "place", "field", "words"),
     [
-        ('["d1", "l1"]', '["r1", "l1"]', "", "link 6: ends", "only an IPsec device stands"),
-        ('["c1a", "w1"]', '["c1a", "s1"]', "", "link 8: ends", "red c1a (client)"),
-        ('["d1", "l1"]', '["d1", "d2"]', "", "link 6: ends", "neither black nor red"),
-        ('["l1", "w1"]', '["s1", "w1"]', "", "link 7: ends", "two switches"),
-        ('["d1", "l1"]', '["d1", "d1"]', "", "link 6: ends", "to itself"),
+        ('["d1", "l1"]', '["r1", "l1"]', "", "link 7: ends", "only an IPsec device stands"),
+        ('["c1a", "w1"]', '["c1a", "s1"]', "", "link 9: ends", "red c1a (client)"),
+        ('["d1", "l1"]', '["d1", "d2"]', "", "link 7: ends", "neither black nor red"),
+        ('["l1", "w1"]', '["s1", "w1"]', "", "link 8: ends", "two switches"),
+        ('["d1", "l1"]', '["d1", "d1"]', "", "link 7: ends", "to itself"),
         ('["d1", "l1"]', '["d1", "w1"]', "towards.d1 = [", "node l1: towards.d1", "no [[link]]"),
-        ('["c1b", "w1"]', '["c1a", "l1"]', "", "link 9: ends", "joined by link 8 already"),
-        ('["d2", "l2"]', '["d1", "l2"]', "", "link 11: ends", "red cable in link 6 already"),
+        ('["c1b", "w1"]', '["c1a", "l1"]', "", "link 10: ends", "joined by link 9 already"),
+        ('["d2", "l2"]', '["d1", "l2"]', "", "link 12: ends", "red cable in link 7 already"),
         ('side = "red"', 'side = "pink"', "", "node w1: side", "black or red"),
-        ('side = "red"\n', "", 'ends = ["l1", "w1"]', "link 7: ends", "black w1"),
+        ('side = "red"\n', "", 'ends = ["l1", "w1"]', "link 8: ends", "black w1"),
         ("f::1/128", "f::1/64", "", "node r0: loopback", "must be one address"),
         ("rendezvous_point = true\n", "", None, "node", "rendezvous_point = true"),
         ('loopback = "2001:db8:f::1/128"\n', "", "rendezvous_point = true",
          "node r0: rendezvous_point", "loopback"),
         ("f::2/128", "f::2/128\"\nrendezvous_point = true # \"", "point = true #",
          "node r1: rendezvous_point", "r0 is the rendezvous point already"),
+        ('rendezvous_point = "backup"', "rendezvous_point = true # two", "",
+         "node rb: rendezvous_point", "already; a second one is \"backup\""),
+        ('rendezvous_point = "backup"', 'rendezvous_point = "spare"', "",
+         "node rb: rendezvous_point", "must be true, false or \"backup\""),
+        ("f::3/128", "f::3/128\"\nrendezvous_point = \"backup\" # \"", "point = \"backup\" #",
+         "node r2: rendezvous_point", "no IPsec device"),
+        ('loopback = "2001:db8:f::ff/128"\n', "", 'rendezvous_point = "backup"',
+         "node rb: rendezvous_point", "loopback"),
         ('towards.d1 = "2001:db8:b:1::1/64"\n', "", 'name = "r1"', "node r1: towards.d1",
-         "address of r1 on link 5"),
+         "address of r1 on link 6"),
         ("b:1::1/64", "b:9::1/64", 'black = "2001:db8:b:1::2', "node d1: black",
          "not in 2001:db8:b:9::/64, the prefix of r1"),
         ("c::3/64\"", "c::2/64\" # twice", "", "node r2: towards.s1",
@@ -138,7 +146,7 @@ def test_a_mistake_names_line_and_field(
     if place is None:
         expected = 1
     elif place == "link 2":
-        expected = line_of(text, 'ends = ["r1", "s1"]') - 1
+        expected = line_of(text, 'ends = ["rb", "s1"]') - 1
     else:
         expected = line_of(text, place or new)
         if place.startswith("name = "):
@@ -191,7 +199,8 @@ def test_a_router_has_as_many_links_as_the_kernel_forwards_multicast_between() -
     towards = {name: peers for router in topology.routers for name, peers in router.towards.items()}
     nodes = [
         *(n for n in topology.nodes if n.kind is not NodeKind.ROUTER and n.name != "s1"),
-        Node("r1", NodeKind.ROUTER, loopback=topology.routers[0].loopback, rendezvous_point=True,
+        Node("r1", NodeKind.ROUTER, loopback=topology.routers[0].loopback,
+             rendezvous_point=RendezvousPoint.PRIMARY,
              towards={name: towards[name] for name in crowd}),
     ]  # fmt: skip
     links = [link for link in topology.links if "s1" not in link.ends]
@@ -256,11 +265,13 @@ ends = ["x1", "y1"]
 
 
 def test_router_plans_say_who_is_on_each_wire() -> None:
-    r0, r1, *_ = router_plans(topologies.find("coalition"))
+    r0, rb, r1, *_ = router_plans(topologies.find("coalition"))
+    assert (r0.backup, rb.backup, r1.backup) == (False, True, False)
+    assert str(rb.loopback) == "2001:db8:f::ff/128"
     assert (r0.name, str(r0.router_id), r0.rp) == ("r0", "0.0.0.1", IPv6Address("2001:db8:f::1"))
     assert {plan.rp for plan in router_plans(topologies.find("coalition"))} == {r0.rp}
     assert [(i.name, i.broadcast, i.routers, i.devices) for i in r1.interfaces] == [
-        ("eth0", True, 3, 0),
+        ("eth0", True, 4, 0),
         ("eth1", False, 0, 1),
         ("eth2", False, 0, 1),
     ]
@@ -299,14 +310,16 @@ def test_large_networks_keep_the_rules(name: str) -> None:
 def test_part_of_a_coalition_has_only_the_lans_of_its_devices() -> None:
     part = coalition(4).limited_to(2)
     assert [client.name for client in part.clients] == ["c1a", "c1b", "c2a", "c2b"]
-    assert [router.name for router in part.routers] == ["r0", "r1", "r2", "r3"]
+    assert [router.name for router in part.routers] == ["r0", "r1", "r2", "r3", "rb"]
     assert checked(part).switches[-1].name == "w2"
 
 
 def test_json_says_all_that_the_file_says() -> None:
     data = topologies.find("coalition-wan").as_json()
     nodes = {node["name"]: node for node in data["nodes"]}
-    assert nodes["r0"]["rendezvous_point"] is True
+    assert [nodes[name]["rendezvous_point"] for name in ("r0", "rb", "r1")] == [
+        "primary", "backup", None,
+    ]  # fmt: skip
     assert nodes["r0"]["loopback"] == "2001:db8:f::1/128"
     assert nodes["l1"]["towards"] == {
         "d1": ["fd00:1::2/64", "10.1.0.2/24"],
