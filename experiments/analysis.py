@@ -24,7 +24,12 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 _TEXT = ("run", "campaign", "variant", "subject", "method", "device", "daemon", "point", "epoch")
 _TEXT_MORE = ("role", "flags", "status", "reason", "expected", "tm", "packet_sender", "backend")
-_TEXT_ALL = dict.fromkeys((*_TEXT, *_TEXT_MORE, "operation", "suite", "when", "detail"), str)
+_TEXT_RED = ("direction", "sender", "sender_device", "receiver", "protection")
+_TEXT_REST = ("operation", "suite", "when", "detail")
+_TEXT_LANS = ("phase", "sender_lan", "sender_kind", "receiver_lan", "receiver_kind", "lan")
+_TEXT_WIRE = ("stage", "since", "node", "source", "counter", "link", "traffic")
+_TEXTS = (*_TEXT, *_TEXT_MORE, *_TEXT_RED, *_TEXT_REST, *_TEXT_LANS, *_TEXT_WIRE)
+_TEXT_ALL = dict.fromkeys(_TEXTS, str)
 
 
 @dataclass(frozen=True, slots=True)

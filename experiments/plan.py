@@ -61,6 +61,10 @@ class Plan:
         """Return the sa-write campaign, if there is one."""
         return next((c for c in self.campaigns if c.kind == "sa-write"), None)
 
+    def variants(self, kind: str) -> tuple[Variant, ...]:
+        """Return the variants of the campaign of a kind, none if there is no such campaign."""
+        return next((c.variants for c in self.campaigns if c.kind == kind), ())
+
     @property
     def memory(self) -> bool:
         """Whether any variant runs without kernel SAs."""
@@ -191,9 +195,15 @@ def _override(plan: Plan, options: Overrides) -> Plan:
 
 
 def _override_variants(variants: Sequence[Variant], options: Overrides) -> tuple[Variant, ...]:
-    """Apply SA options; naming a backend or a mode leaves one variant, named after them."""
-    result = []
+    """Apply SA options; naming a backend or a mode leaves one variant, named after them.
+
+    What has no SAs at all stays beside it as it is.
+    """
+    result: list[Variant] = []
     for variant in variants:
+        if variant.protection == "clear-text":
+            result.append(variant)
+            continue
         backend = options.sa_backend or variant.sa_backend
         mode = options.sa_mode or variant.sa_mode
         suite = options.suite or variant.suite

@@ -63,7 +63,7 @@ class Part:
         self.client = client
         self._process = process
         self._processes = processes
-        self._taken = 0
+        self._taken = 1  # the first line says that it is ready
 
     def wait_ready(self) -> None:
         """Wait until its sockets are open.
@@ -71,7 +71,7 @@ class Part:
         Raises:
             TestbedError: what it said instead.
         """
-        self._next("has not opened its sockets", _START_DEADLINE_S)
+        self._line(0, "has not opened its sockets", _START_DEADLINE_S)
 
     def ask(self) -> dict[str, Any]:
         """Return a receiver's report since the last one; it begins anew.
@@ -91,6 +91,10 @@ class Part:
         report = self._next("has not sent all", deadline_s)
         self._processes.stop([self._process.name], _END_GRACE_S)
         return report
+
+    def pin(self, cpu: int) -> None:
+        """Let it run on this processor only."""
+        os.sched_setaffinity(self._process.pid, {cpu})
 
     def stop(self) -> dict[str, Any]:
         """End it and return its last report.
@@ -112,20 +116,24 @@ class Part:
             self._processes.stop([self._process.name])
 
     def _next(self, lacking: str, deadline_s: float) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._line(self._taken, lacking, deadline_s))
+        self._taken += 1
+        return found
+
+    def _line(self, number: int, lacking: str, deadline_s: float) -> str:
         def line() -> str | None:
+            ended = self._process.handle.poll()  # before looking: its last line is there then
             found = self._lines()
-            if self._taken < len(found):
-                return found[self._taken]
-            code = self._process.handle.poll()
-            if code is not None and self._taken >= len(self._lines()):
+            if number < len(found):
+                return found[number]
+            if ended is not None:
                 said = last_line(self._process.output)
-                raise TestbedError(f"{self._process.name} {lacking} and has ended ({code}): {said}")
+                raise TestbedError(
+                    f"{self._process.name} {lacking} and has ended ({ended}): {said}"
+                )
             return None
 
-        text = wait_until(line, deadline_s, f"{self._process.name} {lacking}")
-        self._taken += 1
-        found: dict[str, Any] = json.loads(text)
-        return found
+        return wait_until(line, deadline_s, f"{self._process.name} {lacking}")
 
     def _lines(self) -> list[str]:
         whole = self._process.output.read_text(encoding="utf-8", errors="replace")
@@ -169,6 +177,30 @@ class RedStreams:
         if spec.count is not None:
             options += ["--count", str(spec.count)]
         return self._start("send", client, options, ends=spec.count is not None)
+
+    def steer(self, client: Node, cpu: int) -> None:
+        """Have what a client sends processed by this processor, from its switch on.
+
+        The network of one machine is a chain of function calls: a packet is carried to its last
+        receiver before the sender's system call returns, so that a sender never sends faster than
+        the network forwards, and nothing is lost. Handed to another processor, packets wait in
+        its backlog, and are lost when that is full, as between machines (Receive Packet Steering,
+        the kernel's Documentation/networking/scaling.rst).
+
+        Raises:
+            TestbedError: the client is on no switch, or the kernel cannot.
+        """
+        end = self._network.port(client.name)
+        if end.node is not None:
+            raise TestbedError(f"{client.name} is on no switch: give its red LAN two clients")
+        file = Path("/sys/class/net", end.interface, "queues/rx-0/rps_cpus")
+        try:
+            file.write_text(f"{1 << cpu:x}", encoding="ascii")
+        except OSError as error:
+            raise TestbedError(
+                f"cannot steer what {client.name} sends: {error.strerror} (does the kernel have "
+                "CONFIG_RPS?)"
+            ) from None
 
     def _start(self, verb: str, client: Node, options: list[str], *, ends: bool = False) -> Part:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,28 +6,32 @@ from pathlib import Path
 
 
 def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
-    """Draw every figure that the run has data for; return the files written."""
+    """Draw every figure that the run has data for; return the files written.
+
+    Joins over a WAN have figures of their own: by delay and loss, not by group size.
+    """
+    from experiments import wansummary
     from experiments.analysis import read_run
     from experiments.plots import (
         dispersal,
         fig6_join_latency,
         fig8_phases,
         fig9_sa_write,
+        first_packets,
         leave_latency,
         mike_alone,
         style,
+        throughput,
+        wan_joins,
+        wan_phases,
     )
 
     run = read_run(path)
     target = folder or path / "figures"
-    modules = (
-        fig6_join_latency,
-        fig8_phases,
-        fig9_sa_write,
-        leave_latency,
-        dispersal,
-        mike_alone,
-    )
+    by_size = (fig6_join_latency, fig8_phases, dispersal, mike_alone)
+    over_a_wan = (wan_joins, wan_phases)
+    joins = over_a_wan if wansummary.planned(run) else by_size
+    modules = (*joins, fig9_sa_write, leave_latency, first_packets, throughput)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):
         for module in modules:

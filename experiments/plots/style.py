@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,14 @@ def counts(frame: pd.DataFrame) -> str:
     """Return ``n = 80, 0 failed`` of rows that count per step."""
     good = int((frame["ok"].astype(float) == 1).sum())
     return f"n = {good}, {len(frame) - good} failed"
+
+
+def counts_of(frames: Mapping[str, pd.DataFrame]) -> str:
+    """Return the counts of several variants, once if they are the same."""
+    texts = {name: counts(frame) for name, frame in frames.items()}
+    if len(texts) > 1 and len(set(texts.values())) == 1:
+        return f"each variant: {next(iter(texts.values()))}"
+    return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
 def conditions(run: Run, variants: Sequence[str], campaign: str) -> str:

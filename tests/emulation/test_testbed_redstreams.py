@@ -117,6 +117,48 @@ def test_what_a_cut_cable_swallows_is_one_gap(tmp_path: Path) -> None:
     assert gap["silent_ms"] == pytest.approx((gap["missing"] + 1) * every_ms, abs=50)
 
 
+def test_a_sender_can_be_faster_than_the_network_only_if_that_has_its_own_processor(
+    tmp_path: Path,
+) -> None:
+    def use(network: Network, streams: RedStreams) -> dict[str, Any]:
+        interface = network.port(SENDER.name).interface
+        streams.steer(SENDER, 1)
+        mask = Path("/sys/class/net", interface, "queues/rx-0/rps_cpus").read_text().strip()
+        receiver = streams.receive(RECEIVER)
+        receiver.wait_ready()
+        sender = streams.send(SENDER, StreamSpec(1, 500, count=50))
+        sender.pin(0)
+        sender.finish(20)
+        heard = 0
+
+        def all_heard() -> bool:  # the other processor may have had other things to do
+            nonlocal heard
+            heard += sum(stream["received"] for _, stream in streams_by_source(receiver.ask()))
+            return heard >= 50
+
+        wait_until(all_heard, 10, lambda: f"{heard} of 50 packets have come")
+        return {"mask": int(mask.replace(",", ""), 16), "heard": heard}
+
+    seen = on_a_lan(tmp_path, use)
+    assert seen == {"mask": 0b10, "heard": 50}
+
+
+def test_a_client_on_no_switch_cannot_be_steered(tmp_path: Path) -> None:
+    alone = coalition(1, 1, 1)
+
+    def inside() -> None:
+        network = Network(alone, with_xfrm=False)
+        network.build()
+        try:
+            streams = RedStreams(network, ProcessTable("run-alone"), tmp_path)
+            with pytest.raises(TestbedError, match="c1a is on no switch"):
+                streams.steer(alone.clients[0], 1)
+        finally:
+            network.stop()
+
+    call_isolated(inside)
+
+
 def test_a_sender_that_cannot_start_is_named(tmp_path: Path) -> None:
     stranger = replace(SENDER, red=IPv6Interface("fd00:99::1/64"))
 

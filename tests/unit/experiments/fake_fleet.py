@@ -48,6 +48,8 @@ class World:
     leaves d2 after each join."""
 
     turns: list[tuple[str, ...] | None] = field(default_factory=list)
+    triggers: list[int] = field(default_factory=list)
+    """When joins were triggered, true time."""
     polls: int = 0
     starts: int = 0
     sads: int = 0
@@ -65,6 +67,8 @@ class FakeFleet:
         self.world = world
         self.devices = tuple(f"d{n}" for n in range(1, devices + 1))
         self.addresses = {name: f"2001:db8:b::{name[1:]}" for name in self.devices}
+        self.surroundings: Any = None
+        self.processes: Any = None
         self.facts: dict[str, Any] = {"timings_ms": {"daemons": 1500.0}}
         self.topology = star(devices)
         self.paper_mode = paper_mode
@@ -153,6 +157,7 @@ class FakeFleet:
         self.running.add(device)
         true = self.world.now if at_wall_ns is None else at_wall_ns
         true -= self.world.offsets_ns.get(device, 0) if at_wall_ns is not None else 0
+        self.world.triggers.append(true)
         lost = None
         if at_wall_ns is not None:
             self.world.starts += 1
