@@ -37,6 +37,9 @@ class RoutingTimers:
         spf_initial_hold_ms: between two computations at first.
         spf_max_hold_ms: the same, after many changes.
         pim_hello_interval_s: RFC 7761, section 4.3.1; a neighbour is gone after 3.5 times as long.
+        pim_join_interval_s: RFC 7761, section 4.11, t_periodic: a Join that was lost is repeated
+            after as long, and until then nothing comes that way. The standard's 60 s is longer than
+            a measurement over lossy links.
         register_suppress_s: RFC 7761, section 4.11: a source's router tells the rendezvous point so
             often that the source is alive; after its death, a backup learns of it as late.
         mld_query_interval_s: RFC 3810, section 9.2; a listener that vanishes without a word counts
@@ -53,6 +56,7 @@ class RoutingTimers:
     spf_initial_hold_ms: int = 100
     spf_max_hold_ms: int = 500
     pim_hello_interval_s: int = 1
+    pim_join_interval_s: int = 5
     register_suppress_s: int = 11
     mld_query_interval_s: int = 10
     mld_response_ms: int = 1000
@@ -103,6 +107,7 @@ def pim6d_config(plan: RouterPlan) -> str:
 def pim6d_commands(plan: RouterPlan, timers: RoutingTimers) -> list[str]:
     """Return what pim6d is told when it knows its interfaces, in the words of its vty."""
     lines = ["enable", "configure terminal", f"ipv6 pim rp {plan.rp} {GROUPS}"]
+    lines.append(f"ipv6 pim join-prune-interval {timers.pim_join_interval_s}")
     lines.append(f"ipv6 pim register-suppress-time {timers.register_suppress_s}")
     for interface in plan.interfaces:
         lines += [f"interface {interface.name}", "ipv6 pim"]

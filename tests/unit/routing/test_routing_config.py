@@ -79,6 +79,7 @@ def test_pim_everywhere_and_mld_only_where_devices_are() -> None:
         "enable",
         "configure terminal",
         "ipv6 pim rp 2001:db8:ff::4 ff00::/8",
+        "ipv6 pim join-prune-interval 5",
         "ipv6 pim register-suppress-time 11",
         *("interface eth0", *on_every_interface, "exit"),
         *("interface eth1", *on_every_interface, "exit"),
