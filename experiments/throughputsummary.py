@@ -77,15 +77,27 @@ def _idle_at(group: pd.DataFrame, rate_pps: float) -> float | None:
     return analysis.plain(group.loc[nearest.idxmin(), "idle_percent"]) if rate_pps else None
 
 
-def _ratios(variants: dict[str, Any]) -> dict[str, float | None]:
-    """Return IPsec's highest rate over that in clear text, per size."""
+def _ratios(variants: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return IPsec's highest rate over that in clear text, per size.
+
+    Where clear text got through at the plan's highest rate its true limit is unknown, and the ratio
+    is an upper bound.
+    """
     kinds = {data["protection"]: data["sizes"] for data in variants.values()}
     with_ipsec, without = kinds.get("ipsec", {}), kinds.get("clear-text", {})
     return {
-        size: analysis.ratio(with_ipsec[size]["highest_pps"], without[size]["highest_pps"])
+        size: {
+            "ratio": analysis.ratio(with_ipsec[size]["highest_pps"], without[size]["highest_pps"]),
+            "upper_bound": without[size]["beyond_the_plan"],
+        }
         for size in with_ipsec
         if size in without
     }
+
+
+def ratio_text(ratio: dict[str, Any]) -> str:
+    """Return a ratio, marked if it is an upper bound."""
+    return f"{ratio['ratio']:.2f}{' or less' if ratio['upper_bound'] else ''}"
 
 
 def text(found: dict[str, Any]) -> list[str]:
@@ -103,8 +115,9 @@ def text(found: dict[str, Any]) -> list[str]:
                 f"{found['loss_max_percent']:g} % lost{more}"
             )
     for size, ratio in found["ratios"].items():
-        if ratio is not None:
-            lines.append(f"throughput with IPsec / in clear text, {size} bytes: {ratio:.2f}")
+        if ratio["ratio"] is not None:
+            shown = ratio_text(ratio)
+            lines.append(f"throughput with IPsec / in clear text, {size} bytes: {shown}")
     return lines
 
 

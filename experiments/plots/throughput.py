@@ -47,15 +47,16 @@ def draw(run: Run, folder: Path) -> list[Path]:
                     fontsize=8.5,
                 )
         _dress_axis(axes[column], f"payload of {size} bytes")
-        ratio = found["ratios"].get(str(size))
+        ratio = found["ratios"].get(str(size), {"ratio": None})
         lower = axes[len(sizes) + column]
         lower.set_xscale("log")
         lower.set_ylim(0, 100)
         _ticks(lower, of_size)
         _ticks(axes[column], of_size)
         lower.set_xlabel("packets per second sent")
-        if ratio is not None:
-            lower.set_title(f"IPsec / clear text: {ratio:.2f} of the rate", loc="left")
+        if ratio["ratio"] is not None:
+            shown = throughputsummary.ratio_text(ratio)
+            lower.set_title(f"IPsec / clear text: {shown} of the rate", loc="left")
     axes[0].set_ylabel("lost on the way (%), all receivers")
     axes[len(sizes)].set_ylabel("CPU idle (%)")
     emulated = "TCG" in environment_label(run.manifest)
@@ -63,6 +64,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
         "one client to the red LANs of all other nations; vertical lines: the highest rate with at "
         f"most {throughputsummary.LOSS_MAX_PERCENT:g} % lost; "
         f"n = {levels['repetition'].nunique()} per level\n"
+        "the sender has one processor, everything that forwards shares another\n"
         "the clear-text way is GRE to the same group over the same routers, guard off: nothing on "
         "it is protected"
     )

@@ -105,13 +105,23 @@ def test_the_summary_has_the_highest_rate_and_the_ratio(tmp_path: Path) -> None:
     assert sizes["aes-gcm"]["highest_pps"] == 400
     assert sizes["clear-text"]["highest_pps"] == 800
     assert sizes["clear-text"]["highest_mbit"] == pytest.approx(1.28)
-    assert found["ratios"] == {"200": 0.5, "1300": 0.5}
+    half = {"ratio": 0.5, "upper_bound": False}
+    assert found["ratios"] == {"200": half, "1300": half}
     assert not sizes["clear-text"]["beyond_the_plan"]
     assert sizes["aes-gcm"]["loss_percent"]["800"] == pytest.approx(50)
     text = "\n".join(throughputsummary.text(found))
     assert "CLEAR TEXT, nothing is protected" in text
     files = {file.name for file in draw_all(directory.path, tmp_path)}
     assert "throughput.png" in files
+
+
+def test_a_rate_beyond_the_plan_makes_the_ratio_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CAPACITY, "clear-text", 1_000_000)
+    found = summary.write(whole_run(tmp_path / "run").path)["throughput"]
+    assert found["ratios"]["200"] == {"ratio": 0.125, "upper_bound": True}
+    assert "0.12 or less" in "\n".join(throughputsummary.text(found))
 
 
 def test_a_gap_in_the_loss_curve_ends_it(tmp_path: Path) -> None:
