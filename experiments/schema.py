@@ -299,6 +299,19 @@ SUMMARY: dict[str, str] = {
     "dispersal": "per campaign and variant: spread of t_written over the devices by group size",
     "mike": "per variant: join sent to key computed, at the joiner and over all members, by size",
     "sa_write": "per backend: time per SA for `write` and `delete+write`",
+    "wan": "joins over a WAN: per variant delay and loss asked for, measured one-way delay, join "
+    "at monitor, joiner and last device, dispersal, the budget of three one-way delays and whether "
+    "it was kept; apart from them the routers' convergence per loading",
+    "first_packets": "per variant and direction: first red multicast packet at a client, from the "
+    "trigger",
+    "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
+    "ratios of IPsec to clear text",
+    "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
+    "and what they divide",
+    "clock": "largest offset, largest bound, limit, and rows above the limit",
+    "kernel_check": "t_written against the kernel's notification: median and extremes in ms",
+    "cold_start": "per loading of a fleet: seconds in all, and ms of its parts (network, keys, "
+    "daemons from exec to control socket ready)",
     "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
     "and what they divide",
     "clock": "largest offset, largest bound, limit, and rows above the limit",

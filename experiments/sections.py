@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from experiments import firstsummary, throughputsummary, wansummary
 from experiments.analysis import Run
 
 
@@ -20,5 +21,9 @@ class Section(Protocol):
         """Return lines for summary.md, none if there is nothing."""
 
 
-SECTIONS: dict[str, Section] = {}
+SECTIONS: dict[str, Section] = {
+    "wan": wansummary,
+    "first_packets": firstsummary,
+    "throughput": throughputsummary,
+}
 """The parts with tables of their own, by their key in summary.json."""
