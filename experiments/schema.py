@@ -312,12 +312,6 @@ SUMMARY: dict[str, str] = {
     "kernel_check": "t_written against the kernel's notification: median and extremes in ms",
     "cold_start": "per loading of a fleet: seconds in all, and ms of its parts (network, keys, "
     "daemons from exec to control socket ready)",
-    "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
-    "and what they divide",
-    "clock": "largest offset, largest bound, limit, and rows above the limit",
-    "kernel_check": "t_written against the kernel's notification: median and extremes in ms",
-    "cold_start": "per loading of a fleet: seconds in all, and ms of its parts (network, keys, "
-    "daemons from exec to control socket ready)",
     "paper": "the paper's values used for comparison",
     "failures": "the first failed steps with their reasons",
 }
