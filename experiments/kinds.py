@@ -93,7 +93,7 @@ def _deliveries(
     turns over the repetitions.
     """
     everyone = range(1, devices + 1)
-    leaver = 1 + (repetition + draw.randrange(devices)) % devices
+    leaver = 1 + repetition % devices
     listeners = 1 + leaver % devices
     parts = [
         ("first", 1),

@@ -139,17 +139,20 @@ class RedSide:
         return tuple(p.name for p in self.places.values() if p.lan == lan and p.kind == "client")
 
     def expected(self, sender: str) -> frozenset[str]:
-        """Return who must hear a sender: all listeners but itself.
+        """Return who must hear a sender: everybody concerned who listens."""
+        return self.concerned(sender) - self._silent
 
-        A device's own multicast goes into the tunnel only, and what its LAN sends is not given to
-        itself; so a device and its own LAN do not hear each other.
+    def concerned(self, sender: str) -> frozenset[str]:
+        """Return whose hearing or not hearing a sender says something.
+
+        Not that of a device and its own LAN: what the device forwards into the tunnel the kernel
+        also hands to its own listeners on the tunnel interface, without any IPsec in between.
         """
         source = self.places[sender]
         return frozenset(
             place.name
             for place in self.places.values()
             if place.name != sender
-            and place.name not in self._silent
             and (place.lan != source.lan or place.kind == source.kind == "client")
         )
 

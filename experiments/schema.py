@@ -183,7 +183,8 @@ DELIVERIES: dict[str, str] = {
     "receiver": "client or device",
     "receiver_lan": "device whose red LAN the receiver belongs to",
     "receiver_kind": "`client` or `device`",
-    "expected": "1 if the receiver should get it; 0: it must get nothing",
+    "must_arrive": "1 if the receiver must get it; 0: it must get nothing; a device and its own "
+    "LAN have no row: between them is no IPsec",
     "sent": "packets that the sender's kernel took",
     "received": "different packets that arrived",
     "duplicates": "packets that arrived beyond these",
@@ -221,8 +222,8 @@ CONVERGENCE: dict[str, str] = {
     "repetition": "number of the repetition, from 1",
     "stage": "`loaded` (network up, daemons parked, routers converged), `group` (one epoch, "
     "written and active everywhere), `black-group` (MLD and PIM know it), `listeners` (all proxies "
-    "know theirs), `first-packet-ipv6` and `-ipv4` (a packet of every place has reached all others); "
-    "`routing-daemons`, `-adjacencies`, `-routes`, `-pim`: what the black routers say",
+    "know theirs), `first-packet-ipv6` and `-ipv4` (a packet of every place has reached all "
+    "others); `routing-daemons`, `-adjacencies`, `-routes`, `-pim`: what the black routers say",
     "since": "what the time counts from: `up` (building the network began) or `routers started`",
     "seconds": "when it was seen",
 }
@@ -312,6 +313,9 @@ SUMMARY: dict[str, str] = {
     "kernel_check": "t_written against the kernel's notification: median and extremes in ms",
     "cold_start": "per loading of a fleet: seconds in all, and ms of its parts (network, keys, "
     "daemons from exec to control socket ready)",
+    "delivery": "per variant: `matrix` (records of sender, place of arrival, family: streams "
+    "delivered, packets sent and received), `all_delivered`, `listeners`, `leaks`, `witness` "
+    "(tshark's counts beside ours), `convergence` (s), `guard_drops`",
     "paper": "the paper's values used for comparison",
     "failures": "the first failed steps with their reasons",
 }

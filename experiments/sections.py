@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from experiments import firstsummary, throughputsummary, wansummary
+from experiments import deliverysummary, firstsummary, throughputsummary, wansummary
 from experiments.analysis import Run
 
 
@@ -23,6 +23,7 @@ class Section(Protocol):
 
 SECTIONS: dict[str, Section] = {
     "wan": wansummary,
+    "delivery": deliverysummary,
     "first_packets": firstsummary,
     "throughput": throughputsummary,
 }

@@ -181,9 +181,16 @@ class Device:
     def launch(
         self, network: Network, processes: ProcessTable, nursery: Nursery | None = None
     ) -> None:
-        """Start both daemons, parked, in the node's namespaces; quickly if a nursery forks them."""
+        """Start both daemons, parked, in the node's namespaces; quickly if a nursery forks them.
+
+        One that runs already is left alone; so both can be had back after one was killed.
+        """
         for daemon in DAEMONS:
             name, output = f"{self.name}/{daemon}", self.directory / f"{daemon}.out"
+            if name in processes:
+                continue
+            # What is left of one that was killed; `is_up` looks for the new one's.
+            (self.directory / f"{daemon}.sock").unlink(missing_ok=True)
             node = network.pid(self.name)
             if nursery is None:
                 processes.start(

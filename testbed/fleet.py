@@ -91,6 +91,7 @@ class Fleet:
         self._stack = ExitStack()
         self._observer: KernelObserver | None = None
         self._trace: TraceLog
+        self._nursery: Nursery | None = None
         self._idle: IdleSampler
         self._sads: SadReader
 
@@ -201,14 +202,13 @@ class Fleet:
             self._devices[node.name] = device
 
     def _launch_daemons(self) -> None:
-        nursery = None
         if self.options.nursery:
-            nursery = Nursery(self._directory / "nursery.err")
-            self._stack.callback(nursery.close)
+            self._nursery = Nursery(self._directory / "nursery.err")
+            self._stack.callback(self._nursery.close)
             self._stack.callback(self._stop_processes)
         for device in self._devices.values():
-            device.launch(self.network, self.processes, nursery)
-        self.surroundings.start_proxies(self.processes, nursery, tunnel=self.options.tunnel)
+            device.launch(self.network, self.processes, self._nursery)
+        self.surroundings.start_proxies(self.processes, self._nursery, tunnel=self.options.tunnel)
         self._await_daemons()
         self.surroundings.wait_ready()
 
@@ -302,6 +302,17 @@ class Fleet:
         when = self.network.link_up(device)
         self._cut.discard(device)
         return when
+
+    def revive(self, node: str) -> None:
+        """Start those daemons of a device or LAN router again that were killed.
+
+        Returns when they answer: idpd and miked parked, mproxyd at work.
+        """
+        if node in self._devices:
+            self._devices[node].launch(self.network, self.processes, self._nursery)
+        self.surroundings.revive(node, self.processes, self._nursery)
+        self._await_daemons()
+        self.surroundings.wait_proxies()
 
     def give_turns(self, ranked: Sequence[str] | None) -> None:
         """Rank these devices' daemons before all others' (`testbed.turns`); None: all equal."""

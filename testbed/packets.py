@@ -1,8 +1,9 @@
 """The packet check: red multicast sent at one place must arrive decrypted at every other.
 
 Each place gets two sockets in its namespace: one that has joined the red test group, one that sends
-to it. A device's are on ``xfrm0``: what arrives there has come over the black network as ESP, the
-xfrm interface takes and gives nothing else. A client's are on its LAN.
+to it. A client's are on its LAN. A device's are on ``xfrm0``: what others send arrives there only
+as ESP over the black network. What the device forwards into the tunnel itself, the kernel hands to
+listeners there too, so a device is no witness for its own LAN.
 """
 
 from __future__ import annotations

@@ -39,11 +39,12 @@ class Proxy:
     def launch(
         self, network: Network, processes: ProcessTable, nursery: Nursery | None = None
     ) -> None:
-        """Write the file and start the daemon in the node's namespaces."""
-        self.directory.mkdir(mode=0o700, parents=True)
+        """Write the file and start the daemon in the node's namespaces; also again after a kill."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.directory / f"{launch.PROXY}.sock").unlink(missing_ok=True)
         file = self.directory.with_suffix(".toml")
         file.write_text(self.config, encoding="utf-8")
-        name, output = f"{self.node}/{launch.PROXY}", self.directory / f"{launch.PROXY}.out"
+        name, output = self.process, self.directory / f"{launch.PROXY}.out"
         pid = network.pid(self.node)
         if nursery is None:
             processes.start(
@@ -59,6 +60,11 @@ class Proxy:
         except NurseryError as error:
             raise TestbedError(f"cannot start {name}: {error}") from None
         processes.adopt(name, NurseryChild(nursery, child), output=output)
+
+    @property
+    def process(self) -> str:
+        """Return its name in the run's process table."""
+        return f"{self.node}/{launch.PROXY}"
 
     def is_up(self) -> bool:
         """Return whether it has opened its control socket."""

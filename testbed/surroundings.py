@@ -99,6 +99,20 @@ class Surroundings:
         """
         if self.routing is not None:
             self.report = self.routing.wait_ready()
+        self.wait_proxies()
+
+    def revive(self, node: str, processes: ProcessTable, nursery: Nursery | None) -> None:
+        """Start a node's proxy again if it was killed; `wait_proxies` waits for it."""
+        proxy = self._proxies.get(node)
+        if proxy is not None and proxy.process not in processes:
+            proxy.launch(self._network, processes, nursery)
+
+    def wait_proxies(self) -> None:
+        """Wait until all proxies answer.
+
+        Raises:
+            TestbedError: one does not.
+        """
         wait_until(
             lambda: all(proxy.is_up() for proxy in self._proxies.values()),
             _PROXIES_DEADLINE_S,

@@ -93,6 +93,8 @@ def test_defaults_and_paths_relative_to_the_file(read: Load, tmp_path: Path) -> 
         ("device", "name = 3", "[device] name must be a text, not 3"),
         ("device", "address = 'ff02::1'", "[device] address must be an IPv6 unicast address"),
         ("device", "address = 'fe80::1%eth0'", "[device] address must be an IPv6 unicast address"),
+        ("ipsec", "backend = 'pfkey'\nipv4 = true", "[ipsec] ipv4 needs SAs for both families"),
+        ("ipsec", "ipv4 = 1", "[ipsec] ipv4: 1 is not true or false"),
         ("device", "run_directory = 'gone'", "[device] run_directory must be an existing"),
         ("device", "colour = 'red'", "[device] colour is not a setting"),
         ("identity", "freshness_ms = 1", "[identity] freshness_ms must be a whole number"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
+
 from protocol.core.engine import Effect, Report
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import ApplySas
 from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.ipsec.backend import AddSa, DeleteSa, Outcome, PutPolicy
-from protocol.ipsec.grouppolicy import GroupPath
-from protocol.ipsec.model import KeyMaterial, SaId, SecurityAssociation, Suite
+from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
+from protocol.ipsec.model import KeyMaterial, PolicyDirection, SaId, SecurityAssociation, Suite
 from tests.support.fakelink import MS, SA_GROUP, FaultyBackend, epoch
 from tests.support.identities import address
 
@@ -26,8 +28,9 @@ def wanted(number: int, own_spi: int, *peer_spis: int) -> EpochSas:
 class Bench:
     """A plan whose batches are performed at once, unless held back."""
 
-    def __init__(self) -> None:
-        self.plan = SaPlan(IdpConfig(sa_group=SA_GROUP), GroupPath(OWN, SA_GROUP, 66, 7))
+    def __init__(self, *destinations: IPv4Network | IPv6Network) -> None:
+        path = GroupPath(OWN, SA_GROUP, 66, 7, destinations or (ALL_MULTICAST,))
+        self.plan = SaPlan(IdpConfig(sa_group=SA_GROUP), path)
         self.backend = FaultyBackend()
         self.batches: list[ApplySas] = []
         self.points: list[str] = []
@@ -62,6 +65,23 @@ def test_first_epoch_pins_in_the_same_batch() -> None:
     bench = Bench()
     bench.run(bench.plan.want(wanted(1, 300, 301, 302), 0), 0)
     assert bench.steps() == ["add 300", "pin 300", "add 301", "add 302"]
+
+
+def test_policies_of_both_families_follow_an_epoch() -> None:
+    bench = Bench(ALL_MULTICAST, ALL_IPV4_MULTICAST)
+    bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
+    assert bench.steps() == ["add 300", "pin 300", "pin 300", "add 301"]
+    bench.run(bench.plan.want(wanted(2, 310, 311), 5), 5)
+    bench.run(bench.plan.due(200 * MS + 5), 200 * MS + 5)
+    assert bench.steps() == ["pin 310", "pin 310"]
+    pinned = {
+        str(policy.selector.destination): policy.template_spi
+        for policy in bench.backend.dump_policies()
+        if policy.direction is PolicyDirection.OUT
+    }
+    assert pinned == {"ff00::/8": 310, "224.0.0.0/4": 310}
+    bench.run([bench.plan.stop()], 10_000 * MS)
+    assert bench.backend.dump_policies() == []
 
 
 def test_spi_of_an_old_inbound_sa_is_taken_over() -> None:
