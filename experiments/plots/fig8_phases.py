@@ -122,13 +122,13 @@ def _panel(axis: Any, bars: list[Bar], limit: float) -> None:
         )
     axis.set_ylim(0, limit)
     axis.set_xlim(places[0] - 0.7, places[-1] + 0.7)
-    axis.set_xticks(places, [f"{bar.size} members" for bar in bars])
+    axis.set_xticks(places, [f"{bar.size}\nmembers" for bar in bars])
     names = list(dict.fromkeys(bar.variant for bar in bars))
     for name in names:
         mine = [place for place, bar in zip(places, bars, strict=True) if bar.variant == name]
         axis.text(
             float(np.mean(mine)),
-            -0.105,
+            -0.15,
             name,
             transform=axis.get_xaxis_transform(),
             ha="center",

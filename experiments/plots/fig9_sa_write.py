@@ -91,7 +91,7 @@ def _named(backend: str) -> str:
         "netlink": "netlink",
         "netlink batched": "netlink,\nbatched",
         "pfkey": "PF_KEY",
-        "command": "a command\nper SA",
-        "exec": "the same\nwithout shell",
+        "command": "a command per SA\n(shell, process)",
+        "exec": "a process per SA,\nno shell",
         "ip -batch": "ip -batch\n(one process)",
     }.get(backend, backend)
