@@ -100,6 +100,7 @@ def render(
             "group": str(group.black_group),
             "interface": XFRM,
             "if_id": group.if_id,
+            "ipv4": node.red4 is not None,
         },
         "clock": {
             "responder_port": RESPONDER_PORT,

@@ -23,7 +23,7 @@ from testbed.packets import check, not_applicable
 from testbed.trace import Event, TraceReader, parse
 from testbed.wait import wait_until
 from testbed.watch import GroupWatch, TraceLog, check_sads
-from topologies.families import star
+from topologies.families import coalition, star
 
 GROUP = IPv6Address("ff0e::1")
 
@@ -242,13 +242,13 @@ def test_the_worst_interval_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "suite"), [("per-sender", "aes-gcm-128"), ("paper", "3des-sha1")])
 def test_the_daemons_accept_what_we_render(tmp_path: Path, mode: str, suite: str) -> None:
     topology = star(2)
-    coalition = make_pki(tmp_path / "pki", topology.devices)
+    pki = make_pki(tmp_path / "pki", topology.devices)
     node = topology.devices[1]
     run_directory = tmp_path / "d2"
     run_directory.mkdir()
     sections = {"idp": {"hello_interval_ms": 300}, "ipsec": {"deactivation_delay_ms": 77}}
     settings = DeviceSettings("memory", mode, suite, sections, injected_offset_us=-5)
-    text = render(node, topology.group, settings, coalition.files("d2").directory, run_directory)
+    text = render(node, topology.group, settings, pki.files("d2").directory, run_directory)
     assert tomllib.loads(text)["device"]["name"] == "d2"
     path = tmp_path / "d2.toml"
     path.write_text(text)
@@ -263,3 +263,17 @@ def test_the_daemons_accept_what_we_render(tmp_path: Path, mode: str, suite: str
     assert (config.idp.hello_interval_ms, config.idp.deactivation_delay_ms) == (300, 77)
     assert (config.park, config.injected_offset_us) == (True, -5)
     assert config.idp.if_id == topology.group.if_id
+    assert not config.idp.ipv4
+
+
+def test_a_device_with_an_ipv4_lan_protects_ipv4_too(tmp_path: Path) -> None:
+    """Red IPv4 multicast crossed nothing as long as the daemons were not told of it."""
+    topology = coalition(2)
+    pki = make_pki(tmp_path / "pki", topology.devices)
+    run_directory = tmp_path / "d2"
+    run_directory.mkdir()
+    settings = DeviceSettings("memory", "per-sender", "aes-gcm-128", {}, 0)
+    files = pki.files("d2").directory
+    text = render(topology.devices[1], topology.group, settings, files, run_directory)
+    (tmp_path / "d2.toml").write_text(text)
+    assert load(tmp_path / "d2.toml").idp.ipv4
