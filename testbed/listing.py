@@ -24,7 +24,7 @@ def listing(topology: Topology) -> str:
             lines += [] if backup else [""]
             what = "its backup" if backup else "rendezvous point"
             lines.append(f"{what} {router.name}, {topology.rendezvous_address.ip}")
-    group = topology.group
+    group = topology.fitted_group
     lines += ["", f"ESP to {group.black_group}, xfrm interface id {group.if_id}, MTU {group.mtu}"]
     return "\n".join(lines)
 

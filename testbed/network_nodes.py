@@ -53,7 +53,7 @@ def configure(wiring: Wiring, node: Node, *, with_xfrm: bool) -> None:
     Raises:
         NetworkError: what could not be made or is not as asked for.
     """
-    group = wiring.topology.group
+    group = wiring.topology.fitted_group
     wanted: dict[str, tuple[Address, ...]] = {}
     lines = ["link set lo up"]
     if loopbacks := wiring.topology.loopbacks(node):

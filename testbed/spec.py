@@ -34,6 +34,13 @@ MTU_MIN: Final = 1280
 
 MTU_MAX: Final = 65535
 
+TUNNEL_OVERHEAD: Final = 120
+"""Octets that a red packet grows by at most: outer IPv6 header (40), and with any suite ESP header,
+IV, padding and ICV. AES-GCM needs 72 to 75."""
+
+BLACK_MTU_MIN: Final = MTU_MIN + TUNNEL_OVERHEAD
+"""Of a black link: else red packets of the size that every IPv6 link carries would vanish."""
+
 NODES_MAX: Final = 300
 """Refused beyond: a node costs a shell, a namespace and about 25 ms on a quiet machine."""
 
@@ -182,7 +189,8 @@ class SecureGroup:
     Attributes:
         black_group: destination of the ESP packets.
         if_id: ties xfrm interface, SAs and policies together.
-        mtu: of the xfrm interface; leaves room for ESP and the outer header in 1500 octets.
+        mtu: of the xfrm interface, if the black links carry it (`Topology.fitted_group`); leaves
+            room for ESP and the outer header in 1500 octets.
     """
 
     black_group: IPv6Address = BLACK_GROUP
@@ -231,6 +239,19 @@ class Topology:
     def clients(self) -> tuple[Node, ...]:
         """Return the red clients in order."""
         return self.of_kind(NodeKind.CLIENT)
+
+    @property
+    def fitted_group(self) -> SecureGroup:
+        """Return the secure group with an MTU that fits through all black links.
+
+        Multicast goes over all of them. A device would learn of too small a link from ICMPv6 errors
+        too, but only when its first large packets have been lost there.
+        """
+        smallest = min(
+            (link.mtu for link in self.links if link.mtu and self.side(link) is Side.BLACK),
+            default=MTU_MAX,
+        )
+        return replace(self.group, mtu=min(self.group.mtu, smallest - TUNNEL_OVERHEAD))
 
     @property
     def rendezvous_address(self) -> IPv6Interface | None:
@@ -321,7 +342,7 @@ class Topology:
             "group": {
                 "black_group": str(self.group.black_group),
                 "if_id": self.group.if_id,
-                "mtu": self.group.mtu,
+                "mtu": self.fitted_group.mtu,
             },
             "nodes": [node.as_json() for node in self.nodes],
             "links": [

@@ -13,8 +13,11 @@ from itertools import pairwise
 from typing import Final
 
 from testbed.spec import (
+    BLACK_MTU_MIN,
+    MTU_MIN,
     NODE_NAME_MAX,
     NODES_MAX,
+    TUNNEL_OVERHEAD,
     Link,
     Node,
     NodeKind,
@@ -152,6 +155,13 @@ def _link_problems(topology: Topology) -> Iterator[Problem]:
                     f"device {end} has its {side} cable in link {used[end, side] + 1} already",
                 )
             used[end, side] = index
+        if side is Side.BLACK and link.mtu is not None and link.mtu < BLACK_MTU_MIN:
+            yield Problem(
+                ("link", index, "mtu"),
+                f"link {index + 1}: mtu",
+                f"a black link needs at least {BLACK_MTU_MIN}: the {MTU_MIN} octets that every red "
+                f"IPv6 host may send, and {TUNNEL_OVERHEAD} for the tunnel",
+            )
         if link.jitter_ms > link.delay_ms:
             yield Problem(
                 ("link", index, "jitter_ms"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -129,6 +130,7 @@ def test_a_nation_more_in_the_file_is_a_nation_more_in_all_that_follows(tmp_path
         ('kind = "client"', 'kind = "client"\nblack = "2001:db8::1/64"', "black = \"2001:db8::1/",
          "node c1a: black", "unknown"),
         ("bandwidth_mbit = 100", "mtu = 1279", "", "link 1: mtu", "from 1280"),
+        ("bandwidth_mbit = 100", "mtu = 1399", "", "link 1: mtu", "needs at least 1400"),
         ("bandwidth_mbit = 100", "mtu = 1400", "link 2", "link 2: mtu", "switch s1 need the same"),
         ("bandwidth_mbit = 100", "bandwidth_mbit = 0", "", "link 1: bandwidth_mbit", "above 0"),
         ("bandwidth_mbit = 100", "delay_ms = -1", "", "link 1: delay_ms", "from 0 to 10000"),
@@ -305,6 +307,23 @@ def test_families_are_found_by_their_numbers() -> None:
 @pytest.mark.parametrize("name", ["coalition(25,2)", "coalition(50,1,1)", "line(149)"])
 def test_large_networks_keep_the_rules(name: str) -> None:
     assert len(topologies.find(name).nodes) <= 300
+
+
+def test_the_tunnel_fits_through_the_smallest_black_link() -> None:
+    topology = coalition(2)
+
+    def mtu(red: int | None, black: int | None) -> int:
+        mtus = {"d1-l1": red, "r2-d2": black}
+        links = tuple(replace(link, mtu=mtus.get(link.name)) for link in topology.links)
+        changed = checked(replace(topology, links=links))
+        assert changed.as_json()["group"]["mtu"] == changed.fitted_group.mtu
+        return changed.fitted_group.mtu
+
+    assert mtu(None, None) == topology.group.mtu == 1380
+    assert (mtu(1300, 1500), mtu(1300, 1450), mtu(None, 1400)) == (1380, 1330, 1280)
+    assert mtu(None, 9000) == 1380
+    with pytest.raises(TestbedError, match="a black link needs at least 1400"):
+        mtu(None, 1399)
 
 
 def test_part_of_a_coalition_has_only_the_lans_of_its_devices() -> None:
