@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,13 +22,24 @@ from experiments.kinds import KINDS
 from experiments.plan import Overrides, Plan, load
 from experiments.record import RunDirectory, latest, new_run_id
 
+if TYPE_CHECKING:
+    from testbed.spec import Topology
+
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "results"
+TOPOLOGY_FILE = "topology.toml"
+"""Copy of the network's file in a run's folder, if it was given as a file."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell gives it (128 + SIGINT)."""
 
 _OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--devices", type=click.IntRange(3, 200), help="Number of IPsec devices."),
+    click.option(
+        "--topology",
+        metavar="NAME|FILE",
+        help="Another network, such as 'coalition(5,1)'; all its devices unless --devices says.",
+    ),
     click.option("--repetitions", type=click.IntRange(min=1), help="Repetitions per variant."),
     click.option("--seed", type=int, help="Decides order, trigger jitter and packet senders."),
     click.option(
@@ -46,6 +57,11 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--sa-mode", type=click.Choice(SA_MODES), help="SA per sender, or the paper's."),
     click.option("--suite", help="Algorithm suite of the SAs, e.g. aes-gcm-128 or 3des-sha1."),
     click.option("--hello-interval-ms", type=click.IntRange(min=50), help="IDP's hello interval."),
+    click.option(
+        "--keep-captures",
+        is_flag=True,
+        help="Keep the captures of the black wire, clean or not (delivery).",
+    ),
     click.option("--quick", is_flag=True, help="Few repetitions."),
     click.option(
         "--resume",
@@ -83,6 +99,8 @@ def run() -> None:
       testbed run experiment                      the main job, ten devices, ten repetitions
       testbed run join --devices 10 --repetitions 10
       testbed run join --sa-backend memory        protocol timing without kernel SAs
+      testbed run coalition-multicast             who receives whose red multicast; leaks; tshark
+      testbed run coalition-multicast --topology 'coalition(5,1)'
       testbed run experiment --resume             go on where the newest run stopped
     """
 
@@ -97,6 +115,10 @@ def _command(name: str, text: str) -> None:
 _command("join", "Join latency: the TM and the monitor first, then one device at a time.")
 _command("leave", "Leave latency: one device at a time, by shutdown and by cable in turns.")
 _command("wan", "Joins over a wide area network, by delay and loss; when red packets get through.")
+_command(
+    "coalition-multicast",
+    "Red multicast from every LAN to every other: delivery, leaks, tshark's count; joins.",
+)
 _command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
@@ -159,6 +181,7 @@ def _campaign(name: str, options: dict[str, Any]) -> int:
             }
             path = options["output"].resolve() / plan.name / new_run_id(plan)
             directory = RunDirectory.create(path, plan, about)
+            _keep_topology(directory, options["topology"])
         path = directory.path
         click.echo(f"run {path.name}: {choice.kind} ({choice.reason}); results in {path}")
         if in_vm:
@@ -179,7 +202,7 @@ def _directory(name: str, options: dict[str, Any]) -> tuple[RunDirectory | None,
     known = Overrides.__dataclass_fields__
     overrides = Overrides(**{key: value for key, value in options.items() if key in known})
     if options["resume"] is None:
-        return None, load(name, overrides)
+        return None, _with_topology(load(name, overrides), overrides)
     if overrides != Overrides():
         raise ExperimentError("--resume goes on with the run's own plan: no other plan options")
     chosen = options["resume"]
@@ -189,6 +212,38 @@ def _directory(name: str, options: dict[str, Any]) -> tuple[RunDirectory | None,
         directory.close()
         raise ExperimentError(f"{path.name} is a run of {directory.manifest['experiment']}")
     return directory, directory.plan
+
+
+def _with_topology(plan: Plan, overrides: Overrides) -> Plan:
+    """Take all devices of a network that was asked for, unless their number was asked for, too.
+
+    Of the path of a file only its name goes into the plan: `_keep_topology` copies the file.
+    """
+    from topologies import find
+
+    if overrides.topology is None:
+        return plan
+    devices = overrides.devices or len(find(overrides.topology).devices)
+    return replace(plan, devices=devices, topology=Path(overrides.topology).name)
+
+
+def _keep_topology(directory: RunDirectory, topology: str | None) -> None:
+    """Copy a topology's file into its run: a guest sees no other, and the run tells what it was."""
+    if topology is not None and topology.endswith(".toml"):
+        text = Path(topology).read_text(encoding="utf-8")
+        (directory.path / TOPOLOGY_FILE).write_text(text, encoding="utf-8")
+
+
+def _topology(directory: RunDirectory) -> Topology:
+    """Return the run's network, with as many devices as its plan says."""
+    from topologies import families, find
+
+    plan = directory.plan
+    own = directory.path / TOPOLOGY_FILE
+    topology = find(str(own) if own.exists() else plan.topology)
+    if plan.devices > len(topology.devices) and not topology.routers:
+        topology = families.star(plan.devices)
+    return topology.limited_to(plan.devices)
 
 
 def _native(directory: RunDirectory) -> int:
@@ -217,15 +272,12 @@ def _native(directory: RunDirectory) -> int:
 def _fleets(directory: RunDirectory) -> Callable[..., Any]:
     """Return what loads a fleet for a repetition's variant."""
     from testbed.fleet import Fleet, FleetOptions
-    from topologies import families, find
 
     plan = directory.plan
 
     def load_fleet(repetition: Repetition, logs: str) -> Fleet:
         variant = repetition.variant
-        topology = find(plan.topology)
-        if plan.devices > len(topology.devices):
-            topology = families.star(plan.devices)
+        topology = _topology(directory)
         options = FleetOptions(
             keep=directory.path / "logs" / logs,
             sa_backend=variant.sa_backend,
@@ -245,7 +297,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
         if variant.black_groups == "source-specific":
             black_group = IPv6Address(_SOURCE_SPECIFIC["ipsec"])
             topology = replace(topology, group=replace(topology.group, black_group=black_group))
-        return Fleet(topology.limited_to(plan.devices), options)
+        return Fleet(topology, options)
 
     return load_fleet
 

@@ -131,7 +131,7 @@ def verdict_lines(found: dict[str, Any]) -> list[str]:
         _leak_line(found["leaks"]),
         _witness_line(found["witness"]),
         _listener_line(found["listeners"]),
-        _convergence_line(found["convergence"]),
+        _convergence_line(found),
         "guards dropped: "
         + (", ".join(f"{n} {name}" for name, n in found["guard_drops"].items()) or "nothing"),
     ]
@@ -167,13 +167,18 @@ def _listener_line(listeners: list[dict[str, Any]]) -> str:
     )
 
 
-def _convergence_line(stages: dict[str, Any]) -> str:
-    def text(stage: str) -> str:
-        found = stages.get(stage)
-        return "never" if found is None else f"{found['median_s']:.1f} s (max {found['max_s']:.1f})"
+def _convergence_line(found: dict[str, Any]) -> str:
+    stages = found["convergence"]
 
-    names = [name for name in stages if name.startswith("first-packet")] or ["first-packet"]
-    first = ", ".join(f"{name.removeprefix('first-packet-')} {text(name)}" for name in names)
+    def text(stage: str) -> str:
+        one = stages.get(stage)
+        if one is None:
+            return "never"
+        seldom = f", {one['n']} of {found['repetitions']}" * (one["n"] < found["repetitions"])
+        return f"{one['median_s']:.1f} s (max {one['max_s']:.1f}{seldom})"
+
+    families = sorted({one["family"] for one in found["matrix"]}, reverse=True)
+    first = ", ".join(f"IPv{family} {text(f'first-packet-ipv{family}')}" for family in families)
     rest = [
         f"{label} {text(stage)}"
         for stage, label in (
@@ -183,7 +188,10 @@ def _convergence_line(stages: dict[str, Any]) -> str:
         )
         if stage in stages
     ]
-    return f"first red packet everywhere after up: {first}; limit {LIMIT_S} s ({', '.join(rest)})"
+    return (
+        f"first red packet everywhere after up: {first or 'never'}; limit {LIMIT_S} s "
+        f"({', '.join(rest)})"
+    )
 
 
 def _place(kind: str, lan: str) -> str:

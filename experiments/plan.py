@@ -125,7 +125,7 @@ def _validate(plan: Plan) -> None:
             check_variant(variant)
             forwards = variant.sa_backend != "memory" or variant.protection == "clear-text"
             require(
-                kind != "throughput" or forwards,
+                kind not in ("throughput", "delivery") or forwards,
                 f"{kind}: {variant.name}: without kernel SAs nothing red crosses the network",
             )
             require(
@@ -145,6 +145,8 @@ class Overrides:
     sa_mode: str | None = None
     suite: str | None = None
     hello_interval_ms: int | None = None
+    topology: str | None = None
+    keep_captures: bool = False
     quick: bool = False
 
 
@@ -184,11 +186,14 @@ def _override(plan: Plan, options: Overrides) -> Plan:
             continue
         if options.repetitions is not None and not aside:
             changed = replace(changed, repetitions=options.repetitions)
+        if options.keep_captures:
+            changed = replace(changed, keep_captures=True)
         changed = replace(changed, variants=_override_variants(campaign.variants, options))
         campaigns.append(changed)
     return replace(
         plan,
         devices=plan.devices if options.devices is None else options.devices,
+        topology=options.topology or plan.topology,
         seed=plan.seed if options.seed is None else options.seed,
         campaigns=tuple(campaigns),
     )

@@ -13,6 +13,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     from experiments import wansummary
     from experiments.analysis import read_run
     from experiments.plots import (
+        delivery,
         dispersal,
         fig6_join_latency,
         fig8_phases,
@@ -31,7 +32,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     by_size = (fig6_join_latency, fig8_phases, dispersal, mike_alone)
     over_a_wan = (wan_joins, wan_phases)
     joins = over_a_wan if wansummary.planned(run) else by_size
-    modules = (*joins, fig9_sa_write, leave_latency, first_packets, throughput)
+    modules = (*joins, fig9_sa_write, leave_latency, first_packets, throughput, delivery)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):
         for module in modules:

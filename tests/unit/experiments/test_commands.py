@@ -15,6 +15,7 @@ import testbed.session
 from experiments import commands
 from experiments.record import MEMORY_SUFFIX, RunDirectory
 from testbed.environment import Choice, EnvironmentKind
+from testbed.spec import TopologyError
 from tests.unit.experiments.fake_fleet import FakeFleet, World
 from tests.unit.experiments.support import SESSION, make_run, runner, small_plan
 
@@ -146,3 +147,38 @@ def test_a_run_of_another_experiment_is_not_resumed(tmp_path: Path, world: World
     found = invoke("leave", "--resume", tmp_path / "run")
     assert found.exit_code == 1
     assert "is a run of join" in found.output
+
+
+def test_another_network_by_name_takes_all_its_devices(tmp_path: Path, world: World) -> None:
+    found = invoke("join", "--topology", "star(5)", "--repetitions", 1, "--output", tmp_path)
+    assert found.exit_code == 0, found.output
+    with RunDirectory.open(the_run(tmp_path), write=False) as run:
+        assert (run.plan.topology, run.plan.devices) == ("star(5)", 5)
+        assert commands._topology(run).name == "star(5)"
+
+
+def test_another_network_by_file_is_copied_into_the_run(tmp_path: Path, world: World) -> None:
+    """A guest sees the run's folder but not where the file was."""
+    text = (commands.PROJECT / "topologies" / "coalition" / "topology.toml").read_text()
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    found = invoke("join", "--topology", file, "--repetitions", 1, "--output", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    file.unlink()
+    path = the_run(tmp_path / "out")
+    with RunDirectory.open(path, write=False) as run:
+        assert len(commands._topology(run).clients) == 8
+        assert run.plan.topology == "mine.toml"
+    assert str(tmp_path) not in (path / "manifest.json").read_text().split('"command"')[0]
+
+
+def test_a_network_with_routers_is_not_replaced_by_a_star(tmp_path: Path, world: World) -> None:
+    made = make_run(tmp_path / "run", small_plan("wan", devices=9, repetitions=1))
+    with pytest.raises(TopologyError, match="9 are asked for"):
+        commands._topology(made)
+
+
+def test_delivery_without_kernel_sas_is_refused(tmp_path: Path, world: World) -> None:
+    found = invoke("coalition-multicast", "--sa-backend", "memory", "--output", tmp_path)
+    assert found.exit_code == 1
+    assert "nothing red crosses the network" in found.output

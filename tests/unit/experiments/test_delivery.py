@@ -12,6 +12,7 @@ from experiments import summary, summarytext
 from experiments.analysis import read_run
 from experiments.errors import ExperimentError
 from experiments.plan import Overrides, Plan, load
+from experiments.plots import draw_all
 from experiments.record import RunDirectory
 from experiments.redside import places_of
 from experiments.runner import Runner, failed_steps
@@ -130,6 +131,7 @@ def test_a_lost_cell_is_recorded_as_failed(
     text = summarytext.text(summary.summarise(read_run(run.path)))
     assert "NOT ALL DELIVERED" in text
     assert "20/40!" in text
+    assert ("IPv6 never" in text, "IPv4 never" in text) == (family == 6, family == 4)
 
 
 def test_copies_are_counted(measure: Callable[..., RunDirectory], medium: Medium) -> None:
@@ -229,3 +231,12 @@ def test_a_group_that_does_not_form_is_recorded_and_judged_all_the_same(
 def test_a_topology_without_red_lans_is_refused() -> None:
     with pytest.raises(ExperimentError, match=r"d1 of star.* has no red LAN"):
         places_of(star(3))
+
+
+def test_the_matrix_is_drawn_from_the_files_alone(
+    measure: Callable[..., RunDirectory], medium: Medium
+) -> None:
+    medium.lose.add(("d2", "c1a", 4))
+    files = draw_all(measure().path)
+    assert {file.name for file in files} == {"delivery.png", "delivery.pdf"}
+    assert all(file.stat().st_size > 5000 for file in files)
