@@ -180,12 +180,12 @@ class Delivery:
     def _matrix(self, planned: PlannedStep, record: StepRecord) -> None:
         """The LAN's client, then its device, sends a stream to everybody."""
         record.packet_sender = self._red.clients(record.subject)[0]
-        record.packet_ok = True
         for family in self._red.families:
             for sender in (record.packet_sender, record.subject):
                 flows = self._stream(family, [sender])
                 self._account(record, "matrix", family, flows)
         self._check_epoch(record)
+        record.packet_ok = record.status == "ok"
 
     def _come_and_go(self, planned: PlannedStep, record: StepRecord) -> None:
         """All clients of a LAN stop listening, then listen again."""
@@ -259,7 +259,7 @@ class Delivery:
             ok = (
                 frames == wanted
                 and set(here) == {wanted}
-                and min(others, default=wanted) == flow.sent
+                and min(others, default=flow.sent) == flow.sent
             )
             self._listeners.append(
                 {

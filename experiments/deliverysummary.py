@@ -36,6 +36,11 @@ def _variant(run: Run, variant: str) -> dict[str, Any]:
     }
 
 
+def repetitions(found: dict[str, Any]) -> str:
+    """Return how many there were, as text."""
+    return f"{found['repetitions']} repetition" + "s" * (found["repetitions"] != 1)
+
+
 def _all_delivered(rows: pd.DataFrame) -> bool:
     """Return whether all that was expected came, and nothing else, in every phase."""
     wanted = rows["must_arrive"] == 1
@@ -241,7 +246,7 @@ def markdown(found: dict[str, Any]) -> list[str]:
         lines += ["", f"## Delivery, {variant}", ""]
         verdict = "All delivered" if one["all_delivered"] else "**Not all delivered**"
         lines += [
-            f"{verdict}; {one['repetitions']} repetitions. Red packets received / sent, summed "
+            f"{verdict}; {repetitions(one)}. Red packets received / sent, summed "
             "over the clients of a LAN (row: sender, column: place of arrival).",
         ]
         for _, table in _tables(one):

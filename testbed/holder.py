@@ -126,6 +126,7 @@ class Holder:
             "facts": self._fleet.facts,
             "fault": self._fault,
             "devices": devices,
+            **self._fleet.surroundings.status(),
         }
 
     def _execute(self, number: str, device: str, argv: list[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.daemon.nursery import Nursery
+from testbed.errors import TestbedError
 from testbed.network import XFRM, Network
 from testbed.packets import RedEndpoint
 from testbed.processes import ProcessTable
@@ -153,6 +154,17 @@ class Surroundings:
         """Return what starts streams of red multicast between clients; the caller closes it."""
         return RedStreams(self._network, processes, self._directory / "streams")
 
+    def status(self) -> dict[str, Any]:
+        """Return how routers and proxies are doing.
+
+        Keys: ``routers`` (name -> a few words), ``proxies`` (node -> ``groups`` that are listened
+        to, ``flows`` forwarded, or ``error``).
+        """
+        return {
+            "routers": {} if self.routing is None else self.routing.summary(),
+            "proxies": {node: _brief(proxy) for node, proxy in self._proxies.items()},
+        }
+
     def facts(self) -> dict[str, Any]:
         """Return what a manifest says about them."""
         return {
@@ -171,6 +183,15 @@ class Surroundings:
     def stop(self) -> None:
         """Stop the routers; the proxies are the run's processes and end with them."""
         self._stack.close()
+
+
+def _brief(proxy: Proxy) -> dict[str, Any]:
+    try:
+        status = proxy.status()
+    except TestbedError as error:
+        return {"error": str(error)}
+    groups = {group["group"] for port in status["downstream"] for group in port["groups"]}
+    return {"groups": len(groups), "flows": len(status["flows"])}
 
 
 def _sockets(folder: str, names: list[str]) -> set[str]:

@@ -57,7 +57,7 @@ def _draw(run: Run, folder: Path, variant: str, found: dict[str, Any]) -> list[P
     )
     subtitle = "\n".join(
         [
-            f"topology {run.manifest['topology']}; {found['repetitions']} repetitions; {variant}",
+            f"topology {run.manifest['topology']}; {deliverysummary.repetitions(found)}; {variant}",
             f"packets received / sent: streams of {packets} from one client of the LAN or from the "
             "device itself, summed over the clients of a LAN; below, the slowest first arrival in "
             "ms (median of the repetitions; the darker the later); grey: a device and its own LAN, "

@@ -61,6 +61,7 @@ def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
       testbed up measurement
       testbed up 'star(3)' --sa-backend memory      natively, without kernel SAs
       testbed up measurement --env vm --devices 4
+      testbed up coalition                          routers, red LANs and clients too
     """
     from testbed import live
     from topologies import find
@@ -81,7 +82,7 @@ def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
 @_run_option
 @click.option("--json", "as_json", is_flag=True, help="Print all that the daemons say.")
 def status(run_id: str | None, as_json: bool) -> None:
-    r"""Show what the devices of a network say: state, members, epoch, SAs.
+    r"""Show what a network says: devices (state, members, epoch, SAs), routers, proxies.
 
     \b
     Examples:
@@ -95,6 +96,8 @@ def status(run_id: str | None, as_json: bool) -> None:
         return
     click.echo(f"{answer['topology']} is up as run {run.run_id}")
     click.echo(_table(answer["devices"]))
+    for line in _others(answer):
+        click.echo(line)
     if answer["fault"]:
         raise click.ClickException(answer["fault"])
 
@@ -103,19 +106,21 @@ def status(run_id: str | None, as_json: bool) -> None:
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @_run_option
-@click.argument("device")
+@click.argument("node")
 @click.argument("argv", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(run_id: str | None, device: str, argv: tuple[str, ...]) -> None:
-    r"""Run COMMAND in the namespaces of DEVICE; its exit status is ours.
+def execute(run_id: str | None, node: str, argv: tuple[str, ...]) -> None:
+    r"""Run COMMAND in the namespaces of NODE (device, router, client); its exit status is ours.
 
     \b
     Examples:
       testbed exec d1 ip -6 addr
       testbed exec d2 ip xfrm state count
       testbed exec d3 ping -c 3 2001:db8:b::1
+      testbed exec c1a ping -c 3 fd00:1::1          a client of 'coalition'
+      testbed exec r1 ip -6 mroute                  a black router
     """
     _, mailbox = _network(run_id)
-    code = mailbox.execute(device, argv, sys.stdout, sys.stderr)
+    code = mailbox.execute(node, argv, sys.stdout, sys.stderr)
     sys.exit(code if code >= 0 else 128 - code)
 
 
@@ -167,6 +172,15 @@ def _report_up(run: Run, options: UpOptions) -> None:
     where = "in a virtual machine" if record.get("in_vm") else "on this machine's kernel"
     click.echo(f"{options.topology} is up as run {run.run_id} {where}")
     click.echo("next: testbed status | testbed exec d1 ip -6 addr | testbed down")
+
+
+def _others(answer: dict[str, Any]) -> list[str]:
+    """Return a line for each router and each multicast proxy."""
+    lines = [f"router {name}: {text}" for name, text in answer["routers"].items()]
+    for node, proxy in answer["proxies"].items():
+        text = proxy.get("error") or f"{proxy['groups']} groups heard, {proxy['flows']} flows"
+        lines.append(f"proxy {node}: {text}")
+    return lines
 
 
 def _table(devices: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
+from testbed.errors import TestbedError
 from testbed.namespaces import NetNamespace
 from testbed.processes import ProcessTable
 from testbed.routing.config import RoutingTimers
@@ -169,6 +170,14 @@ class Routing(ABC):
             RoutingError: there is no such router, or it is dead already.
         """
 
+    @abstractmethod
+    def describe(self, router: str) -> str:
+        """Return in a few words how a living router is doing.
+
+        Raises:
+            TestbedError: it does not answer.
+        """
+
     # --- for both ------------------------------------------------------------------------------
 
     @property
@@ -180,6 +189,18 @@ class Routing(ABC):
         """Return the router that is a router's rendezvous point now, None if all are dead."""
         candidates = (self._rps[router], self._backups.get(self._plans[router].rp))
         return next((name for name in candidates if name in self.routers), None)
+
+    def summary(self) -> dict[str, str]:
+        """Return in a few words how every router is doing, by name."""
+        return {name: self._brief(name) for name in self._plans}
+
+    def _brief(self, router: str) -> str:
+        if router in self._dead:
+            return "dead"
+        try:
+            return self.describe(router)
+        except TestbedError as error:
+            return str(error)
 
     def _living(self) -> list[RouterPlan]:
         return [plan for name, plan in self._plans.items() if name not in self._dead]

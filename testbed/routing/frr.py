@@ -154,6 +154,17 @@ class FrrRouting(Routing):
         }
         return {name: interfaces for name, interfaces in found.items() if interfaces}
 
+    def describe(self, router: str) -> str:
+        """Return how many adjacencies, PIM neighbours and multicast routes it has."""
+        adjacencies = [_adjacency(entry) for entry in self.ospf_neighbours(router)]
+        routes = sum(
+            source != "*" for sources in self.mroutes(router).values() for source in sources
+        )
+        return (
+            f"OSPF {adjacencies.count('Full')} of {len(adjacencies)} Full, "
+            f"PIM {sum(self.pim_neighbours(router).values())} neighbours, {routes} (S,G) routes"
+        )
+
     def facts(self) -> dict[str, Any]:
         """Return what routes, its version and how many routers there are."""
         return {

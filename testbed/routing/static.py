@@ -92,6 +92,11 @@ class StaticRouting(Routing):
         }
         return {name: interfaces for name, interfaces in found.items() if interfaces}
 
+    def describe(self, router: str) -> str:
+        """Return that nothing can change by itself."""
+        self._living_or_raise(router)
+        return "static routes"
+
     def facts(self) -> dict[str, Any]:
         """Return that routes are static, and why."""
         return {

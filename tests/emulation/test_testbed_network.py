@@ -245,8 +245,13 @@ def start_orchestrator(tmp_path: Path, how: str) -> tuple[subprocess.Popen[str],
     assert process.stdout is not None
     run = Run(process.stdout.readline().strip(), base)
     assert run.run_id
-    # The run itself was forked, not executed: only what it has started carries the id.
-    assert len(processes_of(run.run_id)) >= 3
+    # The run itself was forked, not executed: only what it has started carries the id, and that
+    # not while it executes.
+    wait_until(
+        lambda: len(processes_of(run.run_id)) >= 3,
+        10,
+        lambda: f"processes with the run's id: {processes_of(run.run_id)}",
+    )
     assert run.alive()
     return process, run
 

@@ -79,8 +79,11 @@ def test_a_delay_is_added_in_both_directions_and_changed_at_run_time(
 
 
 def test_the_wide_area_network_is_built_with_all_its_impairments() -> None:
+    topology = topologies.find("coalition-wan")
+    impaired = [link for link in topology.links if "r1" in link.ends and link.delay_ms]
+
     def inside() -> dict[str, Any]:
-        network = Network(topologies.find("coalition-wan"), with_xfrm=False)
+        network = Network(topology, with_xfrm=False)
         network.build()
         try:
             with network.namespace("r1").entered():
@@ -97,7 +100,7 @@ def test_the_wide_area_network_is_built_with_all_its_impairments() -> None:
 
     seen = call_isolated(inside)
     print(seen["timings"])
-    assert len(re.findall(r"qdisc netem 10: dev eth\d parent 5:1", seen["queues"])) == 3
+    assert len(re.findall(r"qdisc netem 10: dev eth\d parent 5:1", seen["queues"])) == len(impaired)
     assert re.search(r"delay 20ms +1ms loss 0.1%", seen["queues"]), seen["queues"]
     assert min(seen["rtt"]) >= 38, seen
 

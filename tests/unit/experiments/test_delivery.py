@@ -115,6 +115,7 @@ def test_a_lost_cell_is_recorded_as_failed(
     bad = rows(run, "steps.csv", method="matrix", subject="d1")[0]
     assert bad["status"] == "failed"
     assert "c3b 0" in bad["reason"]
+    assert bad["packet_ok"] == "0"
     found = summary.write(run.path)["delivery"][VARIANT]
     assert not found["all_delivered"]
     (cell,) = (

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from testbed import progress
+from testbed.commands.live import _others
 from testbed.errors import TestbedError
 from testbed.holder import Holder, Mailbox
 
@@ -22,6 +23,12 @@ class FakeFleet:
     devices = ("d1", "d2")
     facts: ClassVar[dict[str, str]] = {"run_id": "x"}
     topology = SimpleNamespace(name="fake")
+    surroundings = SimpleNamespace(
+        status=lambda: {
+            "routers": {"r1": "OSPF 3 of 3 Full"},
+            "proxies": {"l1": {"groups": 2, "flows": 5}, "d1": {"error": "d1/mproxyd: gone"}},
+        }
+    )
 
     def __init__(self) -> None:
         self.done: list[tuple[str, str]] = []
@@ -62,6 +69,11 @@ def test_questions_are_answered_until_it_goes_down(tmp_path: Path) -> None:
         "sas": 3,
     }
     assert answer["devices"]["d2"] == {"error": "d2/idpd does not answer"}
+    assert _others(answer) == [
+        "router r1: OSPF 3 of 3 Full",
+        "proxy l1: 2 groups heard, 5 flows",
+        "proxy d1: d1/mproxyd: gone",
+    ]
     assert mailbox.ask("cut", device="d1")["result"] == 7
     assert fleet.done == [("cut", "d1")]
     with pytest.raises(TestbedError, match="knows no transaction manager"):
