@@ -7,12 +7,14 @@ root's alone, and FRR drops all capabilities that it does not need (docs/decisio
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import Any, Final
 
 from protocol.daemon.memberships import is_source_specific
+from testbed.errors import TestbedError
 from testbed.routing import config
 from testbed.routing.base import Routing, RoutingReport
 from testbed.routing.kernel import (
@@ -26,6 +28,12 @@ from testbed.routing.programs import FRR_DAEMONS
 from testbed.routing.vty import Vty, listens
 
 _ROOT: Final = "root"
+_STATE_COMMANDS: Final = (
+    "show ipv6 pim neighbor",
+    "show ipv6 pim upstream",
+    "show ipv6 mroute",
+    "show ipv6 mld groups",
+)
 
 
 class FrrRouting(Routing):
@@ -89,7 +97,12 @@ class FrrRouting(Routing):
         )
 
     def stop(self) -> None:
-        """Stop the daemons; zebra removes its routes, the kernel the multicast routes."""
+        """Stop the daemons; zebra removes its routes, the kernel the multicast routes.
+
+        What PIM knew in the end stays in ``pim.txt``: who looks for lost multicast looks there.
+        """
+        for name in self.routers if self._vtys else ():
+            self._write_state(name)
         for vty in self._vtys.values():
             vty.close()
         self._vtys.clear()
@@ -238,6 +251,15 @@ class FrrRouting(Routing):
             return any(entry.get("iAmRP") for entry in entries)
         names = {interface.name for interface in plan.interfaces}
         return any(entry.get("outboundInterface") in names for entry in entries)
+
+    def _write_state(self, router: str) -> None:
+        try:
+            pim6d = self.vty(router, "pim6d")
+            text = "".join(f"# {command}\n{pim6d(command)}\n" for command in _STATE_COMMANDS)
+        except TestbedError as error:
+            text = f"{error}\n"
+        with contextlib.suppress(OSError):  # a full disk is no reason to leave daemons behind
+            (self._home(router) / "pim.txt").write_text(text)
 
     def _require_rp(self) -> None:
         for router in self.routers:

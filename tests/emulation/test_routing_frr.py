@@ -228,11 +228,13 @@ def test_the_end_leaves_no_process_route_or_interface(tmp_path: Path) -> None:
                 ).stdout
                 left.append((routes, interface_names() - interfaces, own_processes() - before))
         network.close()
-        return {"left": left, "names": processes.names()}
+        last = next(tmp_path.rglob("r1/pim.txt")).read_text()
+        return {"left": left, "names": processes.names(), "last": last}
 
     seen = session.call(inside)
     assert seen["left"] == [("", set(), set())] * 2
     assert seen["names"] == []
+    assert "# show ipv6 mroute\n" in seen["last"]
 
 
 def own_processes() -> set[int]:
