@@ -21,7 +21,7 @@ from tests.unit.experiments.fake_red import FakeCoalition, Medium, replace_kerne
 from tests.unit.experiments.support import SESSION, fake_sa_writes
 from topologies.families import coalition, star
 
-VARIANT = "netlink+per-sender"
+VARIANT = "source-specific"
 
 
 def plan_of(repetitions: int = 1) -> Plan:
