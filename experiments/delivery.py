@@ -291,7 +291,8 @@ class Delivery:
         """Put what was sent into the ledger and what arrived into the table."""
         for flow in flows:
             source = self._red.places[flow.sender]
-            self._ledger.add(self._epoch, str(source.addresses[family]), flow.sent)
+            address = str(source.addresses[family])
+            self._ledger.add(self._epoch, address, flow.sent, early=phase == "first")
             expected = self._red.expected(flow.sender)
             wrong = []
             for receiver, arrivals in flow.arrivals.items():

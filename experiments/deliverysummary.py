@@ -104,9 +104,8 @@ def _leaks(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _witness(rows: pd.DataFrame) -> dict[str, Any]:
-    sums = {
-        name: int(rows[name].sum()) for name in ("packets", "decrypted", "red", "sent", "other")
-    }
+    names = ("packets", "decrypted", "red", "sent", "sent_early", "other")
+    sums = {name: int(rows[name].sum()) for name in names}
     return {**sums, "counts": len(rows), "equal": int((rows["equal"] == 1).sum())}
 
 
@@ -156,8 +155,10 @@ def _witness_line(witness: dict[str, Any]) -> str:
         return "tshark: NOT ASKED"
     return (
         f"tshark decrypted {witness['decrypted']} of {witness['packets']} multicast ESP packets: "
-        f"{witness['red']} red, we sent {witness['sent']} ({witness['equal']} of "
-        f"{witness['counts']} counts per device and epoch equal), {witness['other']} others"
+        f"{witness['red']} red, {witness['other']} others; we sent {witness['sent']}, and "
+        f"{witness['sent_early']} while routes were forming, of which "
+        f"{witness['red'] - witness['sent']} left their LAN ({witness['equal']} of "
+        f"{witness['counts']} counts per device and epoch agree)"
     )
 
 

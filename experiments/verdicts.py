@@ -96,7 +96,7 @@ class Verdicts:
                     problems.append(
                         f"{device} in epoch {row['epoch'] or '(forming)'}: {row['packets']} ESP "
                         f"packets, {row['decrypted']} decrypted, {row['red']} of them red "
-                        f"streams, {row['sent']} sent"
+                        f"streams, {row['sent']} sent and {row['sent_early']} sent early"
                     )
         return problems
 

@@ -62,7 +62,7 @@ def test_all_arrives(tmp_path: Path) -> None:
     assert {r["family"] for r in cells} == {4, 6}
     assert {(r["sent"], r["received"]) for r in cells} == {(PACKETS, PACKETS)}
     assert {r["traffic"] for r in seen["leaks.csv"]} >= {"ESP", "IDP", "MIKE", "OSPFv3", "PIM"}
-    assert all(r["red"] == r["sent"] for r in seen["witness.csv"])
+    assert all(r["sent"] <= r["red"] <= r["sent"] + r["sent_early"] for r in seen["witness.csv"])
     assert sum(r["sent"] for r in seen["witness.csv"]) > 2 * 2 * 2 * PACKETS
     stages = {r["stage"]: r["seconds"] for r in seen["convergence.csv"]}
     assert 0 < stages["loaded"] < stages["first-packet-ipv6"] < 120
