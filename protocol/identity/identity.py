@@ -15,13 +15,9 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
 
 from protocol.core.antireplay import AntiReplayWindow
 from protocol.core.counters import RefusalLog, RuleCounters
@@ -47,6 +43,26 @@ RULE_REVOKED = "AUTH-7"
 RULE_ADDRESS = "AUTH-8"
 RULE_SIGNATURE = "AUTH-9"
 RULE_REPLAY = "AUTH-10"
+
+
+class SigningKey(Protocol):
+    """What an identity signs with: an ``Ed25519PrivateKey``, or the simulator's model of one."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return a signature of 64 bytes."""
+        ...
+
+
+class VerifyKey(Protocol):
+    """A device's public key: an ``Ed25519PublicKey``, or the simulator's model of one.
+
+    Certificates are read into Ed25519 keys only (`protocol.identity.certificates`), so no
+    configuration of a daemon leads to another kind.
+    """
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise ``cryptography.exceptions.InvalidSignature`` if it does not verify."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,7 @@ class KnownDevice:
     """
 
     peer: Peer
-    verify_key: Ed25519PublicKey
+    verify_key: VerifyKey
     validity: tuple[ValidityWindow, ...] = ()
     refusal: tuple[str, str] | None = None
 
@@ -182,7 +198,7 @@ class Identity:
     def __init__(
         self,
         own: KnownDevice,
-        signing_key: Ed25519PrivateKey,
+        signing_key: SigningKey,
         devices: Iterable[KnownDevice],
         *,
         freshness_ms: int = FRESHNESS_MS_DEFAULT,

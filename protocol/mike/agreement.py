@@ -171,7 +171,7 @@ class Agreement:
             pair = (beside, ours) if self._at & 1 else (ours, beside)
             above = self._earlier.get(pair)
             if above is None:
-                above = NodeSecret(node_secret(self._secret, beside, *pair))
+                above = type(self._secret)(node_secret(self._secret, beside, *pair))
             self.secrets[pair] = above
             self._at = NodeName(self._at >> 1)
             self._secret = above

@@ -84,7 +84,12 @@ class Instance:
     """
 
     def __init__(
-        self, config: MikeConfig, identity: Identity, local_secret: bytes, keys: KeySource
+        self,
+        config: MikeConfig,
+        identity: Identity,
+        local_secret: bytes,
+        keys: KeySource,
+        secret_type: type[NodeSecret] = NodeSecret,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -94,6 +99,7 @@ class Instance:
         self.counters = RuleCounters()
         self.refused = RefusalLog()
         self._keys = keys
+        self._secret_type = secret_type
         self._effects: list[Effect] = []
         self._running: set[str] = set()
         self.now = Instant(0, 0)
@@ -195,7 +201,7 @@ class Instance:
 
     def fresh_secret(self) -> NodeSecret:
         """Return a new leaf secret."""
-        return NodeSecret(self._keys.random_bytes(SECRET_LENGTH))
+        return self._secret_type(self._keys.random_bytes(SECRET_LENGTH))
 
     def fresh_bytes(self, length: int) -> bytes:
         """Return unpredictable bytes."""

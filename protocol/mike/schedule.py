@@ -46,23 +46,40 @@ RULE_LOW_ORDER = "MIKE-6"
 class NodeSecret:
     """The secret of one node: never sent, never printed.
 
-    Attributes:
-        private: as an X25519 private key, made once.
+    The one place that knows the group: the simulator's model overrides `_blind` and `shared_with`,
+    and an engine makes all its secrets of the class it was constructed with.
     """
 
-    __slots__ = ("_blinded", "_raw", "private")
+    __slots__ = ("_blinded", "_private", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._blinded: bytes | None = None
-        self.private = X25519PrivateKey.from_private_bytes(raw)
+        self._private: X25519PrivateKey | None = None
 
     @property
     def blinded(self) -> bytes:
         """The blinded key, computed when first asked for."""
         if self._blinded is None:
-            self._blinded = self.private.public_key().public_bytes_raw()
+            self._blinded = self._blind()
         return self._blinded
+
+    def shared_with(self, sibling_key: bytes) -> bytes:
+        """Return the Diffie-Hellman secret with a blinded key.
+
+        Raises:
+            ValueError: the key is of low order.
+        """
+        return self._loaded().exchange(X25519PublicKey.from_public_bytes(sibling_key))
+
+    def _blind(self) -> bytes:
+        return self._loaded().public_key().public_bytes_raw()
+
+    def _loaded(self) -> X25519PrivateKey:
+        """Return the secret as a private key, made once."""
+        if self._private is None:
+            self._private = X25519PrivateKey.from_private_bytes(self._raw)
+        return self._private
 
     def reveal(self) -> bytes:
         """Return the secret itself, for the key schedule only."""
@@ -111,7 +128,7 @@ def node_secret(child: NodeSecret, sibling_key: bytes, left_key: bytes, right_ke
         PeerError: the sibling's key is of low order: the shared secret would be zero (MIKE-6).
     """
     try:
-        shared = child.private.exchange(X25519PublicKey.from_public_bytes(sibling_key))
+        shared = child.shared_with(sibling_key)
     except ValueError as error:
         raise PeerError(RULE_LOW_ORDER, "a blinded key is of low order") from error
     return expand(extract(LABEL_NODE, shared), LABEL_NODE_SECRET + left_key + right_key)
