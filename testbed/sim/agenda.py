@@ -1,0 +1,57 @@
+"""Virtual time: what is due, in the order of time and then of asking."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+NS_PER_MS = 1_000_000
+
+
+class Agenda:
+    """A heap of calls; time passes only from one call to the next.
+
+    Attributes:
+        now_ns: virtual time in nanoseconds.
+        done: calls made so far.
+    """
+
+    __slots__ = ("_heap", "_order", "done", "now_ns")
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self.now_ns = now_ns
+        self.done = 0
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = 0
+
+    def at(self, at_ns: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Call at this time, or as soon as it can be if that has passed."""
+        self._order += 1
+        heapq.heappush(self._heap, (max(at_ns, self.now_ns), self._order, action, arguments))
+
+    def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Call after this time."""
+        self.at(self.now_ns + delay_ns, action, *arguments)
+
+    def step(self, end_ns: int) -> bool:
+        """Make the next call that is due until ``end_ns``; False if there is none."""
+        heap = self._heap
+        if not heap or heap[0][0] > end_ns:
+            return False
+        at_ns, _, action, arguments = heapq.heappop(heap)
+        # After `skip` some calls are late; time never goes back.
+        self.now_ns = max(at_ns, self.now_ns)
+        self.done += 1
+        action(*arguments)
+        return True
+
+    def run(self, end_ns: int) -> None:
+        """Make every call that is due until ``end_ns``, and let the time come to that."""
+        while self.step(end_ns):
+            pass
+        self.skip(end_ns)
+
+    def skip(self, to_ns: int) -> None:
+        """Let time pass without a call; what was due meanwhile is late."""
+        self.now_ns = max(self.now_ns, to_ns)

@@ -1,0 +1,389 @@
+"""One simulated device: the engines of both daemons, what they run on, and what can befall them.
+
+Effects are performed as the daemons do (`protocol.daemon.effects` and its neighbours): in order, at
+once, and an answer to an effect is an event that waits until the list is through. Between the two
+engines lies the local interface with its real encoding. The SAD is `protocol.ipsec.memory`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
+from typing import Any, Protocol
+
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Engine,
+    Event,
+    Instant,
+    Log,
+    Report,
+    SendDatagram,
+    SetTimer,
+    Started,
+    Stopped,
+    TimerExpired,
+)
+from protocol.core.timers import TimerTable
+from protocol.daemon.reconcile import remove_own
+from protocol.idp.config import IdpConfig
+from protocol.idp.engine import IdpEngine
+from protocol.idp.events import ApplySas, FetchKey, KeyFetched, LinkChanged, SasApplied
+from protocol.ipsec.memory import MemoryBackend
+from protocol.mike.config import MikeConfig
+from protocol.mike.engine import MikeEngine
+from protocol.mike.events import Attend, PublishKey, RetireKey
+from testbed.sim.agenda import NS_PER_MS, Agenda
+from testbed.sim.chance import Chance, SeededKeys
+from testbed.sim.people import Crypto, address, identity, local_secret, secret_type
+
+WALL_START_NS = 1_800_000_000_000_000_000
+"""UTC at virtual time 0."""
+
+LOCAL_DELAY_NS = 50_000
+"""From one daemon of a device to the other."""
+
+SOCKET_MAX = 200
+"""Datagrams that wait for a process that does not run: Linux's default holds about as many."""
+
+STOP_GAP_NS = 50 * NS_PER_MS
+"""An orderly stop parks idpd first, so that its LEAVE still reaches miked."""
+
+LOOPBACK = IPv6Address("::1")
+
+
+class Observer(Protocol):
+    """Who is told what devices do."""
+
+    def transmit(self, daemon: Daemon, effect: SendDatagram) -> None:
+        """Carry a datagram to the other devices."""
+        ...
+
+    def performed(self, daemon: Daemon, effect: Effect) -> None:
+        """Take note of an effect, before it is performed."""
+        ...
+
+    def started(self, daemon: Daemon) -> None:
+        """Take note of a new instance."""
+        ...
+
+
+class Daemon:
+    """One daemon: engine, timers, and what waits for it while it does not run.
+
+    Attributes:
+        name: ``idpd`` or ``miked``.
+        device: where it runs.
+        engine: None while there is no process.
+        running: between Started and Stopped.
+        sent: datagrams sent to the black network.
+    """
+
+    def __init__(self, device: Device, name: str) -> None:
+        self.name = name
+        self.device = device
+        self.engine: Engine | None = None
+        self.running = False
+        self.sent = 0
+        self.timers = TimerTable()
+        self.other: Daemon = self
+        self._wake_ns: int | None = None
+        self._waiting: deque[Event] = deque()
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._performers: dict[type[Effect], Callable[[Any], None]] = {
+            SendDatagram: self._send,
+            SetTimer: self._set_timer,
+            CancelTimer: self._cancel_timer,
+            Report: self._nothing,
+            Log: self._nothing,
+        }
+
+    def __repr__(self) -> str:
+        return f"d{self.device.index + 1}/{self.name}"
+
+    def perform_with(self, table: Mapping[type[Effect], Callable[[Any], None]]) -> None:
+        """Add the functions that perform effects."""
+        self._performers.update(table)
+
+    # The process.
+
+    def boot(self, engine: Engine) -> None:
+        """Run a new process, parked."""
+        self.kill()
+        self.engine = engine
+
+    def kill(self) -> None:
+        """Kill -9: engine, timers and what waited in the sockets are gone."""
+        self.engine = None
+        self.running = False
+        self.timers.clear()
+        self._waiting.clear()
+
+    def start(self) -> None:
+        """Start the protocol now."""
+        self.running = True
+        self.device.observer.started(self)
+        self.deliver(Started(self.device.now().wall_ns))
+
+    def stop(self) -> None:
+        """Return to parked."""
+        if self.running:
+            self.deliver(Stopped())
+            self.running = False
+
+    def resume(self) -> None:
+        """Run again after a pause: one datagram, then the timers that are late, then the rest."""
+        first = True
+        while self._waiting:
+            self.deliver(self._waiting.popleft())
+            if first:
+                self._wake()
+            first = False
+        self._wake()
+
+    # Events.
+
+    def receive(self, event: DatagramReceived) -> None:
+        """A datagram reached the socket."""
+        if self.running or (self.engine is not None and event.channel == "local"):
+            self.notify(event)
+
+    def notify(self, event: Event) -> None:
+        """Something happened to the process; if it stands still, it sees that later."""
+        if not self.device.paused:
+            self.deliver(event)
+        elif len(self._waiting) < SOCKET_MAX:
+            self._waiting.append(event)
+
+    def deliver(self, event: Event) -> list[Effect]:
+        """Hand an event to the engine and perform its effects, then those of their answers.
+
+        Returns:
+            All that was performed; nothing if this event is itself an answer and waits.
+        """
+        self._events.append(event)
+        if self._busy:
+            return []
+        self._busy = True
+        done: list[Effect] = []
+        try:
+            while self._events and self.engine is not None:
+                effects = self.engine.handle(self._events.popleft(), self.device.now())
+                for effect in effects:
+                    self.device.observer.performed(self, effect)
+                    self._performers[effect.__class__](effect)
+                done += effects
+        finally:
+            self._busy = False
+            self._events.clear()
+        return done
+
+    # Effects of every engine.
+
+    def _send(self, effect: SendDatagram) -> None:
+        if effect.channel == "local":
+            event = DatagramReceived("local", LOOPBACK, effect.payload)
+            self.device.agenda.after(LOCAL_DELAY_NS, self.other.receive, event)
+            return
+        self.sent += 1
+        self.device.observer.transmit(self, effect)
+
+    def _nothing(self, effect: Effect) -> None:
+        """Reports and log lines are the observer's."""
+
+    # Timers.
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        self.timers.set(effect.name, effect.at_mono_ns)
+        self._wake_at(effect.at_mono_ns)
+
+    def _cancel_timer(self, effect: CancelTimer) -> None:
+        self.timers.cancel(effect.name)
+
+    def _wake_at(self, at_ns: int) -> None:
+        """Make sure that we wake at this time, or earlier."""
+        if self._wake_ns is None or at_ns < self._wake_ns:
+            self._wake_ns = at_ns
+            self.device.agenda.at(at_ns, self._on_wake, at_ns)
+
+    def _on_wake(self, at_ns: int) -> None:
+        if at_ns == self._wake_ns:
+            self._wake_ns = None
+            if not self.device.paused:
+                self._wake()
+
+    def _wake(self) -> None:
+        """Fire what is due, no more than ran at the beginning, as the daemon's loop does."""
+        now_ns = self.device.agenda.now_ns
+        for _ in range(len(self.timers)):
+            name = self.timers.pop_expired(now_ns)
+            if name is None:
+                break
+            self.deliver(TimerExpired(name))
+        deadline_ns = self.timers.next_deadline()
+        if deadline_ns is not None:
+            self._wake_at(max(deadline_ns, now_ns))
+
+
+class Device:
+    """Both daemons of a device, its clock, SAD and key directory.
+
+    Attributes:
+        index: counts from 0.
+        address: its black address.
+        idpd, miked: its daemons.
+        backend: its SAD and SPD.
+        keys: its key directory, by pointer.
+        connected: whether its black interface has a carrier.
+        paused: whether its processes stand still.
+        clock_ns: how far its wall clock is ahead.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        size: int,
+        chance: Chance,
+        agenda: Agenda,
+        observer: Observer,
+        *,
+        crypto: Crypto = Crypto.MODELLED,
+        idp: IdpConfig,
+        mike: MikeConfig | None = None,
+    ) -> None:
+        self.index = index
+        self.size = size
+        self.address = address(index)
+        self.agenda = agenda
+        self.observer = observer
+        self.connected = True
+        self.paused = False
+        self.clock_ns = 0
+        self.backend = MemoryBackend()
+        self.keys: dict[str, bytes] = {}
+        self._crypto = crypto
+        self._idp_config = idp
+        self._mike_config = mike or MikeConfig()
+        self._entropy = SeededKeys(chance.stream(f"keys of device {index}"))
+        self._secret = local_secret(index)
+        self._newest_wall_ns = dict.fromkeys(("idpd", "miked"), 0)
+        self._wanted = False
+        self.idpd, self.miked = Daemon(self, "idpd"), Daemon(self, "miked")
+        self.daemons = (self.idpd, self.miked)
+        self.idpd.other, self.miked.other = self.miked, self.idpd
+        self.idpd.perform_with({ApplySas: self._apply_sas, FetchKey: self._fetch_key})
+        self.miked.perform_with(
+            {PublishKey: self._publish, RetireKey: self._retire, Attend: lambda _: None}
+        )
+
+    def now(self) -> Instant:
+        """Read both clocks; the monotonic one is virtual time."""
+        now_ns = self.agenda.now_ns
+        return Instant(now_ns, WALL_START_NS + now_ns + self.clock_ns)
+
+    @property
+    def alive(self) -> bool:
+        """Whether both daemons run the protocol."""
+        return self.idpd.running and self.miked.running
+
+    # What befalls it.
+
+    def boot(self, daemon: Daemon) -> None:
+        """Start a process anew, parked; it removes what a killed one left, as the daemons do."""
+        own = identity(self.index, self.size, self._crypto)
+        if daemon is self.idpd:
+            remove_own(self.backend, self._idp_config)
+            daemon.boot(IdpEngine(self._idp_config, own, self._secret, self._entropy))
+        else:
+            self.keys.clear()
+            secrets = secret_type(self._crypto)
+            engine = MikeEngine(self._mike_config, own, self._secret, self._entropy, secrets)
+            daemon.boot(engine)
+
+    def power_on(self, gap_ms: int = 0) -> None:
+        """Switch on: new processes on an empty kernel, idpd started so long after miked."""
+        self.backend = MemoryBackend()
+        for daemon in self.daemons:
+            self.boot(daemon)
+        self.start(gap_ms)
+
+    def start(self, gap_ms: int = 0) -> None:
+        """Start both protocols, idpd so long after miked, or before."""
+        self._wanted = True
+        first, second = self.daemons if gap_ms < 0 else self.daemons[::-1]
+        self.start_daemon(first)
+        self.agenda.after(abs(gap_ms) * NS_PER_MS, self.start_daemon, second)
+
+    def start_daemon(self, daemon: Daemon) -> None:
+        """Start one protocol if its process is there and parked.
+
+        A start-up time-stamp may not be below an earlier one of the same device: others would
+        refuse it as recorded. So a clock that was set back is waited for.
+        """
+        if daemon.engine is None or daemon.running or not self._wanted:
+            return
+        wall_ns = self.now().wall_ns
+        wait_ns = self._newest_wall_ns[daemon.name] - wall_ns
+        if wait_ns >= 0:
+            self.agenda.after(wait_ns + NS_PER_MS, self.start_daemon, daemon)
+            return
+        self._newest_wall_ns[daemon.name] = wall_ns
+        daemon.start()
+
+    def revive(self, daemon: Daemon) -> None:
+        """Start a killed daemon anew."""
+        self.boot(daemon)
+        self.start_daemon(daemon)
+
+    def power_off(self) -> None:
+        """Lose power."""
+        self._wanted = False
+        for daemon in self.daemons:
+            daemon.kill()
+        self.backend = MemoryBackend()
+        self.keys.clear()
+
+    def stop(self) -> None:
+        """Park both protocols in order."""
+        self._wanted = False
+        self.idpd.stop()
+        self.agenda.after(STOP_GAP_NS, self._stop_mike)
+
+    def _stop_mike(self) -> None:
+        if not self.idpd.running:
+            self.miked.stop()
+
+    def pause(self) -> None:
+        """Let both processes stand still."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self.paused = False
+        for daemon in self.daemons:
+            daemon.resume()
+
+    def set_carrier(self, up: bool) -> None:
+        """Cut or heal the black interface."""
+        self.connected = up
+        if self.idpd.engine is not None:
+            self.idpd.notify(LinkChanged(up))
+
+    # Effects of one engine.
+
+    def _apply_sas(self, effect: ApplySas) -> None:
+        outcomes = self.backend.apply(effect.operations)
+        self.idpd.deliver(SasApplied(effect.label, outcomes))
+
+    def _fetch_key(self, effect: FetchKey) -> None:
+        self.idpd.deliver(KeyFetched(effect.pointer, self.keys.get(effect.pointer)))
+
+    def _publish(self, effect: PublishKey) -> None:
+        self.keys[effect.pointer] = effect.group_key
+
+    def _retire(self, effect: RetireKey) -> None:
+        self.keys.pop(effect.pointer, None)

@@ -1,0 +1,121 @@
+"""What a simulation tells its checkers: records while it runs, views when it is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something that happened at one device.
+
+    Attributes:
+        at_ms: virtual time.
+        device: its index.
+    """
+
+    at_ms: float
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class MikeStarted(Record):
+    """A new instance of MIKE: its epochs begin anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPublished(Record):
+    """MIKE established an epoch.
+
+    Attributes:
+        pointer: the printed epoch id, ``number-tag``.
+        key: the group key.
+    """
+
+    pointer: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Detected(Record):
+    """IDP noticed a change of the connectivity table.
+
+    Attributes:
+        kind: ``join``, ``restart``, ``restore`` or ``leave``.
+        peer: whose.
+    """
+
+    kind: str
+    peer: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Injected(Record):
+    """Somebody without a key sent something; what the engine did.
+
+    Attributes:
+        what: a few words.
+        effects: names of the effects' classes.
+        changed: fields of the engine's status that differ afterwards, counters left out.
+    """
+
+    what: str
+    effects: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Record):
+    """How much a device holds and sends.
+
+    Attributes:
+        timers: running timers of both engines.
+        outstanding: unacknowledged messages of the local interface, both sides.
+        keys: group keys in the key directory.
+        sas: SAs in the SAD.
+        refusals: entries in both engines' lists of refusals.
+        sent: datagrams sent since the last sample.
+        span_ms: time since the last sample.
+    """
+
+    timers: int
+    outstanding: int
+    keys: int
+    sas: int
+    refusals: int
+    sent: int
+    span_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One live device when the run is judged.
+
+    Attributes:
+        device: its index.
+        address: its black address.
+        peers_up: devices that are up in its connectivity table.
+        epoch: the established epoch of its MIKE, printed.
+        unfinished: whether a newer one is pending, or a JOIN unanswered.
+        key: the group key of that epoch, None if its key directory has none.
+        members: of that epoch.
+        tm: whom it takes for the TM.
+        is_tm: whether it acts as TM.
+        active_epoch: the epoch that its IDP sends with.
+        sources: whose SAs are in its SAD.
+        sad: digest of its SAD, equal on devices that hold the same SAs.
+    """
+
+    device: int
+    address: IPv6Address
+    peers_up: frozenset[IPv6Address]
+    epoch: str | None
+    unfinished: bool
+    key: bytes | None
+    members: frozenset[IPv6Address]
+    tm: IPv6Address | None
+    is_tm: bool
+    active_epoch: str | None
+    sources: frozenset[IPv6Address]
+    sad: str

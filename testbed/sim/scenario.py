@@ -1,0 +1,222 @@
+"""Everything one seed decides before the run begins: devices, starts, links, faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from random import Random
+from typing import Any
+
+from testbed.errors import TestbedError
+from testbed.sim.chance import Chance
+from testbed.sim.faults import FOR_GOOD, PROCESSES, Fault, Kind
+from testbed.sim.people import Crypto
+
+MEMBERS_MIN, MEMBERS_MAX = 2, 10
+"""Size of the group where nobody says: small ones find most faults, and fast."""
+
+CLASS_ON = 0.45
+"""Probability that a class of faults occurs at all in a seed."""
+
+REST_MS = 400
+"""Least time between two process faults of one device."""
+
+MODES = ("ka",)
+"""Modes of MIKE that the engines have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run, in full; two runs of the same scenario are the same.
+
+    Attributes:
+        seed: decides everything below, and every draw during the run.
+        members: number of devices.
+        mode: of MIKE.
+        crypto: real or modelled.
+        sa_mode: ``per-sender`` or ``paper``.
+        starts_ms: when each device is switched on.
+        gap_ms: how long after miked a device's idpd starts; negative: before.
+        link_us: bounds of the delay of a link; each direction has a fixed one between them.
+        clock_ms: bound of the devices' constant clock errors, either way.
+        safety_ms: length of the phase with faults; liveness is judged afterwards.
+        faults: what goes wrong.
+    """
+
+    seed: int
+    members: int
+    mode: str
+    crypto: Crypto
+    sa_mode: str
+    starts_ms: tuple[int, ...]
+    gap_ms: int
+    link_us: tuple[int, int]
+    clock_ms: int
+    safety_ms: int
+    faults: tuple[Fault, ...]
+
+    def with_faults(self, faults: tuple[Fault, ...]) -> Scenario:
+        """Return the same run with other faults."""
+        return replace(self, faults=faults)
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Devices that are there in the end."""
+        gone = {f.devices[0] for f in self.faults if is_final(f)}
+        return tuple(index for index in range(self.members) if index not in gone)
+
+    def to_json(self) -> str:
+        """Return one line."""
+        return json.dumps({**asdict(self), "faults": [str(fault) for fault in self.faults]})
+
+    @classmethod
+    def from_json(cls, line: str) -> Scenario:
+        """Read what `to_json` wrote.
+
+        Raises:
+            TestbedError: the line is no scenario.
+        """
+        try:
+            values: dict[str, Any] = json.loads(line)
+            values["faults"] = tuple(Fault.parse(text) for text in values["faults"])
+            values["crypto"] = Crypto(values["crypto"])
+            values["starts_ms"] = tuple(values["starts_ms"])
+            values["link_us"] = tuple(values["link_us"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TestbedError(f"{line[:60]!r} is no scenario: {error}") from error
+
+    def describe(self) -> list[str]:
+        """Return every drawn parameter, one line each."""
+        values = asdict(self)
+        lines = [f"{name} = {value}" for name, value in values.items() if name != "faults"]
+        return lines + [f"fault {number}: {fault}" for number, fault in enumerate(self.faults)]
+
+
+def is_final(fault: Fault) -> bool:
+    """Say whether a fault takes its device away for good."""
+    return fault.duration_ms == FOR_GOOD and fault.kind in PROCESSES
+
+
+def draw(
+    seed: int,
+    *,
+    members: int | None = None,
+    mode: str = "ka",
+    crypto: Crypto = Crypto.MODELLED,
+) -> Scenario:
+    """Draw a scenario.
+
+    Args:
+        seed: any whole number.
+        members: number of devices, or None to draw that too.
+        mode: of MIKE.
+        crypto: which cryptography; the same seed draws the same faults with either.
+    """
+    chance = Chance(seed)
+    draws = chance.stream("scenario")
+    drawn = draws.randint(MEMBERS_MIN, MEMBERS_MAX)
+    size = drawn if members is None else members
+    safety_ms = draws.randint(8_000, 40_000)
+    spread_ms = draws.choice([0, 50, 2_000, safety_ms // 2])
+    link_us = draws.choice([(100, 400), (1_000, 5_000), (2_000, 40_000)])
+    starts_ms = tuple(draws.randint(0, spread_ms) for _ in range(size))
+    return Scenario(
+        seed=seed,
+        members=size,
+        mode=mode,
+        crypto=crypto,
+        sa_mode=draws.choice(["per-sender", "per-sender", "per-sender", "paper"]),
+        starts_ms=starts_ms,
+        gap_ms=draws.choice([0, 0, 5, -5, 300, -300]),
+        link_us=link_us,
+        clock_ms=draws.choice([0, 5, 1_000]),
+        safety_ms=safety_ms,
+        faults=draw_faults(chance.stream("faults"), starts_ms, safety_ms),
+    )
+
+
+def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tuple[Fault, ...]:
+    """Draw a schedule that ends with the safety phase, in the order of time.
+
+    Args:
+        draws: where chance comes from.
+        starts_ms: when each device is switched on; nothing befalls its processes before.
+        safety_ms: length of the phase.
+    """
+    members = len(starts_ms)
+    faults: list[Fault] = []
+    busy = {index: [(-REST_MS, start)] for index, start in enumerate(starts_ms)}
+    for kind in Kind:
+        count = draws.randint(1, 3) if draws.random() < CLASS_ON else 0
+        for _ in range(count):
+            fault = _draw_one(draws, kind, members, safety_ms)
+            if fault is not None and (kind not in PROCESSES or _is_free(busy, fault, safety_ms)):
+                faults.append(fault)
+    finals = [fault for fault in faults if is_final(fault)]
+    if len(finals) == members:
+        # Somebody must be there to be judged.
+        faults.remove(finals[0])
+    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
+
+
+def _is_free(busy: dict[int, list[tuple[int, int]]], fault: Fault, safety_ms: int) -> bool:
+    """Say whether the device's processes are there all the time of a fault; if so, book it."""
+    start = fault.start_ms
+    end = safety_ms if is_final(fault) else fault.end_ms
+    windows = busy[fault.devices[0]]
+    if any(start < until + REST_MS and since < end + REST_MS for since, until in windows):
+        return False
+    windows.append((start, end))
+    return True
+
+
+def _draw_one(draws: Random, kind: Kind, members: int, safety_ms: int) -> Fault | None:
+    """Draw one fault of a kind; None if it makes no sense with so few devices."""
+    start = draws.randint(0, safety_ms - 1_000)
+    longest = safety_ms - start
+    duration = min(
+        longest, draws.choice([300, 1_500, 3_500, 6_000, 12_000]) + draws.randint(0, 500)
+    )
+    order = draws.sample(range(members), members)
+    one = (order[0],)
+    some = tuple(order[: draws.randint(2, max(2, members - 1))])
+    amount = 0.0
+    flavour = ""
+    devices: tuple[int, ...] = ()
+    match kind:
+        case Kind.LOSS:
+            amount = draws.choice([0.01, 0.1, 0.3, 0.6])
+        case Kind.BURST:
+            amount = draws.choice([20.0, 200.0, 1_500.0])
+        case Kind.DUPLICATION:
+            amount = draws.choice([0.1, 0.5])
+        case Kind.REORDERING:
+            amount = draws.choice([0.1, 0.4])
+        case Kind.DELAY:
+            amount = draws.choice([5.0, 50.0, 300.0])
+            flavour = draws.choice(["uniform", "exponential", "pareto"])
+        case Kind.PARTITION:
+            devices = tuple(sorted(some[: max(1, members // 2)]))
+        case Kind.ONE_WAY | Kind.CLOG:
+            devices = some
+        case Kind.REPLAY | Kind.FORGERY:
+            amount = draws.choice([2.0, 20.0])
+        case Kind.CRASH:
+            devices = one
+            duration = FOR_GOOD if draws.random() < 0.3 else duration
+        case Kind.STOP:
+            devices = one
+            flavour = draws.choice(["", "kept"])
+            duration = FOR_GOOD if draws.random() < 0.3 else max(duration, 200)
+        case Kind.CLOCK:
+            devices = one
+            amount = draws.choice([-1.0, 1.0]) * draws.choice([200.0, 3_000.0, 20_000.0, 45_000.0])
+        case Kind.HANDOVER:
+            devices = tuple(order[:2])
+            duration = 1
+        case _:
+            devices = one
+    if kind in (Kind.PARTITION, Kind.ONE_WAY, Kind.CLOG, Kind.HANDOVER) and members < 2:
+        return None
+    return Fault(kind, start, duration, devices, amount, flavour)

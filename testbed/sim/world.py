@@ -1,0 +1,403 @@
+"""One simulation: devices, a wire and a schedule of faults on virtual time, with its checkers.
+
+First the safety phase, with faults; then the liveness phase: faults off, clocks right, everybody
+who has not gone for good is there. It ends as soon as the checkers have had nothing to object to
+for a while in which nothing changed; if that does not come in time, their objection is the verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Log,
+    Report,
+    SendDatagram,
+    SetTimer,
+)
+from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.events import ApplySas
+from protocol.ipsec.model import Suite
+from protocol.ipsec.snapshot import SadSnapshot
+from protocol.mike.events import HandoverRequested, PublishKey
+from testbed.sim.adversary import Adversary
+from testbed.sim.agenda import NS_PER_MS, Agenda
+from testbed.sim.chance import Chance
+from testbed.sim.checkers import Checker, standard
+from testbed.sim.device import Daemon, Device
+from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, Fault, Kind
+from testbed.sim.history import Detected, KeyPublished, MikeStarted, Record, Sampled, View
+from testbed.sim.people import address
+from testbed.sim.scenario import Scenario
+from testbed.sim.wire import Wire
+
+SA_GROUP = IPv6Address("ff0e::1")
+
+LIVENESS_MS = 90_000
+"""All must agree within this time after the last fault. Generous: a clock that was 45 s ahead makes
+a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
+
+STABLE_MS = 6_500
+"""Agreement must last so long: more than the dead interval and MIKE's `tm_silence_ms`."""
+
+POLL_MS = 250
+"""How often agreement is looked for, if anything changed."""
+
+SAMPLE_MS = 5_000
+"""How often is measured what devices hold and send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be.
+
+    Attributes:
+        checker: who objects.
+        at_ms: when.
+        text: what is wrong.
+        device: where, -1 if that has no meaning.
+    """
+
+    checker: str
+    at_ms: float
+    text: str
+    device: int = -1
+
+    def __str__(self) -> str:
+        place = f" at d{self.device + 1}" if self.device >= 0 else ""
+        return f"{self.checker}{place}, {self.at_ms:.1f} ms: {self.text}"
+
+
+class ViolationError(Exception):
+    """Ends a run."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.violation = violation
+
+
+class World:
+    """Runs one scenario.
+
+    Attributes:
+        scenario: what is run.
+        agenda: virtual time and what is due.
+        devices: by index.
+        wire: the network.
+        notes: (ms, device or -1, text) of what a reader of a trace wants to see, if asked for.
+        epochs: group keys established, of all devices.
+        agreed_ms: how long after the last fault all agreed, once they do.
+    """
+
+    def __init__(
+        self, scenario: Scenario, checkers: Sequence[Checker] | None = None, *, noting: bool = False
+    ) -> None:
+        self.scenario = scenario
+        self.agenda = Agenda()
+        self.chance = Chance(scenario.seed)
+        size = scenario.members
+        paper = scenario.sa_mode == SaMode.PAPER.value
+        self._checkers = standard(size, shared_sa=paper) if checkers is None else list(checkers)
+        self._shared_sa = paper
+        self.wire = Wire(self.chance, self.agenda, size, scenario.link_us)
+        suite = Suite.TDES_SHA1 if paper else Suite.AES_GCM_128
+        idp = IdpConfig(SA_GROUP, sa_mode=SaMode(scenario.sa_mode), suite=suite)
+        self.devices = [
+            Device(index, size, self.chance, self.agenda, self, crypto=scenario.crypto, idp=idp)
+            for index in range(size)
+        ]
+        self._by_address = {device.address: device for device in self.devices}
+        self._others = [
+            [device for device in self.devices if device is not own] for own in self.devices
+        ]
+        clocks = self.chance.stream("clocks")
+        bound_ns = scenario.clock_ms * NS_PER_MS
+        self._true_clock_ns = [clocks.randint(-bound_ns, bound_ns) for _ in self.devices]
+        for device in self.devices:
+            device.clock_ns = self._true_clock_ns[device.index]
+        self.adversary = Adversary(self)
+        self.notes: list[tuple[float, int, str]] | None = [] if noting else None
+        self.epochs = 0
+        self.agreed_ms: float | None = None
+        self._changes = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def now_ms(self) -> float:
+        """Virtual time."""
+        return self.agenda.now_ns / NS_PER_MS
+
+    @property
+    def digest(self) -> str:
+        """Names the whole run: every effect of every engine, in order and with its time."""
+        return self._digest.hexdigest()
+
+    # The run.
+
+    def run(self) -> None:
+        """Run both phases.
+
+        Raises:
+            ViolationError: a checker objected.
+        """
+        self._schedule()
+        self.agenda.run(self.scenario.safety_ms * NS_PER_MS)
+        self.note(-1, "faults are over")
+        self._await_agreement()
+
+    def _schedule(self) -> None:
+        """Put starts, faults and samples on the agenda."""
+        for index, start_ms in enumerate(self.scenario.starts_ms):
+            switch_on = self.devices[index].power_on
+            self.agenda.at(start_ms * NS_PER_MS, switch_on, self.scenario.gap_ms)
+        for number, fault in enumerate(self.scenario.faults):
+            self.agenda.at(fault.start_ms * NS_PER_MS, self._begin, number, fault)
+            if fault.duration_ms != FOR_GOOD:
+                self.agenda.at(fault.end_ms * NS_PER_MS, self._end, number, fault)
+        self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
+
+    def _await_agreement(self) -> None:
+        """Run until nothing was to object to, and nothing changed, for `STABLE_MS`."""
+        begun_ms = self.now_ms
+        quiet_since_ms: float | None = None
+        seen = -1
+        objection: Violation | None = None
+        while True:
+            self.agenda.run(self.agenda.now_ns + POLL_MS * NS_PER_MS)
+            if seen != self._changes:
+                seen = self._changes
+                objection = self._objection()
+                quiet_since_ms = None if objection else self.now_ms
+            if quiet_since_ms is not None and self.now_ms - quiet_since_ms >= STABLE_MS:
+                self.agreed_ms = quiet_since_ms - begun_ms
+                return
+            if self.now_ms - begun_ms > LIVENESS_MS:
+                if objection is None:
+                    text = f"no rest within {LIVENESS_MS} ms after the faults"
+                    objection = Violation("rest", self.now_ms, text)
+                raise ViolationError(objection)
+
+    def _objection(self) -> Violation | None:
+        """Ask every checker about the live devices."""
+        views = self.views()
+        missing = len(self.scenario.survivors) - len(views)
+        if missing:
+            return Violation("everybody-is-there", self.now_ms, f"{missing} devices do not run")
+        for checker in self._checkers:
+            text = checker.judge(views)
+            if text is not None:
+                return Violation(checker.name, self.now_ms, text)
+        return None
+
+    # Faults.
+
+    def _begin(self, number: int, fault: Fault) -> None:
+        """Begin a fault."""
+        self.note(-1, f"begins: {fault}")
+        kind = fault.kind
+        if kind in PACKETS:
+            self.wire.begin(number, fault)
+            return
+        if kind in ADVERSARY:
+            self.adversary.begin(number, fault)
+            return
+        device = self.devices[fault.devices[0]]
+        match kind:
+            case Kind.CRASH:
+                device.power_off()
+            case Kind.KILL_IDPD:
+                device.idpd.kill()
+            case Kind.KILL_MIKED:
+                device.miked.kill()
+            case Kind.STOP:
+                device.stop()
+            case Kind.PAUSE:
+                device.pause()
+            case Kind.CLOCK:
+                device.clock_ns += int(fault.amount * NS_PER_MS)
+            case Kind.CARRIER:
+                device.set_carrier(False)
+            case Kind.HANDOVER:
+                if device.alive and not device.paused:
+                    device.miked.deliver(HandoverRequested(address(fault.devices[1])))
+        self._changes += 1
+
+    def _end(self, number: int, fault: Fault) -> None:
+        """End a fault."""
+        self.note(-1, f"ends: {fault}")
+        kind = fault.kind
+        if kind in PACKETS:
+            self.wire.end(number)
+            return
+        if kind in ADVERSARY:
+            self.adversary.end(number)
+            return
+        device = self.devices[fault.devices[0]]
+        match kind:
+            case Kind.CRASH:
+                device.power_on(self.scenario.gap_ms)
+            case Kind.KILL_IDPD:
+                device.revive(device.idpd)
+            case Kind.KILL_MIKED:
+                device.revive(device.miked)
+            case Kind.STOP if fault.flavour == "kept":
+                device.start(self.scenario.gap_ms)
+            case Kind.STOP:
+                device.power_on(self.scenario.gap_ms)
+            case Kind.PAUSE:
+                device.resume()
+            case Kind.CLOCK:
+                device.clock_ns -= int(fault.amount * NS_PER_MS)
+            case Kind.CARRIER:
+                device.set_carrier(True)
+        self._changes += 1
+
+    # What devices do.
+
+    def transmit(self, daemon: Daemon, effect: SendDatagram) -> None:
+        """Carry a datagram to its receivers."""
+        sender = daemon.device
+        if not sender.connected:
+            return
+        event = DatagramReceived("group", sender.address, effect.payload)
+        self.adversary.overhear(daemon, event)
+        if effect.destination is None:
+            receivers = self._others[sender.index]
+        else:
+            found = self._by_address.get(effect.destination)
+            receivers = [] if found is None or found is sender else [found]
+        place = sender.daemons.index(daemon)
+        agenda = self.agenda
+        now_ns = agenda.now_ns
+        delays_ns = self.wire.delays_ns
+        for receiver in receivers:
+            for delay_ns in delays_ns(sender.index, receiver.index):
+                agenda.at(now_ns + delay_ns, self._arrive, receiver, place, event)
+
+    @staticmethod
+    def _arrive(receiver: Device, place: int, event: DatagramReceived) -> None:
+        if receiver.connected:
+            receiver.daemons[place].receive(event)
+
+    def performed(self, daemon: Daemon, effect: Effect) -> None:
+        """Write an effect into the digest; tell checkers and notes what concerns them."""
+        device = daemon.device
+        stamp = f"{self.agenda.now_ns} {device.index} {daemon.name} "
+        match effect:
+            case SendDatagram(channel, payload, destination):
+                self._digest.update(f"{stamp}{channel} {destination} ".encode() + payload)
+                return
+            case SetTimer(name, at_ns):
+                self._digest.update(f"{stamp}{name} {at_ns}".encode())
+                return
+            case CancelTimer(name):
+                self._digest.update(f"{stamp}no {name}".encode())
+                return
+            case PublishKey(pointer, key):
+                self.epochs += 1
+                self._digest.update(f"{stamp}{pointer} ".encode() + key)
+                self.tell(KeyPublished(self.now_ms, device.index, pointer, key))
+            case Report(point, fields):
+                self._digest.update(f"{stamp}{point} {sorted(fields.items())}".encode())
+                if point == "t_detect":
+                    peer = IPv6Address(fields["peer"])
+                    self.tell(Detected(self.now_ms, device.index, fields["kind"], peer))
+            case ApplySas(label, operations):
+                self._digest.update(f"{stamp}{label} {len(operations)}".encode())
+            case Log(level, text):
+                self._digest.update(f"{stamp}{level} {text}".encode())
+                self.note(device.index, f"{daemon.name} {level}: {text}")
+                return
+            case _:
+                self._digest.update(f"{stamp}{effect!r}".encode())
+        self._changes += 1
+        if self.notes is not None and isinstance(effect, Report):
+            words = " ".join(f"{name}={value}" for name, value in effect.fields.items())
+            self.note(device.index, f"{effect.point} {words}")
+
+    def started(self, daemon: Daemon) -> None:
+        """Note a new instance."""
+        self._changes += 1
+        if daemon is daemon.device.miked:
+            self.tell(MikeStarted(self.now_ms, daemon.device.index))
+
+    def tell(self, record: Record) -> None:
+        """Show a record to every checker.
+
+        Raises:
+            ViolationError: one objects.
+        """
+        for checker in self._checkers:
+            text = checker.record(record)
+            if text is not None:
+                raise ViolationError(Violation(checker.name, record.at_ms, text, record.device))
+
+    def note(self, device: int, text: str) -> None:
+        """Keep a line for the reader of a trace."""
+        if self.notes is not None:
+            self.notes.append((self.now_ms, device, text))
+
+    # Looking at devices.
+
+    def _sample(self) -> None:
+        """Measure what every device holds, and go on."""
+        for device in self.devices:
+            self.tell(self._sampled(device))
+        self.agenda.after(SAMPLE_MS * NS_PER_MS, self._sample)
+
+    def _sampled(self, device: Device) -> Sampled:
+        outstanding = refusals = 0
+        for daemon, link in ((device.idpd, "local"), (device.miked, "link")):
+            if daemon.engine is not None:
+                status = daemon.engine.status(device.now())
+                outstanding += status[link]["outstanding"]
+                refusals += len(status["refused"])
+        sent = sum(daemon.sent for daemon in device.daemons)
+        for daemon in device.daemons:
+            daemon.sent = 0
+        return Sampled(
+            at_ms=self.now_ms,
+            device=device.index,
+            timers=sum(len(daemon.timers) for daemon in device.daemons),
+            outstanding=outstanding,
+            keys=len(device.keys),
+            sas=len(device.backend.dump_sas()),
+            refusals=refusals,
+            sent=sent,
+            span_ms=SAMPLE_MS,
+        )
+
+    def views(self) -> list[View]:
+        """Return what every live device says of itself."""
+        return [self._view(device) for device in self.devices if device.alive]
+
+    def _view(self, device: Device) -> View:
+        assert device.idpd.engine is not None
+        assert device.miked.engine is not None
+        idp = device.idpd.engine.status(device.now())
+        mike = device.miked.engine.status(device.now())
+        sas = device.backend.dump_sas()
+        snapshot = SadSnapshot.of(sas)
+        epoch = mike["epoch"]
+        return View(
+            device=device.index,
+            address=device.address,
+            peers_up=frozenset(
+                IPv6Address(p["address"]) for p in idp["peers"] if p["state"] == "up"
+            ),
+            epoch=epoch,
+            unfinished=mike["pending"] is not None or mike["joining"],
+            key=None if epoch is None else device.keys.get(epoch),
+            members=frozenset(map(IPv6Address, mike["members"])),
+            tm=None if mike["tm"] is None else IPv6Address(mike["tm"]),
+            is_tm=mike["role"] == "tm",
+            active_epoch=idp["active_epoch"],
+            sources=frozenset(sa.source for sa in sas),
+            sad=snapshot.digest_without_source if self._shared_sa else snapshot.digest,
+        )
