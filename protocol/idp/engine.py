@@ -35,6 +35,7 @@ from protocol.core.errors import PeerError
 from protocol.core.transitions import Move, StateCell, TransitionTable
 from protocol.identity import PROTOCOL_IDP, Identity, Opened, RefusedError
 from protocol.idp import rules
+from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied
@@ -55,7 +56,8 @@ TIMER_ANSWER = "idp.answer"
 TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
 TIMER_NEWS = "idp.news"
-TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN, TIMER_NEWS)
+TIMER_ABSENT = "idp.absent"
+TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN, TIMER_NEWS, TIMER_ABSENT)
 
 WANTED = frozenset(int(kind) for kind in MessageKind)
 
@@ -104,6 +106,7 @@ class IdpEngine:
         self._link_up = True
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
         self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
+        self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
         self._reset()
 
     def _reset(self) -> None:
@@ -117,6 +120,7 @@ class IdpEngine:
         self._newcomers: dict[IPv6Address, None] = {}
         self._news: dict[IPv6Address, Change] = {}
         self._plan_wake_mono_ns: int | None = None
+        self._absentees.forget()
 
     # The two entries.
 
@@ -403,7 +407,23 @@ class IdpEngine:
             rules.check_status(status.members, status.tm, self._config.max_peers + 1)
         except PeerError as error:
             return effects + self._refuse("MIKE", error, now)
+        up = dict(self._table.instances_up())
+        look_ns = self._absentees.on_status(status.members, up, now.mono_ns)
+        if look_ns is not None:
+            effects.append(SetTimer(TIMER_ABSENT, look_ns))
         return effects + self._planned(self._sync.on_status(status, now.mono_ns))
+
+    def _on_absent_due(self, now: Instant) -> list[Effect]:
+        """IDP-40: tell MIKE of members that are not there, until it knows."""
+        absent, again_ns = self._absentees.look(dict(self._table.instances_up()), now.mono_ns)
+        effects: list[Effect] = []
+        for address in absent:
+            self._counters.count("IDP-40")
+            self._news.pop(address, None)
+            effects += self._mike.signal(SignalKind.LEAVE, address, 0, now)
+        if again_ns is not None:
+            effects.append(SetTimer(TIMER_ABSENT, again_ns))
+        return effects
 
     def _on_key_fetched(self, event: KeyFetched, now: Instant) -> list[Effect]:
         try:
@@ -444,6 +464,7 @@ class IdpEngine:
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
             TIMER_NEWS: self._on_news_due,
+            TIMER_ABSENT: self._on_absent_due,
         }
         return handlers[name](now) if name in handlers else []
 

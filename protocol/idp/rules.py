@@ -9,7 +9,7 @@ Rule IDP-1 (syntax) is checked while a body is read, in `protocol.idp.messages`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
@@ -41,6 +41,7 @@ RULES: dict[str, str] = {
     "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
     "IDP-15": "A parked instance reads nothing and says nothing",
     "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE never waits",
+    "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 
@@ -156,3 +157,11 @@ def may_read(running: bool) -> bool:
 def may_wait(kind: SignalKind, peer: IPv6Address, own: IPv6Address) -> bool:
     """IDP-16: whether a signal is only news: no MIKE acts on another device's JOIN or RESTORE."""
     return kind is not SignalKind.LEAVE and peer != own
+
+
+def absent_members(
+    members: Sequence[IPv6Address], own: IPv6Address, up: Iterable[IPv6Address]
+) -> tuple[IPv6Address, ...]:
+    """IDP-40: the members of our group that are not up; none if we are no member ourselves."""
+    there = {own, *up}
+    return tuple(who for who in members if who not in there) if own in members else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from protocol.core.engine import Report
 from protocol.core.retransmit import Backoff
 from protocol.idpmike import GroupStatus
@@ -23,15 +25,23 @@ from protocol.mike.membership import GroupFigures
 from protocol.mike.messages import NONCE_LENGTH, Announcement, Join
 from protocol.mike.states import Attempt, State
 
+DIRECTED_MAX = 3
+"""Copies of a JOIN that go to one TM only. If every TM of a network that was cut granted it, each
+but one would wait in vain for the joiner's keys, and could not finish its epoch (MIKE-16)."""
+
 
 class Joiner(Instance):
     """Entering and leaving groups."""
 
-    def join(self) -> None:
-        """Ask to be put (again) into the group, with a fresh leaf and a fresh nonce."""
+    def join(self, whom: IPv6Address | None = None) -> None:
+        """Ask to be put (again) into the group, with a fresh leaf and a fresh nonce.
+
+        Args:
+            whom: the TM to ask first; None: whoever is TM.
+        """
         if self.attempt is not None:
             return
-        self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
+        self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret(), whom)
         self.stop(TIMER_REJOIN)
         self._send_join()
         self.emit(Report("t_join_sent", {"highest": self.highest}))
@@ -40,7 +50,8 @@ class Joiner(Instance):
         """Send our request once, and set the timer for its repetition."""
         attempt = self.attempt
         assert attempt is not None
-        self.send(Join(attempt.nonce, attempt.leaf.blinded, self.highest))
+        whom = attempt.whom if attempt.repetitions < DIRECTED_MAX else None
+        self.send(Join(attempt.nonce, attempt.leaf.blinded, self.highest), whom)
         backoff = Backoff(
             self.config.join_retry_ms * NS_PER_MS, self.config.join_retry_max_ms * NS_PER_MS, 0
         )
@@ -98,7 +109,7 @@ class Joiner(Instance):
         self.leave_group()
         self.attempt = None
         self.listen_before_founding(group_heard=True)
-        self.join()
+        self.join(winner.tm)
 
     def excluded(self, announcement: Announcement) -> None:
         """MIKE-21: drop all keys, tell IDP, ask again after a random time."""

@@ -89,6 +89,8 @@ class Manager(Member):
         if self.work.is_idle and self.pending is None:
             self._beacon()
         else:
+            # The beacon goes on while the epoch is unfinished: members must not take us for lost.
+            self.after(TIMER_STATUS, self.config.status_interval_ms)
             self.next_epoch()
 
     def _ask_for_ourselves(self) -> None:
@@ -337,7 +339,8 @@ class Manager(Member):
             return
         tag = current.confirmation()
         assert tag is not None
-        self.send(Status(current.epoch, self.term, len(current.members), tag))
+        newest = self.pending or current
+        self.send(Status(current.epoch, self.term, len(newest.members), tag))
         self.after(TIMER_STATUS, self.config.status_interval_ms)
         if current.root is not None:
             # The next joiner may be put beside the root: have its blinded key ready by then.

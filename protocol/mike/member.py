@@ -278,7 +278,9 @@ class Member(Joiner):
 
     def _on_own_status(self, message: Status, sender: IPv6Address) -> None:
         """The beacon of our TM."""
-        if message.epoch.number <= self.held_epoch().number and message.epoch not in self.recent:
+        held = self.held_epoch()
+        ours = message.epoch == held or message.epoch in self.recent
+        if message.epoch.number <= held.number and not ours:
             # It restarted before we heard it as TM, and has another group now (MIKE-22).
             self._lose_tm()
             return
@@ -314,7 +316,8 @@ class Member(Joiner):
         current = self.current
         assert current is not None
         assert self.tm is not None
-        ours = GroupFigures(len(current.members), current.epoch.number, self.tm)
+        newest = self.pending or current
+        ours = GroupFigures(len(newest.members), current.epoch.number, self.tm)
         theirs = GroupFigures(message.members, message.epoch.number, sender)
         if theirs.outranks(ours):
             self.dissolve(theirs)

@@ -72,11 +72,13 @@ class Attempt:
     Attributes:
         nonce: names it.
         leaf: the fresh leaf secret.
+        whom: the TM that is asked first, None: whoever is TM.
         repetitions: how often it was repeated.
     """
 
     nonce: bytes
     leaf: NodeSecret
+    whom: IPv6Address | None = None
     repetitions: int = 0
 
 

@@ -119,3 +119,13 @@ class View:
     active_epoch: str | None
     sources: frozenset[IPv6Address]
     sad: str
+
+    def describe(self) -> str:
+        """Return one line: who it is, what it has, whom it misses."""
+        role = "TM" if self.is_tm else "member"
+        return (
+            f"d{self.device + 1} {self.address}: {role}, epoch {self.epoch}"
+            f"{' (unfinished newer one)' if self.unfinished else ''}, sends with"
+            f" {self.active_epoch}, TM {self.tm}, {len(self.members)} members,"
+            f" {len(self.peers_up)} peers up, SAs of {len(self.sources)}"
+        )

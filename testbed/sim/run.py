@@ -99,6 +99,7 @@ def trace(scenario: Scenario) -> list[str]:
         f"{at_ms:12.3f} {'--' if device < 0 else f'd{device + 1}'} {text}"
         for at_ms, device, text in world.notes or ()
     ]
+    lines += [view.describe() for view in world.views()]
     return [*lines, str(verdict.violation or "nothing is wrong")]
 
 

@@ -30,6 +30,7 @@ from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.checkers import Checker, standard
+from testbed.sim.describe import describe
 from testbed.sim.device import Daemon, Device
 from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, Fault, Kind
 from testbed.sim.history import Detected, KeyPublished, MikeStarted, Record, Sampled, View
@@ -292,6 +293,8 @@ class World:
         match effect:
             case SendDatagram(channel, payload, destination):
                 self._digest.update(f"{stamp}{channel} {destination} ".encode() + payload)
+                if self.notes is not None and channel == "group" and (said := describe(payload)):
+                    self.note(device.index, f"sends {destination or 'all'} {said}")
                 return
             case SetTimer(name, at_ns):
                 self._digest.update(f"{stamp}{name} {at_ns}".encode())

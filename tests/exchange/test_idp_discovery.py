@@ -402,3 +402,38 @@ def test_idp_16_news_of_others_goes_together_and_a_leave_takes_its_news_along() 
     b.connected = False
     network.run(5000)
     assert a.signals[3:] == [("LEAVE", B)]
+
+
+def test_idp_40_a_member_that_was_never_there_is_signalled_as_left_until_mike_knows() -> None:
+    net = Network(3)
+    a, b, ghost = net.devices
+    a.start()
+    b.start()
+    net.run(1500)
+    a.status_from_mike(1, [a, b, ghost])
+    net.run(3500)
+    assert ("LEAVE", ghost.address) not in a.signals
+    net.run(1000)
+    assert a.signals.count(("LEAVE", ghost.address)) == 1
+    net.run(4000)
+    # MIKE has not excluded it: it is told again, and of nobody else.
+    assert a.signals.count(("LEAVE", ghost.address)) == 2
+    assert ("LEAVE", b.address) not in a.signals
+    assert a.counter("IDP-40") == 2
+    a.status_from_mike(2, [a, b])
+    net.run(9000)
+    assert a.signals.count(("LEAVE", ghost.address)) == 2
+
+
+def test_idp_40_a_late_hello_and_a_group_without_us_are_no_reason() -> None:
+    net = Network(3)
+    a, b, late = net.devices
+    a.start()
+    net.run(100)
+    a.status_from_mike(1, [a, late])
+    net.run(3000)
+    late.start()
+    net.run(6000)
+    a.status_from_mike(2, [b, late])
+    net.run(6000)
+    assert not [signal for signal in a.signals if signal[0] == "LEAVE"]

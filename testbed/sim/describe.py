@@ -1,0 +1,45 @@
+"""A datagram in a few words, for the reader of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+
+from protocol.core.errors import DecodeError
+from protocol.identity import PROTOCOL_MIKE, envelope
+from protocol.mike.messages import DECODERS, Handover, Join, Kind, Path, Repair, Status, Tree
+
+
+def describe(payload: bytes) -> str:
+    """Return what MIKE says in it; an empty text for any other datagram."""
+    try:
+        outer = envelope.decode(payload)
+        if outer.protocol != PROTOCOL_MIKE:
+            return ""
+        message = DECODERS[Kind(outer.kind)](outer.body)
+    except (DecodeError, ValueError, KeyError):
+        return ""
+    match message:
+        case Join():
+            return f"JOIN highest={message.highest}"
+        case Tree():
+            content = message.announcement
+            return (
+                f"TREE {content.epoch} after {content.previous.number} term={message.term}"
+                f" members={len(content.tree)} sponsors={_names(content.sponsors)}"
+                f" granted={_names(who for who, _ in content.nonces)}"
+                f"{' complete' if message.confirmation else ''}"
+            )
+        case Path():
+            return f"PATH {message.epoch} keys={len(message.keys)}"
+        case Status():
+            return f"STATUS {message.epoch} term={message.term} members={message.members}"
+        case Repair():
+            return f"REPAIR {message.wanted} has={message.held}"
+        case Handover():
+            return f"HANDOVER {message.epoch} to={message.successor} term={message.term}"
+
+
+def _names(addresses: Iterable[IPv6Address]) -> str:
+    """Return the last groups of addresses, which tell devices apart."""
+    return ",".join(str(address).rpartition(":")[2] for address in addresses) or "-"

@@ -1,0 +1,66 @@
+"""MIKE-16 and its neighbours after partitions: what the simulator found, one step at a time."""
+
+from __future__ import annotations
+
+from protocol.idpmike import SignalKind
+from protocol.mike.messages import Join, Kind, Status
+from tests.support.world import Seen, World
+
+JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
+
+
+def test_who_dissolves_asks_the_winner_alone_and_everybody_only_later() -> None:
+    world = World(5)
+    world.form(3)
+    cut = {3, 4}
+    world.filters.append(lambda seen, to: (seen.sender in cut) != (to in cut))
+    for index in (3, 4):
+        world.join(index)
+    world.run_until(lambda: world.agreed(3, 4))
+    world.run(100)
+    start = world.now_ns
+    world.filters.clear()
+    # The winner does not hear them at first.
+    world.filters.append(lambda seen, to: seen.kind is JOIN and to == 0)
+    world.run(3000)
+    asked = [s for s in world.wire if s.at_ns >= start and isinstance(s.message, Join)]
+    for sender in (3, 4):
+        whom = [seen.destination for seen in asked if seen.sender == sender]
+        assert whom[:3] == [world[0].address] * 3
+        assert whom[3] is None
+    world.filters.clear()
+    world.run_until(lambda: world.agreed(0, 1, 2, 3, 4))
+
+
+def test_a_tm_beacons_while_its_epoch_is_unfinished_and_says_how_large_that_one_is() -> None:
+    world = World(4)
+    world.form(4)
+    # Nobody hears device 1, which believes that 0 and 3 have left: it is elected, and the other
+    # sponsor of its epoch, 2, never answers.
+    world.filters.append(lambda seen, to: 1 in (seen.sender, to))
+    for index in (3, 0):
+        world.signal(1, SignalKind.LEAVE, index)
+    world.run_until(lambda: world[1].engine.state.value == "tm")
+    world.run(1200)
+    said = [s.message for s in world.wire if s.sender == 1 and isinstance(s.message, Status)]
+    assert world[1].engine.pending is not None
+    assert [status.members for status in said] == [2]
+
+
+def test_a_status_of_the_epoch_we_have_is_no_other_groups_however_many_were_begun_since() -> None:
+    world = World(4)
+    world.form(4)
+
+    def unfinished(seen: Seen, _to: int) -> bool:
+        return seen.kind is PATH
+
+    world.filters.append(unfinished)
+    # Each RESTORE of a sponsor replaces the unfinished epoch by another one.
+    for _ in range(12):
+        world.restore_at(3)
+        world.run(60)
+        world.signal(0, SignalKind.LEAVE, 3)
+        world.run(60)
+    world.run(1200)
+    for device in world.devices[1:3]:
+        assert device.counted("MIKE-22") == 0
