@@ -25,7 +25,6 @@ from protocol.core.engine import (
     KeySource,
     Log,
     Report,
-    SendDatagram,
     SetTimer,
     Started,
     Stopped,
@@ -39,6 +38,7 @@ from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied
+from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.signalling import Signalling
@@ -46,13 +46,8 @@ from protocol.idpmike import CHANNEL as LOCAL
 from protocol.idpmike import TIMER as LOCAL_TIMER
 from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
 
-GROUP = "group"
-"""Channel of the black network."""
-
 NS_PER_MS = 1_000_000
 
-TIMER_HELLO = "idp.hello"
-TIMER_ANSWER = "idp.answer"
 TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
 TIMER_NEWS = "idp.news"
@@ -96,14 +91,13 @@ class IdpEngine:
         self._config = config
         self._identity = identity
         self._me = identity.me.address
-        self._keys = keys
+        self._hellos = Hellos(config, identity, keys, self._own_hello)
         self._mike = Signalling(local_secret)
         self._counters = RuleCounters()
         self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
-        self._link_up = True
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
         self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
         self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
@@ -113,11 +107,7 @@ class IdpEngine:
         """Drop everything that belongs to one instance, except what must outlive it."""
         self._table = ConnectivityTable(self._config.max_peers)
         self._expiry_mono_ns: int | None = None
-        self._sent_mono_ns: int | None = None
-        self._audible_mono_ns: int | None = None
-        self._cut_off_mono_ns: int | None = None
-        self._answered_mono_ns: int | None = None
-        self._newcomers: dict[IPv6Address, None] = {}
+        self._hellos.forget()
         self._news: dict[IPv6Address, Change] = {}
         self._plan_wake_mono_ns: int | None = None
         self._absentees.forget()
@@ -162,8 +152,8 @@ class IdpEngine:
             "counters": counters.as_dict(),
             "refused": refused,
             "peers": self._table.describe(now.mono_ns),
-            "link_up": self._link_up,
-            "cut_off": self._cut_off_mono_ns is not None,
+            "link_up": self._hellos.link_up,
+            "cut_off": self._hellos.cut_off,
             "local": self._mike.status(),
             "sa_mode": self._config.sa_mode.value,
             **self._sync.status(),
@@ -188,12 +178,12 @@ class IdpEngine:
         policies_first = self._config.if_id is None
         if policies_first:
             effects += self._sync.start()
-        effects += self._hello(now, triggered=False)
+        effects += self._hellos.first(now)
         effects.append(Report("t_hello"))
         effects += self._mike.begin(self._me, self._startup_wall_ns, now)
         if not policies_first:
             effects += self._sync.start()
-        effects.append(self._next_hello_timer(now))
+        effects.append(self._hellos.next_timer(now))
         return effects
 
     def _on_stopped(self, now: Instant) -> list[Effect]:
@@ -209,69 +199,14 @@ class IdpEngine:
 
     # Hellos.
 
-    def _hello(
-        self, now: Instant, *, triggered: bool, destination: IPv6Address | None = None
-    ) -> list[Effect]:
-        """Send one hello, to the group unless there is a destination."""
-        hello = Hello(
+    def _own_hello(self, triggered: bool) -> Hello:
+        """Return what a hello of ours says now."""
+        return Hello(
             hello_interval_ms=self._config.hello_interval_ms,
             dead_factor=self._config.dead_factor,
             triggered=triggered,
             epoch=self._sync.epoch,
         )
-        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), now)
-        if destination is None:
-            self._sent_mono_ns = now.mono_ns
-            if self._link_up:
-                self._note_audible(now)
-        return [SendDatagram(GROUP, payload, destination)]
-
-    def _note_audible(self, now: Instant) -> None:
-        """IDP-9: others may hear us now; remember if they have not for too long."""
-        if rules.was_inaudible(self._audible_mono_ns, self._dead_interval_ns, now.mono_ns):
-            self._cut_off_mono_ns = now.mono_ns
-        self._audible_mono_ns = now.mono_ns
-
-    def _next_hello_timer(self, now: Instant) -> SetTimer:
-        """Never later than announced: `dead_factor` - 1 lost hellos in a row must do no harm."""
-        earlier_ns = self._random_below(self._config.jitter_ms * NS_PER_MS)
-        return SetTimer(TIMER_HELLO, now.mono_ns + self._interval_ns - earlier_ns)
-
-    def _random_below(self, bound_ns: int) -> int:
-        """Return a random number below the bound, 0 if the bound is 0."""
-        return int.from_bytes(self._keys.random_bytes(8), "big") % bound_ns if bound_ns else 0
-
-    def _on_hello_due(self, now: Instant) -> list[Effect]:
-        """Send the periodic hello; it also answers every device that waits for an answer."""
-        effects = self._hello(now, triggered=False)
-        if self._newcomers:
-            self._newcomers.clear()
-            effects.append(CancelTimer(TIMER_ANSWER))
-        effects.append(self._next_hello_timer(now))
-        return effects
-
-    def _answer_later(self, address: IPv6Address, now: Instant) -> list[Effect]:
-        """IDP-8: let a new device know us before our next hello is due."""
-        waiting = bool(self._newcomers)
-        self._newcomers[address] = None
-        if waiting:
-            return []
-        at_mono_ns = rules.triggered_hello_mono_ns(
-            now.mono_ns,
-            self._answered_mono_ns,
-            self._config.triggered_hello_gap_ms * NS_PER_MS,
-            self._random_below(self._config.triggered_hello_spread_ms * NS_PER_MS),
-        )
-        return [SetTimer(TIMER_ANSWER, at_mono_ns)]
-
-    def _on_answer_due(self, now: Instant) -> list[Effect]:
-        """Answer: one new device by unicast, so that the others need not verify it, more by one."""
-        if not self._newcomers:
-            return []
-        only = next(iter(self._newcomers)) if len(self._newcomers) == 1 else None
-        self._newcomers.clear()
-        self._answered_mono_ns = now.mono_ns
-        return self._hello(now, triggered=True, destination=only)
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
         """Take a datagram of the black network: authenticate, decode, check, then act."""
@@ -301,9 +236,7 @@ class IdpEngine:
         entry = self._table.get(peer.address)
         assert entry is not None
         effects: list[Effect] = []
-        back = rules.proves_reconnection(self._cut_off_mono_ns, entry.first_mono_ns)
-        if back:
-            self._cut_off_mono_ns = None
+        if self._hellos.is_reconnected(entry.first_mono_ns):
             effects += self._detected(
                 Change(ChangeKind.RESTORE, self._me, self._identity.me.name, self._startup_wall_ns),
                 now,
@@ -311,7 +244,7 @@ class IdpEngine:
         if change is not None:
             effects += self._detected(change, now)
             if not hello.triggered:
-                effects += self._answer_later(peer.address, now)
+                effects += self._hellos.answer_later(peer.address, now)
         if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
             effects += self._expiry_timer()
         return effects
@@ -363,22 +296,18 @@ class IdpEngine:
         for change in changes:
             effects += self._detected(change, now)
         if changes and self._table.up_count == 0:
-            self._cut_off_mono_ns = now.mono_ns
+            self._hellos.note_alone(now)
         return effects + self._expiry_timer()
 
     def _on_link_changed(self, up: bool, now: Instant) -> list[Effect]:
         """The black interface lost or found its carrier."""
-        if up == self._link_up:
+        if up == self._hellos.link_up:
             return []
-        self._link_up = up
+        self._hellos.link_up = up
         if not self._running:
             return []
         effects: list[Effect] = [Report("idp.link", {"up": up})]
-        gap_ns = self._config.triggered_hello_gap_ms * NS_PER_MS
-        rested = self._sent_mono_ns is None or now.mono_ns - self._sent_mono_ns >= gap_ns
-        if up and rested:
-            effects += self._on_hello_due(now)
-        return effects
+        return effects + self._hellos.on_link_up(now) if up else effects
 
     # The interface to MIKE.
 
@@ -459,8 +388,8 @@ class IdpEngine:
             self._plan_wake_mono_ns = None
             return self._planned(self._sync.on_plan_due(now.mono_ns))
         handlers: dict[str, Callable[[Instant], list[Effect]]] = {
-            TIMER_HELLO: self._on_hello_due,
-            TIMER_ANSWER: self._on_answer_due,
+            TIMER_HELLO: self._hellos.on_due,
+            TIMER_ANSWER: self._hellos.on_answer_due,
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
             TIMER_NEWS: self._on_news_due,

@@ -122,9 +122,7 @@ def test_idp_4_second_certificate_for_our_own_address() -> None:
     (a, _) = network.devices
     twin = Peer(A, "d1", "alpha", hashlib.sha256(b"another certificate of d1").digest()[:16])
     other = KnownDevice(twin, signing_key(7).public_key())
-    identities = make_identities(2)
-    identities[0].trust([known_device(1), other])
-    a.engine._identity = identities[0]
+    a.engine._identity.trust([known_device(1), other])
     a.start()
     thief = Identity(other, signing_key(7), [])
     thief.begin(network.now.wall_ns)
