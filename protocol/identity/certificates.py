@@ -44,6 +44,10 @@ CRL_SUFFIXES = (".pem", ".crl")
 
 NS_PER_S = 1_000_000_000
 
+GATEWAY_UNIT = "gateway"
+"""Organisational unit of a certificate whose holder may speak for other partitions: the mark is
+the nation's CA's to give, not the holder's to claim."""
+
 T = TypeVar("T", bound=x509.ExtensionType)
 
 _UNDERSTOOD = frozenset(
@@ -274,7 +278,8 @@ def inspect_device(
     extensions = _extensions(certificate)
     name = _required(certificate.subject, NameOID.COMMON_NAME, "common name")
     nation = _required(certificate.subject, NameOID.ORGANIZATION_NAME, "organisation")
-    peer = Peer(_black_address(extensions), name, nation, fingerprint(certificate))
+    gateway = _attribute(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME) == GATEWAY_UNIT
+    peer = Peer(_black_address(extensions), name, nation, fingerprint(certificate), gateway)
     validity = [_window("certificate", certificate)]
     anchor, reason = _find_anchor(certificate, anchors)
     if anchor is None:

@@ -74,12 +74,15 @@ class Peer:
         name: device name (common name).
         nation: organisation.
         fingerprint: SHA-256 of the DER certificate, first 16 bytes.
+        gateway: it is one leg of an IDP security gateway (organisational unit ``gateway``), and so
+            may speak for other partitions (docs/gateways.md).
     """
 
     address: IPv6Address
     name: str
     nation: str
     fingerprint: bytes
+    gateway: bool = False
 
 
 @dataclass(frozen=True, slots=True)

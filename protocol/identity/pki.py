@@ -41,7 +41,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from protocol.core.errors import LocalError
-from protocol.identity.certificates import IdentityFiles
+from protocol.identity.certificates import GATEWAY_UNIT, IdentityFiles
 from protocol.identity.files import SECRET_LENGTH, read_file, read_private
 
 VALID_DAYS = 365
@@ -60,11 +60,13 @@ class DeviceSpec:
         name: common name and directory name.
         nation: organisation; its CA signs.
         address: black address.
+        gateway: whether it is a leg of an IDP security gateway (docs/gateways.md).
     """
 
     name: str
     nation: str
     address: IPv6Address
+    gateway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Authority:
     ) -> x509.Certificate:
         """Certify a device. The nation is not checked: tests need a CA that oversteps."""
         _check_name(spec.name, "device")
-        subject = _name(spec.name, spec.nation)
+        subject = _name(spec.name, spec.nation, *((GATEWAY_UNIT,) if spec.gateway else ()))
         issuer = self.certificate.subject
         builder = _builder(subject, issuer, public_key, not_before, not_after)
         ca_key = self._key.public_key()
@@ -354,11 +356,12 @@ def _check_name(name: str, what: str) -> None:
         raise LocalError(f"{what} name {name!r}: letters, digits, '.', '_', '-' only, at most 63")
 
 
-def _name(common_name: str, nation: str) -> x509.Name:
-    """Return the subject: nation as organisation, then the name."""
+def _name(common_name: str, nation: str, *units: str) -> x509.Name:
+    """Return the subject: nation as organisation, organisational units, then the name."""
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, nation),
+            *(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units),
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
         ]
     )

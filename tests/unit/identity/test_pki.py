@@ -106,3 +106,14 @@ def test_secret_files(tmp_path: Path) -> None:
     path.write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(LocalError, match="larger than"):
         load_secret(path)
+
+
+def test_only_the_authority_marks_a_gateway(tmp_path: Path) -> None:
+    leg = DeviceSpec("g1-a", "alpha", IPv6Address("2001:db8:b::f1"), gateway=True)
+    coalition = make_coalition(tmp_path / "pki", [D1, leg])
+    identity, notices = load_identity(coalition.files("d1").identity_files(), D1.address)
+    assert notices == []
+    known = identity.peer_by_address(leg.address)
+    assert known is not None
+    assert known.gateway
+    assert not identity.me.gateway
