@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Interface
 from pathlib import Path
@@ -23,6 +23,7 @@ from testbed.network import BLACK, XFRM, Network
 from testbed.processes import ProcessTable
 from testbed.spec import Node, SecureGroup, Topology
 from testbed.trace import Event, TraceReader
+from testbed.wiring import Wiring
 
 DAEMONS: Final = ("miked", "idpd")
 """In order of start: miked listens before idpd signals."""
@@ -58,17 +59,27 @@ class DeviceSettings:
     injected_offset_us: int = 0
 
 
-def make_pki(directory: Path, devices: Sequence[Node]) -> Coalition:
+def make_pki(directory: Path, topology: Topology) -> Coalition:
     """Make one certificate authority per nation, and keys and certificates for all devices.
 
     Raises:
         TestbedError: the directory is in use or cannot be written.
     """
-    specifications = [DeviceSpec(node.name, node.nation or "", _black(node).ip) for node in devices]
     try:
-        return make_coalition(directory, specifications)
+        return make_coalition(directory, device_specs(topology))
     except LocalError as error:
         raise TestbedError(f"certificates: {error}") from None
+
+
+def device_specs(topology: Topology) -> list[DeviceSpec]:
+    """Return what the certificates of a topology's devices say."""
+    wiring = Wiring(topology)
+    return [
+        DeviceSpec(
+            node.name, node.nation or "", _black(node).ip, prefixes=wiring.red_prefixes(node.name)
+        )
+        for node in topology.devices
+    ]
 
 
 def render(

@@ -181,7 +181,7 @@ class Fleet:
         return self.options.suite or DEFAULT_SUITE[self.options.sa_mode]
 
     def _prepare_devices(self) -> None:
-        coalition = make_pki(self._directory / "pki", self.topology.devices)
+        coalition = make_pki(self._directory / "pki", self.topology)
         sections = {
             "idp": self.options.idp,
             "mike": self.options.mike,

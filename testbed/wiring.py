@@ -122,6 +122,12 @@ class Wiring:
         """Return the static routes of a node."""
         return tuple(self._routes.get(node, {}).values())
 
+    def red_prefixes(self, device: str) -> tuple[Prefix, ...]:
+        """Return the prefixes of a device's red LANs: its own, then those behind LAN routers."""
+        own = (address.network for address in self.nodes[device].red_addresses)
+        below = (route.destination for route in self.routes(device) if route.interface == RED)
+        return tuple(dict.fromkeys((*own, *below)))
+
     def switch_port(self, link: Link) -> str | None:
         """Return the name of the switch's end of a link, None if it has no switch."""
         node, switch = link.ends

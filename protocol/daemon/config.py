@@ -190,15 +190,23 @@ class _DeviceReader(TableReader):
 
     def idp(self) -> IdpConfig:
         idp = self._tables.pop("idp", {})
+        psk = self.psk() if "psk" in self._tables.get("ipsec", {}) else None
         ipsec = self._tables.pop("ipsec", {})
         try:
-            return IdpConfig.from_tables(idp, ipsec)
+            return IdpConfig.from_tables(idp, ipsec, psk)
         except LocalError as error:
             text = str(error)
             if not text.startswith("["):
                 section = "ipsec" if text.partition(":")[0] in {*ipsec, "sa_group"} else "idp"
                 text = f"[{section}] {text}"
             raise ConfigFileError(f"{self._path.name}: {text}") from error
+
+    def psk(self) -> bytes:
+        path = self.path("ipsec", "psk")
+        try:
+            return load_secret(path)
+        except LocalError as error:
+            self.fail("ipsec", "psk", f"is not usable: {error}")
 
     def mike(self) -> MikeConfig:
         table = self._tables.pop("mike", {})

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtensionOID, NameOID, ObjectIdentifier
 
 from protocol.core.errors import LocalError
+from protocol.identity import addressblocks
 from protocol.identity.envelope import FINGERPRINT_LENGTH
 from protocol.identity.files import list_files, read_file, read_private
 from protocol.identity.identity import (
@@ -38,6 +39,7 @@ from protocol.identity.identity import (
     ValidityWindow,
     describe_time,
 )
+from protocol.ipsec.model import Prefix
 
 CERTIFICATE_SUFFIXES = (".pem", ".crt")
 CRL_SUFFIXES = (".pem", ".crl")
@@ -57,6 +59,7 @@ _UNDERSTOOD = frozenset(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ObjectIdentifier(addressblocks.OID),
     }
 )
 """Extensions we act upon; any other critical one is a reason to refuse (RFC 5280 section 4.2)."""
@@ -279,7 +282,8 @@ def inspect_device(
     name = _required(certificate.subject, NameOID.COMMON_NAME, "common name")
     nation = _required(certificate.subject, NameOID.ORGANIZATION_NAME, "organisation")
     gateway = _attribute(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME) == GATEWAY_UNIT
-    peer = Peer(_black_address(extensions), name, nation, fingerprint(certificate), gateway)
+    address, prefixes = _black_address(extensions), _red_prefixes(extensions)
+    peer = Peer(address, name, nation, fingerprint(certificate), gateway, prefixes)
     validity = [_window("certificate", certificate)]
     anchor, reason = _find_anchor(certificate, anchors)
     if anchor is None:
@@ -339,6 +343,18 @@ def _black_address(extensions: x509.Extensions) -> IPv6Address:
     if len(addresses) != 1 or not isinstance(addresses[0], IPv6Address):
         raise _UnusableError("does not name exactly one IPv6 address (subjectAltName)")
     return addresses[0]
+
+
+def _red_prefixes(extensions: x509.Extensions) -> tuple[Prefix, ...]:
+    """Return the prefixes that the device may announce; none without the extension."""
+    for extension in extensions:
+        if extension.oid.dotted_string == addressblocks.OID:
+            assert isinstance(extension.value, x509.UnrecognizedExtension)
+            try:
+                return addressblocks.decode(extension.value.value)
+            except ValueError:
+                raise _UnusableError("has malformed address blocks (RFC 3779)") from None
+    return ()
 
 
 def _ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:

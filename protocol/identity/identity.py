@@ -25,6 +25,7 @@ from protocol.core.engine import Effect, Instant, Log
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.identity import envelope
 from protocol.identity.envelope import Envelope
+from protocol.ipsec.model import Prefix
 
 FRESHNESS_MS_DEFAULT = 30_000
 """How far the sender's clock may be from ours. Bounds for how long a recorded message can be
@@ -76,6 +77,7 @@ class Peer:
         fingerprint: SHA-256 of the DER certificate, first 16 bytes.
         gateway: it is one leg of an IDP security gateway (organisational unit ``gateway``), and so
             may speak for other partitions (docs/gateways.md).
+        prefixes: red prefixes that the certificate authorises (RFC 3779).
     """
 
     address: IPv6Address
@@ -83,6 +85,7 @@ class Peer:
     nation: str
     fingerprint: bytes
     gateway: bool = False
+    prefixes: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

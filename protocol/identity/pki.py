@@ -41,8 +41,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from protocol.core.errors import LocalError
+from protocol.identity import addressblocks
 from protocol.identity.certificates import GATEWAY_UNIT, IdentityFiles
 from protocol.identity.files import SECRET_LENGTH, read_file, read_private
+from protocol.ipsec.model import Prefix
 
 VALID_DAYS = 365
 
@@ -61,12 +63,14 @@ class DeviceSpec:
         nation: organisation; its CA signs.
         address: black address.
         gateway: whether it is a leg of an IDP security gateway (docs/gateways.md).
+        prefixes: red prefixes that it may announce.
     """
 
     name: str
     nation: str
     address: IPv6Address
     gateway: bool = False
+    prefixes: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,10 @@ class Authority:
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key), False),
         ):
             builder = builder.add_extension(extension, critical=critical)
+        if spec.prefixes:
+            oid = x509.ObjectIdentifier(addressblocks.OID)
+            blocks = x509.UnrecognizedExtension(oid, addressblocks.encode(spec.prefixes))
+            builder = builder.add_extension(blocks, critical=True)
         return builder.sign(self._key, None)
 
     def revoke(

@@ -6,13 +6,14 @@ The paper fixes the dead factor (four) and gives no hello interval; everything e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from protocol.core.errors import LocalError
-from protocol.ipsec.model import Suite
+from protocol.idp.messages import PREFIXES_MAX, prefix_order
+from protocol.ipsec.model import Prefix, Suite
 
 HELLO_INTERVAL_MS_MIN = 50
 HELLO_INTERVAL_MS_MAX = 60_000
@@ -34,6 +35,22 @@ class SaMode(StrEnum):
 
     PER_SENDER = "per-sender"
     PAPER = "paper"
+
+
+class Unicast(StrEnum):
+    """Where the keys of the unicast SAs between each two devices come from.
+
+    ``group``: the group key of the epoch and an ephemeral X25519 key of each instance. ``psk``: a
+    pre-shared key and both start-up time-stamps (the paper). ``off``: no unicast SAs, no prefixes.
+    """
+
+    GROUP = "group"
+    PSK = "psk"
+    OFF = "off"
+
+
+PSK_LENGTH = 32
+"""Bytes of the pre-shared key."""
 
 
 class ConfigError(LocalError):
@@ -78,6 +95,10 @@ class IdpConfig:
         max_epochs: epochs of SAs kept side by side when rekeys come faster than the delays; the
             SPI's two epoch bits (protocol.ipsec.schedule) keep four apart.
         retry_ms: pause before the one repetition of a key fetch or of a batch that failed.
+        unicast: see `Unicast`. Needs an xfrm interface.
+        psk: the pre-shared key, `PSK_LENGTH` bytes, in mode ``psk`` only.
+        prefixes: the red prefixes that we announce from the start, sorted.
+        max_routes: red prefixes of all other devices together.
     """
 
     sa_group: IPv6Address
@@ -98,6 +119,10 @@ class IdpConfig:
     max_peers: int = 256
     max_epochs: int = 4
     retry_ms: int = 100
+    unicast: Unicast = Unicast.GROUP
+    psk: bytes | None = field(default=None, repr=False)
+    prefixes: tuple[Prefix, ...] = ()
+    max_routes: int = 4096
 
     def __post_init__(self) -> None:
         """Check every field, and those that depend on one another.
@@ -130,6 +155,19 @@ class IdpConfig:
                 f"suite: {self.suite.value} with sa_mode paper would repeat nonces (RFC 6054):"
                 " use 3des-sha1 or aes-cbc-sha256"
             )
+        self._check_unicast()
+
+    def _check_unicast(self) -> None:
+        if self.unicast is not Unicast.OFF and self.if_id is None:
+            raise ConfigError(f"unicast: {self.unicast} needs an xfrm interface (if_id)")
+        if (self.unicast is Unicast.PSK) != (self.psk is not None):
+            raise ConfigError("psk: to be given in mode unicast = psk, and only there")
+        if self.psk is not None and len(self.psk) != PSK_LENGTH:
+            raise ConfigError(f"psk: {len(self.psk)} bytes, not {PSK_LENGTH}")
+        if len(self.prefixes) > PREFIXES_MAX:
+            raise ConfigError(f"prefixes: {len(self.prefixes)}, at most {PREFIXES_MAX} are allowed")
+        if list(self.prefixes) != sorted(set(self.prefixes), key=prefix_order):
+            raise ConfigError("prefixes: one is named twice")
 
     @property
     def dead_interval_ms(self) -> int:
@@ -137,16 +175,19 @@ class IdpConfig:
         return self.dead_factor * self.hello_interval_ms
 
     @classmethod
-    def from_tables(cls, idp: Mapping[str, Any], ipsec: Mapping[str, Any]) -> IdpConfig:
+    def from_tables(
+        cls, idp: Mapping[str, Any], ipsec: Mapping[str, Any], psk: bytes | None = None
+    ) -> IdpConfig:
         """Build the settings from the tables ``[idp]`` and ``[ipsec]`` of a device's TOML file.
 
-        Keys that belong to the daemon's sockets and to the choice of the backend are left to the
-        daemon (``group`` and ``port`` of ``[idp]``; ``backend`` and ``interface`` of ``[ipsec]``).
+        Keys that belong to the daemon's sockets, to the choice of the backend and to files are left
+        to the daemon (``group`` and ``port`` of ``[idp]``; ``backend``, ``interface`` and ``psk``,
+        whose content it hands in, of ``[ipsec]``).
 
         Raises:
             ConfigError: an unknown key, a wrong type, or a value that is not allowed.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {} if psk is None else {"psk": psk}
         for table, content in (("idp", idp), ("ipsec", ipsec)):
             for key, value in content.items():
                 if key in _DAEMON_KEYS[table]:
@@ -176,6 +217,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("max_peers", 1, 4096),
     ("max_epochs", 2, 4),
     ("retry_ms", 1, 60_000),
+    ("max_routes", 0, 65_536),
 )
 
 _IPSEC_FIELDS = {
@@ -189,19 +231,27 @@ _IPSEC_FIELDS = {
     "activation_delay_ms": "activation_delay_ms",
     "deactivation_delay_ms": "deactivation_delay_ms",
     "max_epochs": "max_epochs",
+    "unicast": "unicast",
 }
 _FIELD_OF: dict[str, dict[str, str]] = {
     "ipsec": _IPSEC_FIELDS,
     "idp": {
-        field.name: field.name
-        for field in fields(IdpConfig)
-        if field.name not in _IPSEC_FIELDS.values()
+        item.name: item.name
+        for item in fields(IdpConfig)
+        if item.name not in {*_IPSEC_FIELDS.values(), "psk"}
     },
 }
 _DAEMON_KEYS: dict[str, frozenset[str]] = {
     "idp": frozenset({"group", "port"}),
-    "ipsec": frozenset({"backend", "interface"}),
+    "ipsec": frozenset({"backend", "interface", "psk"}),
 }
+
+
+def _prefixes(label: str, value: object) -> tuple[Prefix, ...]:
+    """Read a list of prefixes; their order does not matter."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{label}: {value!r} is not a list of texts")
+    return tuple(sorted((ip_network(item) for item in value), key=prefix_order))
 
 
 def _convert(label: str, name: str, value: object) -> object:
@@ -213,6 +263,10 @@ def _convert(label: str, name: str, value: object) -> object:
             return SaMode(str(value))
         if name == "suite":
             return Suite(str(value))
+        if name == "unicast":
+            return Unicast(str(value))
+        if name == "prefixes":
+            return _prefixes(label, value)
     except ValueError as error:
         raise ConfigError(f"{label}: {error}") from None
     if name in ("sa_directions", "ipv4"):

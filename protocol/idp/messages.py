@@ -1,4 +1,4 @@
-"""What IDP says on the black network: the hello (field table in docs/idp.md section 3).
+"""What IDP says: the hello, the prefix announcement (field tables in docs/idp.md section 3).
 
 A body travels in the signed envelope of `protocol.identity`, which carries the sender's address,
 certificate fingerprint, start-up time-stamp, sequence number and send time. Decoding here is syntax
@@ -9,25 +9,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from ipaddress import IPv4Network, IPv6Network
 
 from protocol.core.wire import Reader, Writer
 from protocol.idpmike import EpochId
+from protocol.ipsec.model import Prefix
 
 RULE_SYNTAX = "IDP-1"
-"""Rule under which a body that is no message is refused."""
+"""Rule under which a body that is no hello is refused."""
+
+RULE_PREFIX_SYNTAX = "IDP-17"
+"""Rule under which a body that is no prefix announcement is refused."""
 
 EPOCH_TAG_LENGTH = 8
-HELLO_LENGTH = 24
+PAIR_KEY_LENGTH = 32
+HELLO_LENGTH = 56
 """Bytes of a hello's body."""
+
+NO_PAIR_KEY = bytes(PAIR_KEY_LENGTH)
+"""In place of a pair key: this device makes no unicast SAs from one."""
+
+PREFIXES_MAX = 256
+"""Prefixes in one announcement, and so of one device: an announcement is always the whole list."""
 
 
 class MessageKind(IntEnum):
-    """Kinds of IDP messages in the envelope; 2 to 5 are kept for later versions.
-
-    Kept: 2 prefix announcement, 3 good-bye, 4 certificate request, 5 certificate.
-    """
+    """Kinds of IDP messages in the envelope; 3 is kept for a good-bye, 4 to 8 for others."""
 
     HELLO = 1
+    PREFIXES = 2
 
 
 class HelloFlag(IntFlag):
@@ -53,12 +63,14 @@ class Hello:
         dead_factor: silent for this many periods means down.
         triggered: sent out of turn.
         epoch: the epoch whose group key the sender has, or None.
+        pair_key: X25519 public key of this instance (RFC 7748), or `NO_PAIR_KEY`.
     """
 
     hello_interval_ms: int
     dead_factor: int
     triggered: bool = False
     epoch: EpochId | None = None
+    pair_key: bytes = NO_PAIR_KEY
 
     @property
     def dead_interval_ns(self) -> int:
@@ -81,6 +93,7 @@ class Hello:
         writer.push_zero(2)
         writer.push_u64(number, "epoch_number")
         writer.push_bytes(tag, EPOCH_TAG_LENGTH, "epoch_tag")
+        writer.push_bytes(self.pair_key, PAIR_KEY_LENGTH, "pair_key")
         return writer.finish()
 
     @classmethod
@@ -99,6 +112,7 @@ class Hello:
         reader.pull_zero(2, "reserved")
         number = reader.pull_u64("epoch_number")
         tag = reader.pull_bytes(EPOCH_TAG_LENGTH, "epoch_tag")
+        pair_key = reader.pull_bytes(PAIR_KEY_LENGTH, "pair_key")
         reader.finish()
         keyed = bool(flags & HelloFlag.KEYED)
         if not keyed and (number or any(tag)):
@@ -108,4 +122,93 @@ class Hello:
             dead_factor=dead_factor,
             triggered=bool(flags & HelloFlag.TRIGGERED),
             epoch=EpochId(number, tag) if keyed else None,
+            pair_key=pair_key,
         )
+
+
+ANSWER_WANTED = 0x01
+"""The only flag of a prefix announcement; the other bits are zero."""
+
+
+def prefix_order(prefix: Prefix) -> tuple[int, int, int]:
+    """Return what prefixes are sorted by: family, first address, length."""
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixAnnouncement:
+    """These red prefixes lie behind me; and this is what I have heard of yours.
+
+    Attributes:
+        version: of the list, counted by the sender's instance from 1.
+        prefixes: the whole list, sorted by `prefix_order`, none twice.
+        heard_startup_wall_ns: the receiver's instance whose announcement the sender has, or 0.
+        heard_version: version of that announcement, or 0.
+        answer_wanted: the sender does not know yet whether the receiver has this version.
+    """
+
+    version: int
+    prefixes: tuple[Prefix, ...] = ()
+    heard_startup_wall_ns: int = 0
+    heard_version: int = 0
+    answer_wanted: bool = False
+
+    def encode(self) -> bytes:
+        """Return the body."""
+        writer = Writer()
+        writer.push_u32(self.version, "version")
+        writer.push_u64(self.heard_startup_wall_ns, "heard_startup_wall_ns")
+        writer.push_u32(self.heard_version, "heard_version")
+        writer.push_u8(ANSWER_WANTED if self.answer_wanted else 0, "flags")
+        writer.push_zero(1)
+        writer.push_count(len(self.prefixes), PREFIXES_MAX, "prefixes")
+        for prefix in self.prefixes:
+            writer.push_u8(prefix.version, "family")
+            writer.push_u8(prefix.prefixlen, "prefix_length")
+            writer.push_bytes(prefix.network_address.packed)
+        return writer.finish()
+
+    @classmethod
+    def decode(cls, body: bytes) -> PrefixAnnouncement:
+        """Read a body; exactly one byte string stands for each announcement.
+
+        Raises:
+            DecodeError: not a prefix announcement (rule IDP-17).
+        """
+        reader = Reader(body, RULE_PREFIX_SYNTAX)
+        version = reader.pull_u32("version")
+        heard_startup_wall_ns = reader.pull_u64("heard_startup_wall_ns")
+        heard_version = reader.pull_u32("heard_version")
+        flags = reader.pull_u8("flags")
+        if flags & ~ANSWER_WANTED:
+            reader.fail("flags", f"reserved bits set in {flags:#04x}")
+        reader.pull_zero(1, "reserved")
+        count = reader.pull_count(PREFIXES_MAX, "prefixes")
+        prefixes: list[Prefix] = []
+        for _ in range(count):
+            prefix = _pull_prefix(reader)
+            if prefixes and prefix_order(prefixes[-1]) >= prefix_order(prefix):
+                reader.fail("prefixes", f"{prefix} is not in order, or there twice")
+            prefixes.append(prefix)
+        reader.finish()
+        return cls(
+            version,
+            tuple(prefixes),
+            heard_startup_wall_ns,
+            heard_version,
+            answer_wanted=bool(flags & ANSWER_WANTED),
+        )
+
+
+def _pull_prefix(reader: Reader) -> Prefix:
+    """Read one prefix."""
+    family = reader.pull_u8("family")
+    length = reader.pull_u8("prefix_length")
+    if family not in (4, 6):
+        reader.fail("family", f"{family} is neither 4 nor 6")
+    try:
+        if family == 4:
+            return IPv4Network((reader.pull_bytes(4, "prefix"), length))
+        return IPv6Network((reader.pull_bytes(16, "prefix"), length))
+    except ValueError:
+        reader.fail("prefix", f"length {length} does not fit, or host bits are set")

@@ -3,7 +3,7 @@
 A check on what a peer sent raises `PeerError`; the engine counts it under the rule and drops the
 message. The other rules say when we act; their checks return the answer.
 
-Rule IDP-1 (syntax) is checked while a body is read, in `protocol.idp.messages`.
+Rules IDP-1 and IDP-17 (syntax) are checked while a body is read, in `protocol.idp.messages`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Out
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
 
 RULES: dict[str, str] = {
-    "IDP-1": "A hello body is exactly 24 bytes, reserved bits and unused epoch fields zero",
+    "IDP-1": "A hello body is exactly 56 bytes, reserved bits and unused epoch fields zero",
     "IDP-2": "An announced hello interval lies between 50 and 60000 ms",
     "IDP-3": "An announced dead factor lies between 2 and 20",
     "IDP-4": "A hello under our own address that another certificate signed is refused",
@@ -41,6 +41,7 @@ RULES: dict[str, str] = {
     "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
     "IDP-15": "A parked instance reads nothing and says nothing",
     "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE never waits",
+    "IDP-17": "A prefix announcement is one list, sorted, without repetition, of at most 256",
     "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""

@@ -17,6 +17,9 @@ ESP = 50
 SPI_MIN = 256
 """SPIs 1 to 255 are reserved by IANA and 0 is for local use (RFC 4303 section 2.1)."""
 
+Prefix = IPv4Network | IPv6Network
+"""A red network, or any other set of addresses that a selector or route is about."""
+
 ANY_ADDRESS = IPv6Address("::")
 ANY_NETWORK = IPv6Network("::/0")
 ANY_IPV4_NETWORK = IPv4Network("0.0.0.0/0")
@@ -166,8 +169,8 @@ class Selector:
     Both networks are of one family: that of the inner packet, whatever carries it.
     """
 
-    source: IPv4Network | IPv6Network = ANY_NETWORK
-    destination: IPv4Network | IPv6Network = ANY_NETWORK
+    source: Prefix = ANY_NETWORK
+    destination: Prefix = ANY_NETWORK
     upper_protocol: int = 0
 
 

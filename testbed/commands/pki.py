@@ -26,14 +26,11 @@ def make(topology: str, directory: Path, days: int) -> None:
       testbed pki make measurement /tmp/coalition
       testbed pki make 'star(3)' ./pki --days 30
     """
-    from protocol.identity.pki import DeviceSpec, make_coalition
+    from protocol.identity.pki import make_coalition
+    from testbed.device import device_specs
     from topologies import find
 
-    devices = find(topology).devices
-    specifications = [
-        DeviceSpec(node.name, node.nation or "", node.black.ip) for node in devices if node.black
-    ]
-    coalition = make_coalition(directory, specifications, valid_days=days)
+    coalition = make_coalition(directory, device_specs(find(topology)), valid_days=days)
     for name in coalition.devices():
         click.echo(coalition.files(name).directory)
 

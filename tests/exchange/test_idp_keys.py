@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.config import IdpConfig, SaMode, Unicast
 from protocol.idp.events import KeyFetched
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, PutPolicy
 from protocol.ipsec.model import PolicyDirection, SaDirection, Suite
@@ -357,7 +357,7 @@ def test_removal_that_fails_for_good_is_an_error_in_the_log() -> None:
 
 
 def test_policies_come_first_without_an_xfrm_interface() -> None:
-    network = Network(1, IdpConfig(sa_group=SA_GROUP, if_id=None))
+    network = Network(1, IdpConfig(sa_group=SA_GROUP, if_id=None, unicast=Unicast.OFF))
     (a,) = network.devices
     order: list[str] = []
     original = a._perform

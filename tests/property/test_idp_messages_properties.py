@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.core.engine import DatagramReceived, Log
 from protocol.core.errors import DecodeError, PeerError
 from protocol.idp import rules
-from protocol.idp.messages import HELLO_LENGTH, Hello
+from protocol.idp.messages import HELLO_LENGTH, Hello, PrefixAnnouncement, prefix_order
 from protocol.idpmike import EpochId
 from tests.support.fakelink import LOOPBACK, Network
 from tests.support.identities import address
 
 epochs = st.builds(EpochId, st.integers(0, 2**64 - 1), st.binary(min_size=8, max_size=8))
 hellos = st.builds(
-    Hello, st.integers(0, 2**32 - 1), st.integers(0, 255), st.booleans(), st.none() | epochs
+    Hello,
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 255),
+    st.booleans(),
+    st.none() | epochs,
+    st.binary(min_size=32, max_size=32),
 )
+networks = st.one_of(
+    st.builds(
+        lambda value, length: IPv4Network((value >> (32 - length) << (32 - length), length)),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 32),
+    ),
+    st.builds(
+        lambda value, length: IPv6Network((value >> (128 - length) << (128 - length), length)),
+        st.integers(0, 2**128 - 1),
+        st.integers(0, 128),
+    ),
+)
+announcements = st.builds(
+    PrefixAnnouncement,
+    st.integers(0, 2**32 - 1),
+    st.sets(networks, max_size=12).map(lambda found: tuple(sorted(found, key=prefix_order))),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+
+
+@given(announcements)
+def test_announcements_round_trip(announcement: PrefixAnnouncement) -> None:
+    assert PrefixAnnouncement.decode(announcement.encode()) == announcement
+
+
+@given(announcements, st.integers(0, 400), st.integers(0, 255))
+def test_a_damaged_announcement_is_refused_or_another_one(
+    announcement: PrefixAnnouncement, place: int, value: int
+) -> None:
+    body = bytearray(announcement.encode())
+    if place < len(body):
+        body[place] = value
+    else:
+        body = body[: place % len(body)]
+    try:
+        found = PrefixAnnouncement.decode(bytes(body))
+    except DecodeError:
+        return
+    assert found.encode() == bytes(body)
 
 
 @given(hellos)
@@ -26,7 +74,7 @@ def test_round_trip(hello: Hello) -> None:
     assert Hello.decode(body) == hello
 
 
-@given(st.binary(max_size=40) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
+@given(st.binary(max_size=70) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
 def test_decoder_raises_one_error_and_one_string_stands_for_each_hello(body: bytes) -> None:
     try:
         hello = Hello.decode(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from protocol.idp import rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import DEVICE
 from protocol.idp.engine import INSTANCE
-from protocol.idp.messages import Hello
+from protocol.idp.messages import Hello, PrefixAnnouncement
 from protocol.idp.saplan import EPOCH
 from protocol.idpmike import EpochId
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Outcome, PutPolicy
@@ -52,15 +53,32 @@ def test_timing_table_of_the_document_has_the_defaults() -> None:
     [
         (
             Hello(1000, 4, epoch=EpochId(7, bytes.fromhex("0a1b2c3d4e5f6071"))),
-            "000003e80402000000000000000000070a1b2c3d4e5f6071",
+            "000003e80402000000000000000000070a1b2c3d4e5f6071" + "00" * 32,
         ),
-        (Hello(1000, 4, triggered=True), "000003e80401000000000000000000000000000000000000"),
+        (
+            Hello(1000, 4, triggered=True, pair_key=bytes(range(32))),
+            "000003e80401000000000000000000000000000000000000" + bytes(range(32)).hex(),
+        ),
     ],
 )
 def test_vectors_of_the_document(hello: Hello, text: str) -> None:
     assert f"`{text}`" in DOCUMENT
     assert hello.encode().hex() == text
     assert Hello.decode(bytes.fromhex(text)) == hello
+
+
+def test_announcement_of_the_document() -> None:
+    """IDP-17."""
+    found = re.search(r"ANSWER_WANTED \| `(\w+)` `(\w+)` \|", DOCUMENT)
+    assert found is not None
+    body = bytes.fromhex("".join(found.groups()))
+    assert PrefixAnnouncement.decode(body) == PrefixAnnouncement(
+        3,
+        (ip_network("10.0.1.0/24"), ip_network("fd00:1::/64")),
+        heard_startup_wall_ns=5,
+        heard_version=2,
+        answer_wanted=True,
+    )
 
 
 def refused_as(rule: str) -> Any:

@@ -242,7 +242,7 @@ def test_the_worst_interval_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "suite"), [("per-sender", "aes-gcm-128"), ("paper", "3des-sha1")])
 def test_the_daemons_accept_what_we_render(tmp_path: Path, mode: str, suite: str) -> None:
     topology = star(2)
-    pki = make_pki(tmp_path / "pki", topology.devices)
+    pki = make_pki(tmp_path / "pki", topology)
     node = topology.devices[1]
     run_directory = tmp_path / "d2"
     run_directory.mkdir()
@@ -269,7 +269,7 @@ def test_the_daemons_accept_what_we_render(tmp_path: Path, mode: str, suite: str
 def test_a_device_with_an_ipv4_lan_protects_ipv4_too(tmp_path: Path) -> None:
     """Red IPv4 multicast crossed nothing as long as the daemons were not told of it."""
     topology = coalition(2)
-    pki = make_pki(tmp_path / "pki", topology.devices)
+    pki = make_pki(tmp_path / "pki", topology)
     run_directory = tmp_path / "d2"
     run_directory.mkdir()
     settings = DeviceSettings("memory", "per-sender", "aes-gcm-128", {}, 0)
