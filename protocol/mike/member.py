@@ -273,6 +273,9 @@ class Member(Joiner):
         elif message.epoch == self.held_epoch():
             if message.term > self.term:
                 self.lack(message.epoch, None)
+            elif message.term == self.term and (self.pending or self.state is State.TM):
+                # Elected beside our TM, by members that cannot finish both epochs (MIKE-16).
+                self._on_foreign_status(message, sender)
         elif self.current is not None:
             self._on_foreign_status(message, sender)
 
@@ -312,7 +315,10 @@ class Member(Joiner):
             self.join()
 
     def _on_foreign_status(self, message: Status, sender: IPv6Address) -> None:
-        """Another TM beacons: a successor whose TREE we missed, or another group (MIKE-16)."""
+        """Another TM beacons: a successor whose TREE we missed, or another group (MIKE-16).
+
+        Its group is another one, too, if it was elected in the epoch that we have ourselves.
+        """
         current = self.current
         assert current is not None
         assert self.tm is not None

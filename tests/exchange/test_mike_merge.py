@@ -64,3 +64,25 @@ def test_a_status_of_the_epoch_we_have_is_no_other_groups_however_many_were_begu
     world.run(1200)
     for device in world.devices[1:3]:
         assert device.counted("MIKE-22") == 0
+
+
+def test_of_two_tms_elected_in_one_epoch_one_dissolves_though_neither_finished_another() -> None:
+    world = World(6)
+    world.form(6)
+    side = {0, 3, 4, 5}
+    # No PATH arrives: an epoch with another sponsor than its TM stays unfinished.
+    world.filters.append(lambda seen, _to: seen.kind is PATH)
+    world.filters.append(lambda seen, to: (seen.sender in side) != (to in side))
+    for index in range(6):
+        for other in reversed(range(6)):
+            if (index in side) != (other in side):
+                world.signal_leave(index, other)
+    world.run_until(lambda: world[0].engine.pending is not None and world[1].engine.state.value == "tm")
+    assert world[1].epoch == world[0].epoch
+    assert world[1].engine.pending is not None
+    del world.filters[1]
+    for index in (1, 2):
+        world.run_until(lambda i=index: world[i].counted("MIKE-16") == 1, 1200)  # type: ignore[misc]
+    assert [world[index].counted("MIKE-16") for index in side] == [0] * 4
+    world.filters.clear()
+    world.run_until(lambda: world.agreed(*range(6)))
