@@ -46,6 +46,11 @@ class SeedRange(click.ParamType[range]):
     "--members", type=click.IntRange(2, 60), metavar="N", help="Devices (default: drawn, 2 to 10)."
 )
 @click.option(
+    "--theme",
+    type=click.Choice(["any", "flap", "death"]),
+    help="What the runs are about (default: drawn).",
+)
+@click.option(
     "--mode", type=click.Choice(["ka"]), default="ka", show_default=True, help="MIKE's mode."
 )
 @click.option(
@@ -57,13 +62,14 @@ class SeedRange(click.ParamType[range]):
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
-@click.option("--trace", "with_trace", is_flag=True, help="Print what happened, too (one seed).")
+@click.option("--trace", "with_trace", is_flag=True, help="Print what happened, too (one run).")
 def sim(
     *,
     seed: int | None,
     seeds: range | None,
     replay: Path | None,
     members: int | None,
+    theme: str | None,
     mode: str,
     crypto: str,
     jobs: int,
@@ -83,19 +89,21 @@ def sim(
     """
     from testbed.sim.people import Crypto
     from testbed.sim.run import run_all
-    from testbed.sim.scenario import Scenario, draw
+    from testbed.sim.scenario import Scenario, Theme, draw
 
     if sum(source is not None for source in (seed, seeds, replay)) != 1:
         raise click.UsageError("give one of --seed, --seeds and --replay")
-    if with_trace and seed is None:
-        raise click.UsageError("--trace goes with --seed")
     if replay is not None:
         lines = [line.strip() for line in replay.read_text().splitlines()]
         scenarios = [Scenario.from_json(line) for line in lines if line and line[0] != "#"]
     else:
         numbers = seeds or [seed or 0]
-        kind = Crypto(crypto)
-        scenarios = [draw(n, members=members, mode=mode, crypto=kind) for n in numbers]
+        about = None if theme is None else Theme(theme)
+        scenarios = [
+            draw(n, members=members, theme=about, mode=mode, crypto=Crypto(crypto)) for n in numbers
+        ]
+    if with_trace and len(scenarios) != 1:
+        raise click.UsageError("--trace goes with one seed, or a file of one scenario")
     if seed is not None and not as_json:
         click.echo("\n".join(scenarios[0].describe()))
     failed = [
@@ -123,11 +131,13 @@ def _counted(verdicts: Iterator[Verdict], total: int, *, as_json: bool) -> Itera
     begun = time.monotonic()
     virtual_ms = 0.0
     epochs = datagrams = 0
+    left_out: set[str] = set()
     with Progress(total, "sim") if total > 1 else nullcontext() as progress:
         for verdict in verdicts:
             virtual_ms += verdict.virtual_ms
             epochs += verdict.epochs
             datagrams += verdict.datagrams
+            left_out.update(verdict.left_out)
             if progress is not None:
                 progress.step()
             if as_json:
@@ -141,6 +151,8 @@ def _counted(verdicts: Iterator[Verdict], total: int, *, as_json: bool) -> Itera
             f"{total} runs, {virtual_ms / 1000:.0f} virtual seconds in {spent:.1f} s"
             f" ({virtual_ms / 1000 / spent:.0f} a second), {epochs} keys, {datagrams} datagrams"
         )
+        if left_out:
+            click.echo(f"not modelled, and not performed: {', '.join(sorted(left_out))}")
 
 
 def _trace(scenario: Scenario) -> None:

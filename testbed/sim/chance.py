@@ -21,7 +21,18 @@ class Chance:
 
 
 class SeededKeys:
-    """A `protocol.core.engine.KeySource` of the simulation."""
+    """A `protocol.core.engine.KeySource` of the simulation.
+
+    Attributes:
+        drawn: all it gave so far, for whoever judges secrecy.
+    """
 
     def __init__(self, source: Random) -> None:
-        self.random_bytes = source.randbytes
+        self.drawn: list[bytes] = []
+        self._source = source
+
+    def random_bytes(self, length: int) -> bytes:
+        """Return fresh bytes."""
+        drawn = self._source.randbytes(length)
+        self.drawn.append(drawn)
+        return drawn

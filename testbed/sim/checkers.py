@@ -1,8 +1,8 @@
 """What must hold: each checker is a small class that names the first thing that is wrong.
 
 While a run lasts a checker sees every record (safety). When it is judged, with the faults over, it
-sees all live devices at once (liveness). It never looks into an engine. tests/unit/sim shows each
-of them a broken history that it must object to.
+sees all live devices at once (liveness); some judge the whole run once more when all agree. None
+looks into an engine. tests/simulation shows each of them a broken history that it must object to.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from ipaddress import IPv6Address
 
 from testbed.sim.history import (
     Detected,
+    Evidence,
     Injected,
     KeyPublished,
     MikeStarted,
     Record,
     Sampled,
+    Signalled,
     View,
 )
 
@@ -34,6 +36,9 @@ EPOCHS_MAX = 4
 
 REFUSALS_MAX = 256
 """Entries in the lists of refusals of both engines, known devices and strangers."""
+
+ENTRIES_MAX, ENTRIES_PER_PEER = 300, 60
+"""Entries of all containers of both engines: thrice what was seen; a leak passes it in one run."""
 
 SENT_PER_SECOND = 60
 """Datagrams a device may send in the mean of a sample, of whatever kind, for each other device."""
@@ -54,6 +59,10 @@ class Checker:
 
     def judge(self, _views: Sequence[View]) -> str | None:
         """Return what is wrong with these live devices, now that no fault is left."""
+        return None
+
+    def conclude(self, _evidence: Evidence) -> str | None:
+        """Return what is wrong with the run as a whole, once all agree."""
         return None
 
 
@@ -133,6 +142,11 @@ class StateIsBounded(Checker):
             ("published keys", record.keys, KEYS_MAX),
             ("SAs", record.sas, EPOCHS_MAX * self._members),
             ("remembered refusals", record.refusals, REFUSALS_MAX),
+            (
+                "entries in the engines",
+                record.entries,
+                ENTRIES_MAX + ENTRIES_PER_PEER * self._members,
+            ),
             ("datagrams sent", record.sent, sent_max),
         ):
             if amount > bound:
@@ -201,8 +215,38 @@ class SasAgree(Checker):
                 return f"d{view.device + 1} has SAs of {_names(view.sources - wanted)}, not there"
             if wanted - view.sources:
                 return f"d{view.device + 1} lacks SAs of {_names(wanted - view.sources)}"
+            if view.others - there:
+                return f"d{view.device + 1} has SAs with {_names(view.others - there)}, not there"
             if view.sad != views[0].sad:
                 return f"the SADs of d{views[0].device + 1} and d{view.device + 1} differ"
+        return None
+
+
+class SignalsLeadToKeys(Checker):
+    """Every membership event that reaches a MIKE which must act leads to a new key there."""
+
+    name = "signals-lead-to-keys"
+
+    def __init__(self) -> None:
+        self._due: dict[int, str] = {}
+
+    def record(self, record: Record) -> str | None:
+        """Note what is due, and what has come."""
+        if isinstance(record, MikeStarted | KeyPublished):
+            self._due.pop(record.device, None)
+        elif isinstance(record, Signalled):
+            if record.matters:
+                self._due[record.device] = f"{record.kind} of {record.peer}, {record.at_ms:.0f} ms"
+            elif record.own:
+                # It leaves the group, whatever it was about to do.
+                self._due.pop(record.device, None)
+        return None
+
+    def judge(self, views: Sequence[View]) -> str | None:
+        """Object to what is still due at a live device."""
+        for view in views:
+            if view.device in self._due:
+                return f"d{view.device + 1} made no key after: {self._due[view.device]}"
         return None
 
 
@@ -225,19 +269,22 @@ class NoRekey(Checker):
         return None
 
 
-class NoSaAfter(Checker):
-    """From a bound on, no SAD holds an SA of a device that died, and no table has it up."""
+class DeadIsForgotten(Checker):
+    """From a bound on, no table has a device up that died; from a later one on, no SAD names it."""
 
-    name = "no-sa-for-the-dead"
+    name = "dead-is-forgotten"
 
-    def __init__(self, dead: IPv6Address) -> None:
+    def __init__(self, dead: IPv6Address, *, sas: bool) -> None:
         self._dead = dead
+        self._sas = sas
 
     def judge(self, views: Sequence[View]) -> str | None:
         """Look for the dead device."""
         for view in views:
-            if self._dead in view.sources or self._dead in view.peers_up:
-                return f"d{view.device + 1} still has {self._dead}"
+            if self._dead in view.peers_up:
+                return f"d{view.device + 1} still has {self._dead} up"
+            if self._sas and self._dead in view.sources | view.others:
+                return f"d{view.device + 1} still has an SA of {self._dead}"
         return None
 
 
@@ -251,6 +298,7 @@ def standard(members: int, *, shared_sa: bool) -> list[Checker]:
         TablesAgree(),
         GroupAgrees(),
         SasAgree(shared=shared_sa),
+        SignalsLeadToKeys(),
     ]
 
 

@@ -70,6 +70,10 @@ class Observer(Protocol):
         """Take note of a new instance."""
         ...
 
+    def left_out(self, daemon: Daemon, effect: Effect) -> None:
+        """Take note that the simulator has no model of an effect: it was not performed."""
+        ...
+
 
 class Daemon:
     """One daemon: engine, timers, and what waits for it while it does not run.
@@ -175,7 +179,11 @@ class Daemon:
                 effects = self.engine.handle(self._events.popleft(), self.device.now())
                 for effect in effects:
                     self.device.observer.performed(self, effect)
-                    self._performers[effect.__class__](effect)
+                    perform = self._performers.get(effect.__class__)
+                    if perform is None:
+                        self.device.observer.left_out(self, effect)
+                    else:
+                        perform(effect)
                 done += effects
         finally:
             self._busy = False
@@ -241,6 +249,7 @@ class Device:
         connected: whether its black interface has a carrier.
         paused: whether its processes stand still.
         clock_ns: how far its wall clock is ahead.
+        entropy: its key source, the same for both daemons and over restarts.
     """
 
     def __init__(
@@ -268,7 +277,7 @@ class Device:
         self._crypto = crypto
         self._idp_config = idp
         self._mike_config = mike or MikeConfig()
-        self._entropy = SeededKeys(chance.stream(f"keys of device {index}"))
+        self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
         self._secret = local_secret(index)
         self._newest_wall_ns = dict.fromkeys(("idpd", "miked"), 0)
         self._wanted = False
@@ -297,11 +306,11 @@ class Device:
         own = identity(self.index, self.size, self._crypto)
         if daemon is self.idpd:
             remove_own(self.backend, self._idp_config)
-            daemon.boot(IdpEngine(self._idp_config, own, self._secret, self._entropy))
+            daemon.boot(IdpEngine(self._idp_config, own, self._secret, self.entropy))
         else:
             self.keys.clear()
             secrets = secret_type(self._crypto)
-            engine = MikeEngine(self._mike_config, own, self._secret, self._entropy, secrets)
+            engine = MikeEngine(self._mike_config, own, self._secret, self.entropy, secrets)
             daemon.boot(engine)
 
     def power_on(self, gap_ms: int = 0) -> None:

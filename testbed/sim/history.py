@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+
+from protocol.mike.schedule import NodeSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,24 @@ class Detected(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Signalled(Record):
+    """A signal of IDP reached its MIKE.
+
+    Attributes:
+        kind: ``join``, ``restore`` or ``leave``.
+        peer: about whom.
+        own: whether that is the device itself.
+        matters: MIKE must answer it by a new key: JOIN or RESTORE of the device itself, LEAVE of a
+            member at the TM.
+    """
+
+    kind: str
+    peer: IPv6Address
+    own: bool
+    matters: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Injected(Record):
     """Somebody without a key sent something; what the engine did.
 
@@ -75,6 +96,7 @@ class Sampled(Record):
         keys: group keys in the key directory.
         sas: SAs in the SAD.
         refusals: entries in both engines' lists of refusals.
+        entries: entries of all containers in both engines; 0 if not counted.
         sent: datagrams sent since the last sample.
         span_ms: time since the last sample.
     """
@@ -84,6 +106,7 @@ class Sampled(Record):
     keys: int
     sas: int
     refusals: int
+    entries: int
     sent: int
     span_ms: float
 
@@ -103,8 +126,9 @@ class View:
         tm: whom it takes for the TM.
         is_tm: whether it acts as TM.
         active_epoch: the epoch that its IDP sends with.
-        sources: whose SAs are in its SAD.
-        sad: digest of its SAD, equal on devices that hold the same SAs.
+        sources: whose SAs for the group are in its SAD.
+        others: every other device that any SA in its SAD names.
+        sad: digest of its SAs for the group, equal on devices that hold the same ones.
     """
 
     device: int
@@ -118,6 +142,7 @@ class View:
     is_tm: bool
     active_epoch: str | None
     sources: frozenset[IPv6Address]
+    others: frozenset[IPv6Address]
     sad: str
 
     def describe(self) -> str:
@@ -129,3 +154,20 @@ class View:
             f" {self.active_epoch}, TM {self.tm}, {len(self.members)} members,"
             f" {len(self.peers_up)} peers up, SAs of {len(self.sources)}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known after a run to somebody who saw all of it.
+
+    Attributes:
+        secret_type: what MIKE made its node secrets of.
+        draws: each device's address, and all that its key source ever gave, in order.
+        datagrams: of MIKE on the black network, in order.
+        keys: every group key, by its epoch.
+    """
+
+    secret_type: type[NodeSecret] = field(repr=False)
+    draws: Sequence[tuple[IPv6Address, Sequence[bytes]]] = field(repr=False)
+    datagrams: Sequence[bytes] = field(repr=False)
+    keys: Mapping[str, bytes] = field(repr=False)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache
 from ipaddress import IPv6Address
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.identity import Identity, KnownDevice, Peer
 from protocol.identity.identity import SigningKey
@@ -20,6 +20,9 @@ from testbed.sim.modelled import ModelledSecret, ModelledSigner
 
 NATIONS = ("alpha", "beta", "gamma")
 FRESHNESS_MS = 30_000
+
+VERIFIED_MAX = 256
+"""Signatures of one device that are remembered as good."""
 
 
 class Crypto(StrEnum):
@@ -35,6 +38,24 @@ class Person:
 
     known: KnownDevice
     signing_key: SigningKey
+
+
+class SharedVerifier:
+    """Verifies each signature once, however many devices receive it: the answer is the same."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+        self._good: dict[tuple[bytes, bytes], None] = {}
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise InvalidSignature unless this key signed exactly these bytes."""
+        said = (signature, data)
+        if said in self._good:
+            return
+        self._key.verify(signature, data)
+        self._good[said] = None
+        if len(self._good) > VERIFIED_MAX:
+            del self._good[next(iter(self._good))]
 
 
 @cache
@@ -58,7 +79,7 @@ def person(index: int, crypto: Crypto = Crypto.REAL) -> Person:
         signer = ModelledSigner(seed)
         return Person(KnownDevice(peer, signer), signer)
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    return Person(KnownDevice(peer, key.public_key()), key)
+    return Person(KnownDevice(peer, SharedVerifier(key.public_key())), key)
 
 
 def identity(

@@ -30,6 +30,7 @@ class Verdict:
         agreed_ms: from the last fault to agreement, None if it did not come to that.
         epochs: group keys established, of all devices.
         datagrams: copies that arrived.
+        left_out: effects that the simulator has no model of, and did not perform: their names.
     """
 
     scenario: Scenario
@@ -39,12 +40,14 @@ class Verdict:
     agreed_ms: float | None
     epochs: int
     datagrams: int
+    left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values: what every seed is worth a line for."""
         return {
             "seed": self.scenario.seed,
             "members": self.scenario.members,
+            "theme": self.scenario.theme.value,
             "ok": self.violation is None,
             "violation": None if self.violation is None else str(self.violation),
             "faults": len(self.scenario.faults),
@@ -53,6 +56,7 @@ class Verdict:
             "agreed_ms": None if self.agreed_ms is None else round(self.agreed_ms),
             "epochs": self.epochs,
             "datagrams": self.datagrams,
+            "left_out": list(self.left_out),
         }
 
 
@@ -79,6 +83,7 @@ def _run(world: World) -> Verdict:
         agreed_ms=world.agreed_ms,
         epochs=world.epochs,
         datagrams=world.wire.sent,
+        left_out=tuple(sorted(world.left_out_effects)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from random import Random
 from typing import Any
 
@@ -21,8 +22,29 @@ CLASS_ON = 0.45
 REST_MS = 400
 """Least time between two process faults of one device."""
 
+SETTLED_MS = 12_000
+"""In a run with a theme nothing goes wrong before; by then all must be one group."""
+
+FLAP_MS_MAX = 1_900
+"""Two lost hellos, a third one late: shorter than the dead interval of IDP and `tm_silence_ms`."""
+
 MODES = ("ka",)
 """Modes of MIKE that the engines have."""
+
+
+class Theme(StrEnum):
+    """What a run is about."""
+
+    ANY = "any"
+    """Whatever may go wrong, at any time."""
+    FLAP = "flap"
+    """A settled group whose links and processes come and go, each time too short to matter."""
+    DEATH = "death"
+    """A settled group of which devices die on an otherwise perfect network."""
+
+
+THEMES = (Theme.ANY,) * 8 + (Theme.FLAP, Theme.DEATH)
+"""How often each is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +54,7 @@ class Scenario:
     Attributes:
         seed: decides everything below, and every draw during the run.
         members: number of devices.
+        theme: what it is about.
         mode: of MIKE.
         crypto: real or modelled.
         sa_mode: ``per-sender`` or ``paper``.
@@ -45,6 +68,7 @@ class Scenario:
 
     seed: int
     members: int
+    theme: Theme
     mode: str
     crypto: Crypto
     sa_mode: str
@@ -79,6 +103,7 @@ class Scenario:
         try:
             values: dict[str, Any] = json.loads(line)
             values["faults"] = tuple(Fault.parse(text) for text in values["faults"])
+            values["theme"] = Theme(values["theme"])
             values["crypto"] = Crypto(values["crypto"])
             values["starts_ms"] = tuple(values["starts_ms"])
             values["link_us"] = tuple(values["link_us"])
@@ -102,6 +127,7 @@ def draw(
     seed: int,
     *,
     members: int | None = None,
+    theme: Theme | None = None,
     mode: str = "ka",
     crypto: Crypto = Crypto.MODELLED,
 ) -> Scenario:
@@ -110,6 +136,7 @@ def draw(
     Args:
         seed: any whole number.
         members: number of devices, or None to draw that too.
+        theme: what it is about, or None to draw that too.
         mode: of MIKE.
         crypto: which cryptography; the same seed draws the same faults with either.
     """
@@ -117,13 +144,26 @@ def draw(
     draws = chance.stream("scenario")
     drawn = draws.randint(MEMBERS_MIN, MEMBERS_MAX)
     size = drawn if members is None else members
+    about = draws.choice(THEMES) if theme is None else theme
     safety_ms = draws.randint(8_000, 40_000)
     spread_ms = draws.choice([0, 50, 2_000, safety_ms // 2])
+    if about is not Theme.ANY:
+        spread_ms = min(spread_ms, 2_000)
+        safety_ms = SETTLED_MS + 14_000
     link_us = draws.choice([(100, 400), (1_000, 5_000), (2_000, 40_000)])
     starts_ms = tuple(draws.randint(0, spread_ms) for _ in range(size))
+    of_faults = chance.stream("faults")
+    match about:
+        case Theme.FLAP:
+            faults = draw_flaps(of_faults, size, safety_ms)
+        case Theme.DEATH:
+            faults = draw_deaths(of_faults, size)
+        case Theme.ANY:
+            faults = draw_faults(of_faults, starts_ms, safety_ms)
     return Scenario(
         seed=seed,
         members=size,
+        theme=about,
         mode=mode,
         crypto=crypto,
         sa_mode=draws.choice(["per-sender", "per-sender", "per-sender", "paper"]),
@@ -132,7 +172,38 @@ def draw(
         link_us=link_us,
         clock_ms=draws.choice([0, 5, 1_000]),
         safety_ms=safety_ms,
-        faults=draw_faults(chance.stream("faults"), starts_ms, safety_ms),
+        faults=faults,
+    )
+
+
+def draw_flaps(draws: Random, members: int, safety_ms: int) -> tuple[Fault, ...]:
+    """Draw short faults of a settled group, one after the other; between two, hellos pass."""
+    faults = [
+        Fault(kind, SETTLED_MS, safety_ms - SETTLED_MS, (), 0.3)
+        for kind in (Kind.DUPLICATION, Kind.REORDERING)
+        if draws.random() < CLASS_ON
+    ]
+    start = SETTLED_MS
+    while start + FLAP_MS_MAX < safety_ms:
+        kind = draws.choice([Kind.CARRIER, Kind.PARTITION, Kind.ONE_WAY, Kind.CLOG, Kind.PAUSE])
+        order = draws.sample(range(members), members)
+        some = tuple(order[: draws.randint(2, members)])
+        devices = some if kind in (Kind.ONE_WAY, Kind.CLOG) else (order[0],)
+        if kind is Kind.PARTITION:
+            devices = tuple(sorted(some[: max(1, members // 2)]))
+        faults.append(Fault(kind, start, draws.randint(100, FLAP_MS_MAX), devices))
+        start = faults[-1].end_ms + draws.randint(1_200, 3_000)
+    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
+
+
+def draw_deaths(draws: Random, members: int) -> tuple[Fault, ...]:
+    """Draw the end of one device, or of more at one time; somebody stays."""
+    dead = draws.sample(range(members), draws.randint(1, max(1, members // 2)))
+    start = SETTLED_MS + draws.randint(0, 2_000)
+    spread = draws.choice([0, 1_000])
+    return tuple(
+        Fault(draws.choice([Kind.CRASH, Kind.STOP]), start + draws.randint(0, spread), 0, (index,))
+        for index in sorted(dead)
     )
 
 

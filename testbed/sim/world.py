@@ -8,9 +8,11 @@ for a while in which nothing changed; if that does not come in time, their objec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
+from typing import Any
 
 from protocol.core.engine import (
     CancelTimer,
@@ -24,18 +26,27 @@ from protocol.core.engine import (
 from protocol.idp.config import IdpConfig, SaMode
 from protocol.idp.events import ApplySas
 from protocol.ipsec.model import Suite
-from protocol.ipsec.snapshot import SadSnapshot
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
-from testbed.sim.checkers import Checker, standard
+from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey, standard
 from testbed.sim.describe import describe
 from testbed.sim.device import Daemon, Device
 from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, Fault, Kind
-from testbed.sim.history import Detected, KeyPublished, MikeStarted, Record, Sampled, View
-from testbed.sim.people import address
-from testbed.sim.scenario import Scenario
+from testbed.sim.history import (
+    Detected,
+    Evidence,
+    KeyPublished,
+    MikeStarted,
+    Record,
+    Signalled,
+    View,
+)
+from testbed.sim.look import sample_of, view_of
+from testbed.sim.people import address, secret_type
+from testbed.sim.scenario import SETTLED_MS, Scenario, Theme
+from testbed.sim.secrecy import Secrecy
 from testbed.sim.wire import Wire
 
 SA_GROUP = IPv6Address("ff0e::1")
@@ -46,6 +57,12 @@ a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
 
 STABLE_MS = 6_500
 """Agreement must last so long: more than the dead interval and MIKE's `tm_silence_ms`."""
+
+UNSEEN_MS = 5_000
+"""A device that died on a perfect network is in no table so long after: five hello intervals."""
+
+WIPED_MS = 6_500
+"""... and in no SAD: a rekey, the activation and the deactivation delay later."""
 
 POLL_MS = 250
 """How often agreement is looked for, if anything changed."""
@@ -93,6 +110,7 @@ class World:
         wire: the network.
         notes: (ms, device or -1, text) of what a reader of a trace wants to see, if asked for.
         epochs: group keys established, of all devices.
+        left_out_effects: effects without a model here, by class.
         agreed_ms: how long after the last fault all agreed, once they do.
     """
 
@@ -104,7 +122,11 @@ class World:
         self.chance = Chance(scenario.seed)
         size = scenario.members
         paper = scenario.sa_mode == SaMode.PAPER.value
-        self._checkers = standard(size, shared_sa=paper) if checkers is None else list(checkers)
+        self._checkers = (
+            [*standard(size, shared_sa=paper), Secrecy()] if checkers is None else list(checkers)
+        )
+        if scenario.theme is Theme.FLAP:
+            self._checkers.append(NoRekey(SETTLED_MS))
         self._shared_sa = paper
         self.wire = Wire(self.chance, self.agenda, size, scenario.link_us)
         suite = Suite.TDES_SHA1 if paper else Suite.AES_GCM_128
@@ -126,7 +148,10 @@ class World:
         self.notes: list[tuple[float, int, str]] | None = [] if noting else None
         self.epochs = 0
         self.agreed_ms: float | None = None
+        self.left_out_effects: Counter[str] = Counter()
         self._changes = 0
+        self._mike_datagrams: list[bytes] = []
+        self._keys: dict[str, bytes] = {}
         self._digest = hashlib.sha256()
 
     @property
@@ -161,7 +186,18 @@ class World:
             self.agenda.at(fault.start_ms * NS_PER_MS, self._begin, number, fault)
             if fault.duration_ms != FOR_GOOD:
                 self.agenda.at(fault.end_ms * NS_PER_MS, self._end, number, fault)
+            if self.scenario.theme is Theme.DEATH:
+                dead = address(fault.devices[0])
+                for bound_ms, sas in ((UNSEEN_MS, False), (WIPED_MS, True)):
+                    at_ns = (fault.start_ms + bound_ms) * NS_PER_MS
+                    self.agenda.at(at_ns, self._probe, DeadIsForgotten(dead, sas=sas))
         self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
+
+    def _probe(self, checker: Checker) -> None:
+        """Ask one checker now, faults or not."""
+        text = checker.judge(self.views())
+        if text is not None:
+            raise ViolationError(Violation(checker.name, self.now_ms, text))
 
     def _await_agreement(self) -> None:
         """Run until nothing was to object to, and nothing changed, for `STABLE_MS`."""
@@ -177,6 +213,7 @@ class World:
                 quiet_since_ms = None if objection else self.now_ms
             if quiet_since_ms is not None and self.now_ms - quiet_since_ms >= STABLE_MS:
                 self.agreed_ms = quiet_since_ms - begun_ms
+                self._conclude()
                 return
             if self.now_ms - begun_ms > LIVENESS_MS:
                 if objection is None:
@@ -195,6 +232,18 @@ class World:
             if text is not None:
                 return Violation(checker.name, self.now_ms, text)
         return None
+
+    def _conclude(self) -> None:
+        """Ask every checker about the run as a whole."""
+        for device in self.devices:
+            self.tell(sample_of(device, self.now_ms, SAMPLE_MS, deep=True))
+        draws = [(device.address, device.entropy.drawn) for device in self.devices]
+        kind = secret_type(self.scenario.crypto)
+        evidence = Evidence(kind, draws, self._mike_datagrams, self._keys)
+        for checker in self._checkers:
+            text = checker.conclude(evidence)
+            if text is not None:
+                raise ViolationError(Violation(checker.name, self.now_ms, text))
 
     # Faults.
 
@@ -274,6 +323,8 @@ class World:
             found = self._by_address.get(effect.destination)
             receivers = [] if found is None or found is sender else [found]
         place = sender.daemons.index(daemon)
+        if daemon is sender.miked:
+            self._mike_datagrams.append(effect.payload)
         agenda = self.agenda
         now_ns = agenda.now_ns
         delays_ns = self.wire.delays_ns
@@ -292,7 +343,8 @@ class World:
         stamp = f"{self.agenda.now_ns} {device.index} {daemon.name} "
         match effect:
             case SendDatagram(channel, payload, destination):
-                self._digest.update(f"{stamp}{channel} {destination} ".encode() + payload)
+                where = int(destination or 0)
+                self._digest.update(f"{stamp}{channel} {where} ".encode() + payload)
                 if self.notes is not None and channel == "group" and (said := describe(payload)):
                     self.note(device.index, f"sends {destination or 'all'} {said}")
                 return
@@ -304,6 +356,7 @@ class World:
                 return
             case PublishKey(pointer, key):
                 self.epochs += 1
+                self._keys[pointer] = key
                 self._digest.update(f"{stamp}{pointer} ".encode() + key)
                 self.tell(KeyPublished(self.now_ms, device.index, pointer, key))
             case Report(point, fields):
@@ -311,6 +364,8 @@ class World:
                 if point == "t_detect":
                     peer = IPv6Address(fields["peer"])
                     self.tell(Detected(self.now_ms, device.index, fields["kind"], peer))
+                elif point == "t_mike_in":
+                    self.tell(self._signalled(daemon, fields))
             case ApplySas(label, operations):
                 self._digest.update(f"{stamp}{label} {len(operations)}".encode())
             case Log(level, text):
@@ -329,6 +384,22 @@ class World:
         self._changes += 1
         if daemon is daemon.device.miked:
             self.tell(MikeStarted(self.now_ms, daemon.device.index))
+
+    def left_out(self, _daemon: Daemon, effect: Effect) -> None:
+        """Count an effect that nothing here performs; the verdict names it."""
+        self.left_out_effects[type(effect).__name__] += 1
+
+    def _signalled(self, daemon: Daemon, fields: Mapping[str, Any]) -> Signalled:
+        """Say whether MIKE has to answer a signal by a new key."""
+        device = daemon.device
+        kind, peer = fields["kind"].lower(), IPv6Address(fields["peer"])
+        own = peer == device.address
+        matters = own and kind != "leave"
+        if kind == "leave" and not own:
+            assert daemon.engine is not None
+            status = daemon.engine.status(device.now())
+            matters = status["role"] == "tm" and fields["peer"] in status["members"]
+        return Signalled(self.now_ms, device.index, kind, peer, own, matters)
 
     def tell(self, record: Record) -> None:
         """Show a record to every checker.
@@ -351,56 +422,13 @@ class World:
     def _sample(self) -> None:
         """Measure what every device holds, and go on."""
         for device in self.devices:
-            self.tell(self._sampled(device))
+            self.tell(sample_of(device, self.now_ms, SAMPLE_MS))
         self.agenda.after(SAMPLE_MS * NS_PER_MS, self._sample)
-
-    def _sampled(self, device: Device) -> Sampled:
-        outstanding = refusals = 0
-        for daemon, link in ((device.idpd, "local"), (device.miked, "link")):
-            if daemon.engine is not None:
-                status = daemon.engine.status(device.now())
-                outstanding += status[link]["outstanding"]
-                refusals += len(status["refused"])
-        sent = sum(daemon.sent for daemon in device.daemons)
-        for daemon in device.daemons:
-            daemon.sent = 0
-        return Sampled(
-            at_ms=self.now_ms,
-            device=device.index,
-            timers=sum(len(daemon.timers) for daemon in device.daemons),
-            outstanding=outstanding,
-            keys=len(device.keys),
-            sas=len(device.backend.dump_sas()),
-            refusals=refusals,
-            sent=sent,
-            span_ms=SAMPLE_MS,
-        )
 
     def views(self) -> list[View]:
         """Return what every live device says of itself."""
-        return [self._view(device) for device in self.devices if device.alive]
-
-    def _view(self, device: Device) -> View:
-        assert device.idpd.engine is not None
-        assert device.miked.engine is not None
-        idp = device.idpd.engine.status(device.now())
-        mike = device.miked.engine.status(device.now())
-        sas = device.backend.dump_sas()
-        snapshot = SadSnapshot.of(sas)
-        epoch = mike["epoch"]
-        return View(
-            device=device.index,
-            address=device.address,
-            peers_up=frozenset(
-                IPv6Address(p["address"]) for p in idp["peers"] if p["state"] == "up"
-            ),
-            epoch=epoch,
-            unfinished=mike["pending"] is not None or mike["joining"],
-            key=None if epoch is None else device.keys.get(epoch),
-            members=frozenset(map(IPv6Address, mike["members"])),
-            tm=None if mike["tm"] is None else IPv6Address(mike["tm"]),
-            is_tm=mike["role"] == "tm",
-            active_epoch=idp["active_epoch"],
-            sources=frozenset(sa.source for sa in sas),
-            sad=snapshot.digest_without_source if self._shared_sa else snapshot.digest,
-        )
+        return [
+            view_of(device, SA_GROUP, shared_sa=self._shared_sa)
+            for device in self.devices
+            if device.alive
+        ]

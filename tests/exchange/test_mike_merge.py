@@ -77,7 +77,9 @@ def test_of_two_tms_elected_in_one_epoch_one_dissolves_though_neither_finished_a
         for other in reversed(range(6)):
             if (index in side) != (other in side):
                 world.signal_leave(index, other)
-    world.run_until(lambda: world[0].engine.pending is not None and world[1].engine.state.value == "tm")
+    world.run_until(
+        lambda: world[0].engine.pending is not None and world[1].engine.state.value == "tm"
+    )
     assert world[1].epoch == world[0].epoch
     assert world[1].engine.pending is not None
     del world.filters[1]
