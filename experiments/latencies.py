@@ -277,17 +277,17 @@ def _join_values(
 ) -> tuple[dict[str, float | None], list[str]]:
     joiner = step.subject
     address = bench.addresses.get(joiner)
-    hello = index.first(joiner, "idpd", "t_hello")
+    handed = index.first(joiner, "idpd", "t_signal", kind="join", peer=address)
     signalled = index.first(joiner, "miked", "t_mike_in", kind="join", peer=address)
     sent = index.first(joiner, "miked", "t_join_sent")
     seen = index.first(device, "idpd", "t_detect", peer=None if device == joiner else address)
     phases, written, missing = _tail(step, bench, index, device, signalled)
     key = index.first(device, "miked", "t_key", epoch=step.epoch) if step.epoch else None
-    early = {"t_hello": hello, "t_mike_in": signalled}
+    early = {"t_signal": handed, "t_mike_in": signalled}
     missing = [name for name, at in early.items() if at is None] + missing
     return {
-        "idp_startup_ms": _ms(hello, trigger),
-        "idp_to_mike_ms": _ms(signalled, hello),
+        "idp_startup_ms": _ms(handed, trigger),
+        "idp_to_mike_ms": _ms(signalled, handed),
         **phases,
         "total_ms": _ms(written, trigger),
         "detect_ms": _ms(seen, trigger),

@@ -57,7 +57,7 @@ STEPS: dict[str, str] = {
 }
 
 PHASES: dict[str, str] = {
-    "idp_startup_ms": "joiner's first hello minus its trigger (join only)",
+    "idp_startup_ms": "joiner's JOIN handed to the local socket minus its trigger (join only)",
     "idp_to_mike_ms": "JOIN at the joiner's MIKE minus its first hello; LEAVE: at the TM, "
     "received minus sent",
     "mike_ms": "group key at this device minus JOIN (joiner) or LEAVE (TM) received",

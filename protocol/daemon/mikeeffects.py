@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from functools import cache
 from typing import Final
 
 from protocol.core.engine import Effect
@@ -18,6 +19,7 @@ from protocol.mike.messages import Kind
 _UDP_HEADER_BYTES: Final = 8
 
 
+@cache
 def kind_filter(kinds: tuple[int, ...]) -> array[int]:
     """Return a classic BPF program (linux/filter.h) that drops MIKE's messages of other kinds.
 

@@ -1,6 +1,6 @@
 """The engine of IDP: the only place where the state of an instance changes.
 
-Parked until `Started`, then: hello, JOIN of ourselves to MIKE, policies. From there on it keeps the
+Parked until `Started`, then: JOIN of ourselves to MIKE, hello, policies. From there on it keeps the
 connectivity table, tells MIKE of every change, and turns MIKE's statuses into SAs. Normative
 description: docs/idp.md.
 
@@ -52,7 +52,17 @@ TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
 TIMER_NEWS = "idp.news"
 TIMER_ABSENT = "idp.absent"
-TIMERS = (TIMER_HELLO, TIMER_ANSWER, TIMER_EXPIRY, TIMER_KEY, TIMER_PLAN, TIMER_NEWS, TIMER_ABSENT)
+TIMER_BEGIN = "idp.begin"
+TIMERS = (
+    TIMER_BEGIN,
+    TIMER_HELLO,
+    TIMER_ANSWER,
+    TIMER_EXPIRY,
+    TIMER_KEY,
+    TIMER_PLAN,
+    TIMER_NEWS,
+    TIMER_ABSENT,
+)
 
 WANTED = frozenset(int(kind) for kind in MessageKind)
 
@@ -166,7 +176,11 @@ class IdpEngine:
         return self._state.state is EngineState.RUNNING
 
     def _on_started(self, event: Started, now: Instant) -> list[Effect]:
-        """Begin an instance; the hello and the JOIN come first, because latency starts here."""
+        """Begin an instance; our JOIN comes first, because latency starts here.
+
+        MIKE's part takes longest and waits for nothing else of ours: it begins while we sign our
+        hello.
+        """
         if self._running:
             return [Log("warning", "start ignored: already running")]
         self._state.move(EngineState.RUNNING)
@@ -175,13 +189,17 @@ class IdpEngine:
         self._identity.begin(self._startup_wall_ns)
         effects: list[Effect] = [Report("t_start", {"trigger_wall_ns": event.trigger_wall_ns})]
         # Without an xfrm interface only the policies keep red traffic from leaving in clear.
-        policies_first = self._config.if_id is None
-        if policies_first:
+        if self._config.if_id is None:
             effects += self._sync.start()
-        effects += self._hellos.first(now)
-        effects.append(Report("t_hello"))
         effects += self._mike.begin(self._me, self._startup_wall_ns, now)
-        if not policies_first:
+        effects.append(SetTimer(TIMER_BEGIN, now.mono_ns))
+        return effects
+
+    def _on_begin_due(self, now: Instant) -> list[Effect]:
+        """Say hello for the first time, and write the policies if that is still to be done."""
+        effects = self._hellos.first(now)
+        effects.append(Report("t_hello"))
+        if self._config.if_id is not None:
             effects += self._sync.start()
         effects.append(self._hellos.next_timer(now))
         return effects
@@ -392,6 +410,7 @@ class IdpEngine:
             TIMER_ANSWER: self._hellos.on_answer_due,
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
+            TIMER_BEGIN: self._on_begin_due,
             TIMER_NEWS: self._on_news_due,
             TIMER_ABSENT: self._on_absent_due,
         }

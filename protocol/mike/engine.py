@@ -108,6 +108,7 @@ class MikeEngine(Manager):
         self.clear()
         self.move(State.IDLE)
         self._effects += self.link.begin(self.now)
+        self.prepare()
 
     def _on_stopped(self) -> None:
         """Leave the group and return to the parked state."""

@@ -31,7 +31,7 @@ from protocol.mike.membership import Liveness
 from protocol.mike.messages import NO_EPOCH, Handover, Kind, Message, Path
 from protocol.mike.rules import View
 from protocol.mike.schedule import SECRET_LENGTH, NodeSecret
-from protocol.mike.states import Attempt, Held, State, may_move
+from protocol.mike.states import Attempt, Held, Prepared, State, may_move
 from protocol.mike.transaction import Transaction
 
 CHANNEL = "group"
@@ -79,6 +79,7 @@ class Instance:
         current: the established epoch.
         pending: a newer epoch that is not established yet.
         attempt: our unanswered JOIN.
+        prepared: our first JOIN, made before IDP asked for it.
         liveness: what our IDP says about the members.
         work: what we do, or will do, as TM.
     """
@@ -114,6 +115,7 @@ class Instance:
         self.current: Agreement | None = None
         self.pending: Agreement | None = None
         self.attempt: Attempt | None = None
+        self.prepared: Prepared | None = None
         self.held: Held | None = None
         self.early: dict[IPv6Address, Path] = {}
         self.heard: dict[IPv6Address, tuple[int, int]] = {}
@@ -183,19 +185,26 @@ class Instance:
 
     def send(self, message: Message, destination: IPv6Address | None = None) -> bool:
         """Sign and send a message; False if it is larger than we may build (MIKE-20)."""
+        datagram = self.sealed(message)
+        if datagram is None:
+            return False
+        self.emit(SendDatagram(CHANNEL, datagram, destination))
+        return True
+
+    def sealed(self, message: Message) -> bytes | None:
+        """Sign a message; None if it is larger than we may build (MIKE-20)."""
         kind = Kind[type(message).__name__.upper()]
         try:
             datagram = self.identity.seal(PROTOCOL_MIKE, kind, message.encode(), self.now)
         except LocalError as error:
             self.counters.count("MIKE-20")
             self.log("error", f"{kind.name} cannot be sent: {error}")
-            return False
+            return None
         if len(datagram) > self.config.datagram_size_max:
             self.counters.count("MIKE-20")
             self.log("error", f"{kind.name} of {len(datagram)} bytes is above the maximum")
-            return False
-        self.emit(SendDatagram(CHANNEL, datagram, destination))
-        return True
+            return None
+        return datagram
 
     # Chance.
 

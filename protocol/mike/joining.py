@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
-from protocol.core.engine import Report
+from protocol.core.engine import Report, SendDatagram
 from protocol.core.retransmit import Backoff
 from protocol.idpmike import GroupStatus
 from protocol.mike.config import NS_PER_MS
 from protocol.mike.instance import (
+    CHANNEL,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_HANDOVER,
@@ -23,11 +24,14 @@ from protocol.mike.instance import (
 )
 from protocol.mike.membership import GroupFigures
 from protocol.mike.messages import NONCE_LENGTH, Announcement, Join
-from protocol.mike.states import Attempt, State
+from protocol.mike.states import Attempt, Prepared, State
 
 DIRECTED_MAX = 3
 """Copies of a JOIN that go to one TM only. If every TM of a network that was cut granted it, each
 but one would wait in vain for the joiner's keys, and could not finish its epoch (MIKE-16)."""
+
+PREPARED_NS_MAX = 100_000_000
+"""A JOIN that was signed longer ago is made anew: our IDP did not start with us."""
 
 
 class Joiner(Instance):
@@ -41,10 +45,31 @@ class Joiner(Instance):
         """
         if self.attempt is not None:
             return
-        self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret(), whom)
+        ready, self.prepared = self.prepared, None
+        if ready is not None and whom is None and self._is_of_use(ready):
+            self.attempt = ready.attempt
+            self.emit(SendDatagram(CHANNEL, ready.datagram))
+            self._repeat_later(ready.attempt)
+        else:
+            self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret(), whom)
+            self._send_join()
         self.stop(TIMER_REJOIN)
-        self._send_join()
         self.emit(Report("t_join_sent", {"highest": self.highest}))
+
+    def prepare(self) -> None:
+        """Make our first JOIN at start: IDP, started by the same trigger, asks for it at once."""
+        attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
+        datagram = self.sealed(Join(attempt.nonce, attempt.leaf.blinded, self.highest))
+        if datagram is not None:
+            self.prepared = Prepared(attempt, datagram, self.now.mono_ns)
+
+    def _is_of_use(self, ready: Prepared) -> bool:
+        """Say whether a prepared JOIN is still as good as a new one.
+
+        It must not look older than a LEAVE that was reported since (MIKE-12).
+        """
+        age_ns = self.now.mono_ns - ready.made_mono_ns
+        return self.highest == 0 and age_ns <= PREPARED_NS_MAX
 
     def _send_join(self) -> None:
         """Send our request once, and set the timer for its repetition."""
@@ -52,6 +77,9 @@ class Joiner(Instance):
         assert attempt is not None
         whom = attempt.whom if attempt.repetitions < DIRECTED_MAX else None
         self.send(Join(attempt.nonce, attempt.leaf.blinded, self.highest), whom)
+        self._repeat_later(attempt)
+
+    def _repeat_later(self, attempt: Attempt) -> None:
         backoff = Backoff(
             self.config.join_retry_ms * NS_PER_MS, self.config.join_retry_max_ms * NS_PER_MS, 0
         )

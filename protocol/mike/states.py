@@ -5,7 +5,7 @@ docs/mike.md draws its diagram from `MOVES` (a test compares them).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv6Address
 
@@ -80,6 +80,21 @@ class Attempt:
     leaf: NodeSecret
     whom: IPv6Address | None = None
     repetitions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A JOIN that waits for IDP's word.
+
+    Attributes:
+        attempt: what it asks with.
+        datagram: signed, ready to be sent.
+        made_mono_ns: when it was signed.
+    """
+
+    attempt: Attempt
+    datagram: bytes = field(repr=False)
+    made_mono_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

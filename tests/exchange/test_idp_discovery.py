@@ -52,16 +52,18 @@ def test_newcomer_and_the_others_find_each_other_within_a_fraction_of_an_interva
     assert len(c.signals) == 3
 
 
-def test_start_says_hello_and_join_before_anything_else() -> None:
+def test_start_signals_join_before_it_says_hello_and_hello_before_policies() -> None:
     network = Network(1)
     (a,) = network.devices
     a.start()
+    assert a.sent == []
+    network.run(1)
     assert [point for point, _ in a.points("t_start", "t_hello", "t_signal")] == [
         "t_start",
-        "t_hello",
         "t_signal",
+        "t_hello",
     ]
-    assert a.points("t_start")[0][1] == {"trigger_wall_ns": network.now.wall_ns}
+    assert a.points("t_start")[0][1] == {"trigger_wall_ns": network.now.wall_ns - 1_000_000}
     assert a.labels == ["policies"]
     assert len(a.backend.dump_policies()) == 3
     assert a.backend.dump_sas() == []

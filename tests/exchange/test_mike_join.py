@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from protocol.identity import envelope
+from protocol.idpmike import SignalKind
 from protocol.mike.messages import Kind, Path, Tree
-from tests.support.world import World
+from tests.support.world import EPOCH_WALL_NS, MS, World
 
 JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
 
@@ -129,3 +131,19 @@ def test_a_joiner_listens_before_it_asks() -> None:
     world.join(1)
     world.run_until(lambda: world.agreed(0, 1))
     assert world[1].attended_at_send[0] == (JOIN, (JOIN, TREE, PATH, STATUS))
+
+
+def test_a_join_is_ready_when_idp_asks_and_made_anew_when_idp_asks_late() -> None:
+    world = World(3)
+    world.form(1)
+    for index, late_ms, sequence in ((1, 20, 0), (2, 500, 1)):
+        world.start(index)
+        world.run(late_ms)
+        asked_ns = world.now_ns
+        world.signal(index, SignalKind.JOIN, index)
+        world.run_until(lambda i=index: world.agreed(*range(i + 1)))  # type: ignore[misc]
+        first = next(s for s in world.wire if (s.sender, s.kind) == (index, Kind.JOIN))
+        sealed = envelope.decode(first.payload)
+        assert sealed.sequence == sequence
+        age_ms = (EPOCH_WALL_NS + asked_ns - sealed.sent_wall_ns) / MS
+        assert (19 < age_ms <= 20) if sequence == 0 else age_ms < 1

@@ -69,7 +69,7 @@ def test_a_known_offset_between_two_clocks_is_corrected() -> None:
     ahead = 5_000_000  # the joiner's clock is 5 ms ahead of the monitor's
     at = 1_700_000_000_000_000_000
     stamps = [
-        Stamp(at + 20_000_000, 0, "d3", "idpd", "t_hello", {}),
+        Stamp(at + 20_000_000, 0, "d3", "idpd", "t_signal", {"kind": "JOIN", "peer": "::3"}),
         Stamp(at + 22_000_000, 0, "d3", "miked", "t_mike_in", {"kind": "join", "peer": "::3"}),
         Stamp(at + 30_000_000 - ahead, 0, "d1", "miked", "t_key", {"epoch": "2-a"}),
         Stamp(at + 31_000_000 - ahead, 0, "d1", "idpd", "t_status", {"epoch": "2-a"}),
