@@ -20,6 +20,9 @@ from protocol.daemon.memberships import Sources
 DATAGRAM_BYTES_MAX = 8192
 """Largest datagram read; one byte more is asked for, so that longer ones are seen as such."""
 
+LOCAL_BYTES_MAX = 32 * 1024
+"""The same on ::1 (docs/local-interface.md)."""
+
 RECEIVE_BUFFER_BYTES = 1024 * 1024
 """Room for the burst with which a large group answers a join while we are not scheduled."""
 
@@ -42,8 +45,9 @@ class DatagramSocket:
         counters: what was dropped, by reason.
     """
 
-    def __init__(self, sock: socket.socket, name: str) -> None:
+    def __init__(self, sock: socket.socket, name: str, largest: int = DATAGRAM_BYTES_MAX) -> None:
         self.counters: Counter[str] = Counter()
+        self._largest = largest
         self._socket = sock
         self._name = name
         self._sources: dict[str, IPv6Address] = {}
@@ -55,13 +59,13 @@ class DatagramSocket:
     def receive(self) -> tuple[bytes, IPv6Address] | None:
         """Return one datagram and its source address without scope, or None."""
         try:
-            payload, address = self._socket.recvfrom(DATAGRAM_BYTES_MAX + 1)
+            payload, address = self._socket.recvfrom(self._largest + 1)
         except BlockingIOError:
             return None
         except OSError as error:
             self.counters[f"{self._name}.receive_failed.{_errno_name(error)}"] += 1
             return None
-        if len(payload) > DATAGRAM_BYTES_MAX:
+        if len(payload) > self._largest:
             self.counters[f"{self._name}.oversized"] += 1
             return None
         text = address[0]
@@ -200,7 +204,7 @@ class LocalSocket(DatagramSocket):
                 f"cannot open port {own_port} on ::1: {error.strerror}"
                 " (is the daemon already running here? is the interface lo up?)"
             ) from error
-        super().__init__(sock, "local")
+        super().__init__(sock, "local", LOCAL_BYTES_MAX)
         self._target = (str(LOCALHOST), other_port)
 
     def send(self, payload: bytes, _destination: IPv6Address | None) -> None:

@@ -7,11 +7,13 @@ and its import is dear under emulation.
 
 from protocol.identity.envelope import BODY_MAX, BODY_RECOMMENDED, PROTOCOL_IDP, PROTOCOL_MIKE
 from protocol.identity.identity import (
+    CrlEntry,
     Identity,
     KnownDevice,
     Opened,
     Peer,
     RefusedError,
+    UnknownCertificateError,
     ValidityWindow,
 )
 
@@ -20,10 +22,12 @@ __all__ = [
     "BODY_RECOMMENDED",
     "PROTOCOL_IDP",
     "PROTOCOL_MIKE",
+    "CrlEntry",
     "Identity",
     "KnownDevice",
     "Opened",
     "Peer",
     "RefusedError",
+    "UnknownCertificateError",
     "ValidityWindow",
 ]

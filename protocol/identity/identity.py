@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature
 
@@ -26,6 +26,9 @@ from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.identity import envelope
 from protocol.identity.envelope import Envelope
 from protocol.ipsec.model import Prefix
+
+if TYPE_CHECKING:
+    from protocol.identity.trust import TrustStore
 
 FRESHNESS_MS_DEFAULT = 30_000
 """How far the sender's clock may be from ours. Bounds for how long a recorded message can be
@@ -44,6 +47,7 @@ RULE_REVOKED = "AUTH-7"
 RULE_ADDRESS = "AUTH-8"
 RULE_SIGNATURE = "AUTH-9"
 RULE_REPLAY = "AUTH-10"
+RULE_BARRED = "AUTH-11"
 
 
 class SigningKey(Protocol):
@@ -138,6 +142,20 @@ class KnownDevice:
         return None
 
 
+class CrlEntry(NamedTuple):
+    """Which revocation list a device has, as it travels.
+
+    Attributes:
+        issuer: truncated hash of the CA's subject, 8 bytes.
+        number: CRL number, 0 if it has none.
+        issued_s: when it was issued, UTC seconds.
+    """
+
+    issuer: bytes
+    number: int
+    issued_s: int
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An authenticated message.
@@ -176,6 +194,21 @@ class RefusedError(PeerError):
         self.effects: list[Effect] = [Log("warning", line)] if log_due else []
 
 
+class UnknownCertificateError(RefusedError):
+    """A datagram of a certificate we do not have; nothing in it is authenticated.
+
+    Attributes:
+        envelope: what it claims.
+        plausible: whether it is fresh and comes from the address it names: worth a question.
+    """
+
+    def __init__(self, envelope: Envelope, peer: str, *, plausible: bool, log_due: bool) -> None:
+        reason = f"unknown certificate {envelope.fingerprint.hex()}"
+        super().__init__(RULE_UNKNOWN, reason, peer, log_due=log_due)
+        self.envelope = envelope
+        self.plausible = plausible
+
+
 @dataclass(slots=True)
 class _Stream:
     """Replay state of one sender in one protocol."""
@@ -199,6 +232,8 @@ class Identity:
     Attributes:
         me: our own certificate's words.
         startup_wall_ns: start-up time-stamp given to `begin`, or None before.
+        store: the certificates behind what we know; None where identities are made in memory.
+            Whoever changes it calls `trust` with its devices.
     """
 
     def __init__(
@@ -208,8 +243,10 @@ class Identity:
         devices: Iterable[KnownDevice],
         *,
         freshness_ms: int = FRESHNESS_MS_DEFAULT,
+        store: TrustStore | None = None,
     ) -> None:
         self.me = own.peer
+        self.store = store
         self.startup_wall_ns: int | None = None
         self._own = own
         self._signing_key = signing_key
@@ -221,6 +258,7 @@ class Identity:
         self._refused_strangers = RefusalLog(STRANGERS_MAX)
         self._devices: dict[bytes, KnownDevice] = {}
         self._by_address: dict[IPv6Address, KnownDevice] = {}
+        self._barred: dict[IPv6Address, str] = {}
         self.trust(devices)
 
     def __repr__(self) -> str:
@@ -243,6 +281,7 @@ class Identity:
         self._by_address[self.me.address] = self._own
         known = {d.peer.address for d in ordered}
         self._streams = {key: s for key, s in self._streams.items() if key[1] in known}
+        self._barred = {who: why for who, why in self._barred.items() if who in known}
 
     def peer_by_address(self, address: IPv6Address) -> Peer | None:
         """Return the trusted device (or us) with this black address."""
@@ -260,6 +299,21 @@ class Identity:
             for _, device in sorted(self._by_address.items())
             if device is not self._own and (now is None or device.problem(now.wall_ns) is None)
         )
+
+    def problem_with(self, fingerprint: bytes, now: Instant) -> str | None:
+        """Say why messages of this certificate are refused, whoever sends them, or None."""
+        device = self._devices.get(fingerprint)
+        if device is None:
+            return "unknown certificate"
+        problem = device.problem(now.wall_ns)
+        return None if problem is None else problem[1]
+
+    def bar(self, address: IPv6Address, reason: str | None) -> None:
+        """Refuse all messages of a known device from now on (AUTH-11); None: no longer."""
+        if reason is None:
+            self._barred.pop(address, None)
+        elif address in self._by_address:
+            self._barred[address] = reason
 
     def own_problem(self, now: Instant) -> str | None:
         """Say why other devices will refuse our own certificate, or None."""
@@ -335,8 +389,7 @@ class Identity:
             return None
         device = self._devices.get(message.fingerprint)
         if device is None:
-            reason = f"unknown certificate {message.fingerprint.hex()}"
-            self._refuse_stranger(RULE_UNKNOWN, reason, source, now)
+            self._refuse_unknown(message, source, now)
         self._check_claims(message, device, source, now)
         try:
             device.verify_key.verify(message.signature, envelope.signed_part(datagram))
@@ -371,6 +424,9 @@ class Identity:
         if message.sender != certified or source != certified:
             reason = f"sent from {source} as {message.sender}, its certificate is for {certified}"
             self._refuse(RULE_ADDRESS, reason, device, now)
+        barred = self._barred.get(certified)
+        if barred is not None:
+            self._refuse(RULE_BARRED, barred, device, now)
 
     def _check_replay(self, message: Envelope, device: KnownDevice, now: Instant) -> None:
         """Admit each authentic message once; a larger start-up time-stamp restarts the window."""
@@ -394,6 +450,15 @@ class Identity:
         peer = str(source)
         log_due = self._refused_strangers.note(peer, rule, reason, now)
         raise RefusedError(rule, reason, peer, log_due=log_due)
+
+    def _refuse_unknown(self, message: Envelope, source: IPv6Address, now: Instant) -> NoReturn:
+        """Count and refuse a datagram of a certificate we do not have, with what it claims."""
+        self._counters.count(RULE_UNKNOWN)
+        reason = f"unknown certificate {message.fingerprint.hex()}"
+        log_due = self._refused_strangers.note(str(source), RULE_UNKNOWN, reason, now)
+        fresh = abs(now.wall_ns - message.sent_wall_ns) <= self._freshness_ns
+        plausible = fresh and message.sender == source
+        raise UnknownCertificateError(message, str(source), plausible=plausible, log_due=log_due)
 
     def _refuse(self, rule: str, reason: str, device: KnownDevice, now: Instant) -> NoReturn:
         """Count and refuse a datagram that names a certificate we know."""

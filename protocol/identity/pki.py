@@ -42,8 +42,9 @@ from cryptography.x509.oid import NameOID
 
 from protocol.core.errors import LocalError
 from protocol.identity import addressblocks
-from protocol.identity.certificates import GATEWAY_UNIT, IdentityFiles
+from protocol.identity.certificates import IdentityFiles
 from protocol.identity.files import SECRET_LENGTH, read_file, read_private
+from protocol.identity.profile import GATEWAY_UNIT
 from protocol.ipsec.model import Prefix
 
 VALID_DAYS = 365
@@ -197,13 +198,14 @@ class Authority:
         on: datetime | None = None,
         previous: x509.CertificateRevocationList | None = None,
     ) -> bytes:
-        """Return a PEM CRL of these certificates and those of a previous CRL."""
+        """Return a PEM CRL of these certificates and those of a previous CRL, numbered after it."""
         now = datetime.now(tz=UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
             .last_update(now)
             .next_update(now + timedelta(days=VALID_DAYS))
+            .add_extension(x509.CRLNumber(_number_after(previous)), critical=False)
         )
         dates = (
             {} if previous is None else {e.serial_number: e.revocation_date_utc for e in previous}
@@ -214,6 +216,16 @@ class Authority:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date)
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self._key, None).public_bytes(Encoding.PEM)
+
+
+def _number_after(previous: x509.CertificateRevocationList | None) -> int:
+    """Return the CRL number (RFC 5280 section 5.2.3) that follows a CRL's."""
+    if previous is None:
+        return 1
+    try:
+        return previous.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
+    except x509.ExtensionNotFound:
+        return 1
 
 
 class Coalition:

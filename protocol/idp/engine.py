@@ -64,7 +64,7 @@ TIMERS = (
     TIMER_ABSENT,
 )
 
-WANTED = frozenset(int(kind) for kind in MessageKind)
+WANTED = frozenset({int(MessageKind.HELLO)})
 
 
 class EngineState(StrEnum):

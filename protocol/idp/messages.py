@@ -23,7 +23,9 @@ RULE_PREFIX_SYNTAX = "IDP-17"
 
 EPOCH_TAG_LENGTH = 8
 PAIR_KEY_LENGTH = 32
-HELLO_LENGTH = 56
+DIGEST_LENGTH = 8
+NO_DIGEST = bytes(DIGEST_LENGTH)
+HELLO_LENGTH = 76
 """Bytes of a hello's body."""
 
 NO_PAIR_KEY = bytes(PAIR_KEY_LENGTH)
@@ -34,10 +36,17 @@ PREFIXES_MAX = 256
 
 
 class MessageKind(IntEnum):
-    """Kinds of IDP messages in the envelope; 3 is kept for a good-bye, 4 to 8 for others."""
+    """Kinds of IDP messages in the envelope; 3 is kept for a good-bye, 8 for others.
+
+    Kinds 4 to 7 are those of `protocol.idp.documents`.
+    """
 
     HELLO = 1
     PREFIXES = 2
+    REQUEST = 4
+    CERTIFICATE = 5
+    REVOCATIONS = 6
+    POLICY = 7
 
 
 class HelloFlag(IntFlag):
@@ -64,6 +73,9 @@ class Hello:
         triggered: sent out of turn.
         epoch: the epoch whose group key the sender has, or None.
         pair_key: X25519 public key of this instance (RFC 7748), or `NO_PAIR_KEY`.
+        policy_version: of the domain policy the sender keeps, 0 if it has none.
+        policy_digest: of that policy; zeros if it has none.
+        trust_digest: of the revocation lists the sender has; zeros if it has none.
     """
 
     hello_interval_ms: int
@@ -71,6 +83,9 @@ class Hello:
     triggered: bool = False
     epoch: EpochId | None = None
     pair_key: bytes = NO_PAIR_KEY
+    policy_version: int = 0
+    policy_digest: bytes = NO_DIGEST
+    trust_digest: bytes = NO_DIGEST
 
     @property
     def dead_interval_ns(self) -> int:
@@ -94,6 +109,9 @@ class Hello:
         writer.push_u64(number, "epoch_number")
         writer.push_bytes(tag, EPOCH_TAG_LENGTH, "epoch_tag")
         writer.push_bytes(self.pair_key, PAIR_KEY_LENGTH, "pair_key")
+        writer.push_u32(self.policy_version, "policy_version")
+        writer.push_bytes(self.policy_digest, DIGEST_LENGTH, "policy_digest")
+        writer.push_bytes(self.trust_digest, DIGEST_LENGTH, "trust_digest")
         return writer.finish()
 
     @classmethod
@@ -113,7 +131,12 @@ class Hello:
         number = reader.pull_u64("epoch_number")
         tag = reader.pull_bytes(EPOCH_TAG_LENGTH, "epoch_tag")
         pair_key = reader.pull_bytes(PAIR_KEY_LENGTH, "pair_key")
+        policy_version = reader.pull_u32("policy_version")
+        policy_digest = reader.pull_bytes(DIGEST_LENGTH, "policy_digest")
+        trust_digest = reader.pull_bytes(DIGEST_LENGTH, "trust_digest")
         reader.finish()
+        if (policy_version == 0) != (policy_digest == NO_DIGEST):
+            reader.fail("policy", "a version without a digest, or a digest without a version")
         keyed = bool(flags & HelloFlag.KEYED)
         if not keyed and (number or any(tag)):
             reader.fail("epoch", "not zero although the flag KEYED is not set")
@@ -123,6 +146,9 @@ class Hello:
             triggered=bool(flags & HelloFlag.TRIGGERED),
             epoch=EpochId(number, tag) if keyed else None,
             pair_key=pair_key,
+            policy_version=policy_version,
+            policy_digest=policy_digest,
+            trust_digest=trust_digest,
         )
 
 

@@ -25,7 +25,7 @@ from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Out
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
 
 RULES: dict[str, str] = {
-    "IDP-1": "A hello body is exactly 56 bytes, reserved bits and unused epoch fields zero",
+    "IDP-1": "A hello body is exactly 76 bytes, reserved bits and unused epoch fields zero",
     "IDP-2": "An announced hello interval lies between 50 and 60000 ms",
     "IDP-3": "An announced dead factor lies between 2 and 20",
     "IDP-4": "A hello under our own address that another certificate signed is refused",

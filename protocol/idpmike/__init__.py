@@ -6,8 +6,11 @@ reliable. Normative description: docs/local-interface.md.
 
 from protocol.idpmike.link import CHANNEL, TIMER, LocalLink
 from protocol.idpmike.messages import (
+    Credential,
+    CredentialKind,
     EpochId,
     Frame,
+    FromIdp,
     GroupStatus,
     LinkOpened,
     Reliable,
@@ -16,6 +19,7 @@ from protocol.idpmike.messages import (
     Signal,
     SignalAck,
     SignalKind,
+    Standing,
     StatusAck,
     decode,
     direction_key,
@@ -25,8 +29,11 @@ from protocol.idpmike.messages import (
 __all__ = [
     "CHANNEL",
     "TIMER",
+    "Credential",
+    "CredentialKind",
     "EpochId",
     "Frame",
+    "FromIdp",
     "GroupStatus",
     "LinkOpened",
     "LocalLink",
@@ -36,6 +43,7 @@ __all__ = [
     "Signal",
     "SignalAck",
     "SignalKind",
+    "Standing",
     "StatusAck",
     "decode",
     "direction_key",

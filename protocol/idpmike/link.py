@@ -25,6 +25,7 @@ from protocol.core.errors import LocalError, PeerError
 from protocol.core.retransmit import NS_PER_MS, Backoff
 from protocol.idpmike.messages import (
     Frame,
+    FromIdp,
     GroupStatus,
     LinkOpened,
     Message,
@@ -42,7 +43,7 @@ from protocol.idpmike.messages import (
 CHANNEL = "local"
 TIMER = "local.retransmit"
 
-OUTSTANDING_MAX = 256
+OUTSTANDING_MAX = 1024
 """Messages waiting for an acknowledgement; more means that the other daemon is gone."""
 
 FRESHNESS_NS = 30_000 * NS_PER_MS
@@ -138,13 +139,15 @@ class LocalLink:
         self.last_serial = 0
         return self._queue(LinkOpened(), now)
 
-    def send(self, message: Signal | GroupStatus, now: Instant) -> list[Effect]:
+    def send(self, message: FromIdp | GroupStatus, now: Instant) -> list[Effect]:
         """Number, time-stamp and send a message; it is repeated until acknowledged."""
-        allowed = Signal if self._side is Side.IDP else GroupStatus
+        allowed = FromIdp if self._side is Side.IDP else GroupStatus
         if not isinstance(message, allowed):
             raise LocalError(f"{type(message).__name__} is not for {self._side.name} to send")
         effects = self.begin(now) if self._instance == 0 else []
-        return effects + self._queue(replace(message, sent_wall_ns=now.wall_ns), now)
+        if isinstance(message, (Signal, GroupStatus)):
+            message = replace(message, sent_wall_ns=now.wall_ns)
+        return effects + self._queue(message, now)
 
     def _queue(self, message: Reliable, now: Instant) -> list[Effect]:
         """Send the first copy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv6Address
 
@@ -19,6 +19,12 @@ TAG_LENGTH = 8
 
 MEMBERS_MAX = 1024
 """Members in one status: 16 KiB, far below what a datagram on ::1 can carry."""
+
+DER_MAX = 24 * 1024
+"""Bytes of a certificate or revocation list."""
+
+REASON_MAX = 255
+"""Bytes of the reason why a device's messages are not acted upon."""
 
 POINTER_MAX = 255
 """Bytes of a key pointer: the longest file name of Linux file systems (NAME_MAX)."""
@@ -59,6 +65,15 @@ class MessageKind(IntEnum):
     GROUP_STATUS = 4
     STATUS_ACK = 5
     RESYNC = 6
+    CREDENTIAL = 7
+    STANDING = 8
+
+
+class CredentialKind(IntEnum):
+    """What a `Credential` holds."""
+
+    CERTIFICATE = 1
+    REVOCATIONS = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,6 +142,38 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """IDP to MIKE: a certificate or revocation list that IDP learned.
+
+    MIKE judges it by its own anchors; the same holds here as there.
+
+    Attributes:
+        kind: which of the two.
+        der: the certificate or the list.
+        serial: 0 when given to `LocalLink.send`, which numbers it.
+    """
+
+    kind: CredentialKind
+    der: bytes = field(repr=False)
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """IDP to MIKE: whether messages of a device may be acted upon.
+
+    Attributes:
+        peer: the device's black address.
+        reason: why not, empty if they may.
+        serial: 0 when given to `LocalLink.send`, which numbers it.
+    """
+
+    peer: IPv6Address
+    reason: str
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SignalAck:
     """MIKE to IDP: every message up to this serial was handled."""
 
@@ -172,10 +219,13 @@ class Resync:
     floor: int
 
 
-Message = LinkOpened | Signal | SignalAck | GroupStatus | StatusAck | Resync
+Message = LinkOpened | Signal | Credential | Standing | SignalAck | GroupStatus | StatusAck | Resync
 """Everything that travels on the local interface."""
 
-Reliable = LinkOpened | Signal | GroupStatus
+FromIdp = Signal | Credential | Standing
+"""What IDP sends reliably, besides `LinkOpened`."""
+
+Reliable = LinkOpened | FromIdp | GroupStatus
 """What is repeated until acknowledged; all that `LocalLink.handle` hands out."""
 
 
@@ -211,6 +261,8 @@ _KINDS: dict[Side, tuple[MessageKind, ...]] = {
     Side.IDP: (
         MessageKind.OPENED,
         MessageKind.SIGNAL,
+        MessageKind.CREDENTIAL,
+        MessageKind.STANDING,
         MessageKind.STATUS_ACK,
         MessageKind.RESYNC,
     ),
@@ -249,6 +301,14 @@ def encode(frame: Frame, key: bytes) -> bytes:
             body.push_address(message.peer)
             body.push_u64(message.startup_wall_ns, "startup_wall_ns")
             body.push_u64(message.sent_wall_ns, "sent_wall_ns")
+        case Credential():
+            kind, serial = MessageKind.CREDENTIAL, message.serial
+            body.push_u8(message.kind)
+            body.push_vector(message.der, DER_MAX, "der")
+        case Standing():
+            kind, serial = MessageKind.STANDING, message.serial
+            body.push_address(message.peer)
+            body.push_vector(message.reason.encode(), REASON_MAX, "reason")
         case SignalAck():
             kind, serial = MessageKind.SIGNAL_ACK, message.serial
         case GroupStatus():
@@ -342,6 +402,15 @@ def _decode_body(reader: Reader, kind: MessageKind, serial: int) -> Message:
                 serial=serial,
                 sent_wall_ns=reader.pull_u64("sent_wall_ns"),
             )
+        case MessageKind.CREDENTIAL:
+            return Credential(
+                kind=reader.pull_enum(CredentialKind, "credential kind"),
+                der=reader.pull_vector(DER_MAX, "der"),
+                serial=serial,
+            )
+        case MessageKind.STANDING:
+            peer = reader.pull_address("peer")
+            return Standing(peer, _pull_text(reader, REASON_MAX, "reason"), serial)
         case MessageKind.SIGNAL_ACK:
             return SignalAck(serial)
         case MessageKind.STATUS_ACK:
@@ -355,13 +424,7 @@ def _decode_body(reader: Reader, kind: MessageKind, serial: int) -> Message:
 def _decode_status(reader: Reader, serial: int) -> GroupStatus:
     """Read the body of a GroupStatus."""
     epoch = EpochId(reader.pull_u64("epoch number"), reader.pull_bytes(TAG_LENGTH, "epoch tag"))
-    raw_pointer = reader.pull_vector(POINTER_MAX, "pointer")
-    try:
-        pointer = raw_pointer.decode()
-    except UnicodeDecodeError:
-        reader.fail("pointer", "not UTF-8")
-    if not pointer.isprintable():
-        reader.fail("pointer", "not printable")
+    pointer = _pull_text(reader, POINTER_MAX, "pointer")
     count = reader.pull_count(MEMBERS_MAX, "members")
     members = tuple(reader.pull_address("member") for _ in range(count))
     if len(set(members)) != count:
@@ -374,3 +437,15 @@ def _decode_status(reader: Reader, serial: int) -> GroupStatus:
         tm=reader.pull_address("tm"),
         sent_wall_ns=reader.pull_u64("sent_wall_ns"),
     )
+
+
+def _pull_text(reader: Reader, maximum: int, name: str) -> str:
+    """Read a printable text of at most ``maximum`` bytes of UTF-8."""
+    raw = reader.pull_vector(maximum, name)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        reader.fail(name, "not UTF-8")
+    if not text.isprintable():
+        reader.fail(name, "not printable")
+    return text

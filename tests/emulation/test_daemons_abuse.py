@@ -76,6 +76,8 @@ def test_junk_on_every_port_changes_nothing(lan: Lan) -> None:
             outside.sendto(datagram, ("ff0e::319e", 47510, 0, index))
             for port in (47501, 47502):
                 inside.sendto(datagram, ("::1", port))
+        for port in (47501, 47502):
+            inside.sendto(bytes(32 * 1024 + 1), ("::1", port))
         for sock in (outside, inside):
             with pytest.raises(TimeoutError):
                 sock.recv(100)

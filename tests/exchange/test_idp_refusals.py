@@ -140,18 +140,11 @@ def test_idp_4_second_certificate_for_our_own_address() -> None:
         ("IDP-1", b""),
         ("IDP-1", Hello(1000, 4).encode()[:-1]),
         ("IDP-1", Hello(1000, 4).encode() + b"\0"),
-        (
-            "IDP-1",
-            bytes.fromhex("000003e8 04 80 0000 0000000000000000 0000000000000000" + "00" * 32),
-        ),
-        (
-            "IDP-1",
-            bytes.fromhex("000003e8 04 00 0001 0000000000000000 0000000000000000" + "00" * 32),
-        ),
-        (
-            "IDP-1",
-            bytes.fromhex("000003e8 04 00 0000 0000000000000001 0000000000000000" + "00" * 32),
-        ),
+        ("IDP-1", bytes.fromhex("000003e8 04 80" + "00" * 70)),
+        ("IDP-1", bytes.fromhex("000003e8 04 00 0001" + "00" * 68)),
+        ("IDP-1", bytes.fromhex("000003e8 04 00 0000 0000000000000001" + "00" * 60)),
+        ("IDP-1", Hello(1000, 4, policy_version=1).encode()),
+        ("IDP-1", Hello(1000, 4, policy_digest=bytes(7) + b"1").encode()),
         ("IDP-2", Hello(49, 4).encode()),
         ("IDP-2", Hello(60_001, 4).encode()),
         ("IDP-2", Hello(0xFFFFFFFF, 4).encode()),

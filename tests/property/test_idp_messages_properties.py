@@ -16,13 +16,21 @@ from tests.support.fakelink import LOOPBACK, Network
 from tests.support.identities import address
 
 epochs = st.builds(EpochId, st.integers(0, 2**64 - 1), st.binary(min_size=8, max_size=8))
+digests = st.binary(min_size=8, max_size=8)
+policies = st.just((0, bytes(8))) | st.tuples(
+    st.integers(1, 2**32 - 1), digests.filter(lambda digest: digest != bytes(8))
+)
 hellos = st.builds(
-    Hello,
-    st.integers(0, 2**32 - 1),
-    st.integers(0, 255),
-    st.booleans(),
-    st.none() | epochs,
-    st.binary(min_size=32, max_size=32),
+    lambda fixed, policy, trust: Hello(*fixed, *policy, trust),
+    st.tuples(
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 255),
+        st.booleans(),
+        st.none() | epochs,
+        st.binary(min_size=32, max_size=32),
+    ),
+    policies,
+    digests,
 )
 networks = st.one_of(
     st.builds(
@@ -74,7 +82,7 @@ def test_round_trip(hello: Hello) -> None:
     assert Hello.decode(body) == hello
 
 
-@given(st.binary(max_size=70) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
+@given(st.binary(max_size=90) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
 def test_decoder_raises_one_error_and_one_string_stands_for_each_hello(body: bytes) -> None:
     try:
         hello = Hello.decode(body)

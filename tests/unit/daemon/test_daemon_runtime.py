@@ -16,7 +16,7 @@ from protocol.daemon.link import carrier_changes
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.reconcile import remove_own
 from protocol.daemon.runtime import Runtime, recorded
-from protocol.daemon.sockets import DATAGRAM_BYTES_MAX, LocalSocket
+from protocol.daemon.sockets import LOCAL_BYTES_MAX, LocalSocket
 from protocol.daemon.trace import TraceWriter
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import KeyFetched
@@ -125,15 +125,15 @@ def test_local_socket_counts_what_it_drops() -> None:
     local = LocalSocket(0, 9)
     port = local._socket.getsockname()[1]
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
-        other.sendto(b"x" * (DATAGRAM_BYTES_MAX + 1), ("::1", port))
+        other.sendto(b"x" * (LOCAL_BYTES_MAX + 1), ("::1", port))
         other.sendto(b"", ("::1", port))
-        other.sendto(b"y" * DATAGRAM_BYTES_MAX, ("::1", port))
+        other.sendto(b"y" * LOCAL_BYTES_MAX, ("::1", port))
     assert local.receive() is None
     assert local.counters == {"local.oversized": 1}
     assert local.receive() == (b"", IPv6Address("::1"))
     received = local.receive()
     assert received is not None
-    assert len(received[0]) == DATAGRAM_BYTES_MAX
+    assert len(received[0]) == LOCAL_BYTES_MAX
     assert local.receive() is None
     local.close()
 

@@ -30,7 +30,7 @@ from protocol.identity.certificates import (
     load_devices,
     load_identity,
     load_revocations,
-    load_trust,
+    reload_trust,
 )
 from protocol.identity.pki import Authority, Coalition, DeviceSpec, make_coalition
 
@@ -143,7 +143,7 @@ def test_revocation_while_running(coalition: Coalition) -> None:
     first, second = (sender.seal(PROTOCOL_IDP, 1, b"", NOW) for _ in range(2))
     assert receiver.open(first, PROTOCOL_IDP, D2.address, NOW) is not None
     coalition.revoke(["d2"])
-    receiver.trust(load_trust(coalition.files("d1").identity_files()))
+    assert reload_trust(receiver, coalition.files("d1").identity_files()) == []
     with pytest.raises(RefusedError, match="AUTH-7"):
         receiver.open(second, PROTOCOL_IDP, D2.address, NOW)
 
@@ -287,9 +287,9 @@ def test_profile_of_device_certificates(
     peers.mkdir()
     certificate = custom(authority=coalition.authority("beta"), **changes)
     (peers / "x.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    devices, notices = load_devices(peers, load_anchors(coalition.files("d1").anchors), {})
+    devices, notices = load_devices(peers, load_anchors(coalition.files("d1").anchors))
     assert notices == []
-    found = devices[0].refusal
+    found = devices[0].known.refusal
     assert (found is None) if refusal is None else (found is not None and refusal in found[1])
 
 
@@ -310,7 +310,7 @@ def test_certificates_that_name_no_device_are_left_out(
     peers.mkdir()
     certificate = custom(authority=coalition.authority("beta"), **changes)
     (peers / "x.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    devices, notices = load_devices(peers, load_anchors(coalition.files("d1").anchors), {})
+    devices, notices = load_devices(peers, load_anchors(coalition.files("d1").anchors))
     assert devices == []
     assert notice in notices[0]
 
@@ -340,9 +340,9 @@ def test_a_damaged_certificate_never_becomes_a_trusted_device(
     peers = tmp_path / "peers"
     peers.mkdir(exist_ok=True)
     (peers / "x.pem").write_bytes(pem)
-    devices, notices = load_devices(peers, load_anchors(source.files("d1").anchors), {})
+    devices, notices = load_devices(peers, load_anchors(source.files("d1").anchors))
     assert len(devices) + len(notices) == 1
-    assert all(device.refusal is not None for device in devices)
+    assert all(device.known.refusal is not None for device in devices)
 
 
 @pytest.mark.filterwarnings("ignore")

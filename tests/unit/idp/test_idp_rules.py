@@ -53,11 +53,21 @@ def test_timing_table_of_the_document_has_the_defaults() -> None:
     [
         (
             Hello(1000, 4, epoch=EpochId(7, bytes.fromhex("0a1b2c3d4e5f6071"))),
-            "000003e80402000000000000000000070a1b2c3d4e5f6071" + "00" * 32,
+            "000003e80402000000000000000000070a1b2c3d4e5f6071" + "00" * 52,
         ),
         (
             Hello(1000, 4, triggered=True, pair_key=bytes(range(32))),
-            "000003e80401000000000000000000000000000000000000" + bytes(range(32)).hex(),
+            "000003e80401" + "0" * 36 + bytes(range(32)).hex() + "0" * 40,
+        ),
+        (
+            Hello(
+                1000,
+                4,
+                policy_version=3,
+                policy_digest=bytes.fromhex("0102030405060708"),
+                trust_digest=bytes.fromhex("1112131415161718"),
+            ),
+            "000003e80400" + "0" * 100 + "0000000301020304050607081112131415161718",
         ),
     ],
 )

@@ -29,6 +29,7 @@ from protocol.idpmike import (
     Signal,
     SignalKind,
 )
+from protocol.idpmike.link import OUTSTANDING_MAX
 
 SECRET = bytes(range(32))
 LOOPBACK = IPv6Address("::1")
@@ -190,10 +191,10 @@ def test_repeats_with_back_off_then_gives_up_and_says_so() -> None:
 
 def test_memory_is_bounded_while_nobody_listens() -> None:
     bench = Bench()
-    for number in range(1000):
+    for number in range(2000):
         bench.send(Side.IDP, number)
-    assert bench.links[Side.IDP].outstanding == 256
-    assert bench.links[Side.IDP].given_up_total == 1001 - 256
+    assert bench.links[Side.IDP].outstanding == OUTSTANDING_MAX
+    assert bench.links[Side.IDP].given_up_total == 2001 - OUTSTANDING_MAX
 
 
 @pytest.mark.parametrize("step_ns", [0, 5_000_000_000, -5_000_000_000, -3600 * 10**9])

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.idpmike import (
+    Credential,
+    CredentialKind,
     EpochId,
     Frame,
     GroupStatus,
@@ -21,6 +23,7 @@ from protocol.idpmike import (
     Signal,
     SignalAck,
     SignalKind,
+    Standing,
     StatusAck,
     decode,
     direction_key,
@@ -45,8 +48,13 @@ statuses = st.builds(
 )
 opened = st.builds(LinkOpened, serials)
 resyncs = st.builds(Resync, st.integers(0, 2**63))
+credentials = st.builds(
+    Credential, st.sampled_from(CredentialKind), st.binary(max_size=2000), serials
+)
+standings = st.builds(Standing, addresses, st.text("abc é", max_size=100), serials)
 from_idp = st.tuples(
-    st.just(Side.IDP), st.one_of(signals, opened, resyncs, st.builds(StatusAck, u64))
+    st.just(Side.IDP),
+    st.one_of(signals, credentials, standings, opened, resyncs, st.builds(StatusAck, u64)),
 )
 from_mike = st.tuples(
     st.just(Side.MIKE), st.one_of(statuses, opened, resyncs, st.builds(SignalAck, u64))
@@ -154,6 +162,15 @@ def test_what_does_not_fit_is_our_own_error() -> None:
     for message in (replace(STATUS, members=many), replace(STATUS, pointer="x" * 256)):
         with pytest.raises(LocalError):
             encode(frame(message), KEYS[Side.MIKE])
+    for told in (
+        Credential(CredentialKind.REVOCATIONS, bytes(24 * 1024 + 1), 1),
+        Standing(IPv6Address(1), "x" * 256, 1),
+    ):
+        with pytest.raises(LocalError):
+            encode(frame(told), KEYS[Side.IDP])
+    fits = Credential(CredentialKind.REVOCATIONS, bytes(24 * 1024), 1)
+    datagram = encode(frame(fits), KEYS[Side.IDP])
+    assert decode(datagram, KEYS[Side.IDP], Side.IDP).message == fits
     largest = encode(frame(replace(STATUS, members=many[:1024], pointer="x" * 255)), bytes(32))
     assert len(largest) < 32 * 1024
     with pytest.raises(DecodeError, match="LOCAL-1"):
