@@ -92,7 +92,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def run() -> None:
-    r"""Measure: joins, leaves, SA writes, or all of it.
+    """Measure: joins, leaves, SA writes, or all of it.
 
     \b
     Examples:
@@ -129,7 +129,7 @@ _command("experiment", "The main job: SA writes, joins (command+paper, netlink),
 @click.option("--latest", "newest", is_flag=True, help="The newest run in results/.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the figures.")
 def plot(run_path: Path | None, newest: bool, output: Path | None) -> None:
-    r"""Draw the figures and the summary of a run again, from its CSV files alone.
+    """Draw the figures and the summary of a run again, from its CSV files alone.
 
     \b
     Examples:

@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="idpmike-testbed", prog_name="testbed")
 def command_line(debug: bool) -> None:
-    r"""IDP, MIKE and kernel IPsec in an emulated coalition network, measured.
+    """IDP, MIKE and kernel IPsec in an emulated coalition network, measured.
 
     \b
     Examples:

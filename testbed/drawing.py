@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from testbed.errors import TestbedError
+from testbed.labels import place_labels
 from testbed.layout import Bar, Cable, Layout, lay_out
 from testbed.listing import limits
 from testbed.spec import Node, NodeKind, RendezvousPoint, Side, Topology
@@ -29,8 +30,6 @@ _MARGINS: Final = (1.25, 0.85, 0.6, 0.6)
 
 _TITLE_IN: Final = 0.55
 _LETTERS_PER_IN: Final = 13
-_LABEL_AT: Final = 0.66
-"""How far towards its lower end a slanted or upright link has its label: they part there."""
 
 
 def draw(topology: Topology, path: Path) -> None:
@@ -62,9 +61,9 @@ def draw(topology: Topology, path: Path) -> None:
         title = _title(topology, round(width * _LETTERS_PER_IN))
         figure.text(0.1 / width, head, title, fontsize=_NORMAL, va="center")
         _draw_sides(axes, left, right, bottom, top)
-        common = _common_limit(topology)
         for cable in layout.cables:
-            _draw_cable(axes, cable, common)
+            _draw_cable(axes, cable)
+        _draw_labels(axes, layout, _common_limit(topology))
         for bar in layout.bars.values():
             _draw_bar(axes, bar)
         _draw_nodes(axes, wiring, layout)
@@ -101,7 +100,7 @@ def _draw_sides(axes: Axes, left: float, right: float, bottom: float, top: float
     axes.plot([left, right], [0, 0], color="#9AA0A6", linewidth=0.8, linestyle=(0, (4, 3)))
 
 
-def _draw_cable(axes: Axes, cable: Cable, common: float | None) -> None:
+def _draw_cable(axes: Axes, cable: Cable) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
@@ -112,24 +111,28 @@ def _draw_cable(axes: Axes, cable: Cable, common: float | None) -> None:
     axes.add_patch(
         PathPatch(curve, facecolor="none", edgecolor=INK[cable.side], linewidth=1.3, zorder=2)
     )
-    said = limits(cable.link, common).replace(", ", "\n")
-    label = "\n".join(part for part in (said, cable.prefix) if part)
-    if not label:
-        return
-    flat = y0 == y1
-    share = 0.5 if flat or cable.side is Side.RED else _LABEL_AT
-    axes.text(
-        x0 + share * (x1 - x0),
-        y0 + share * (y1 - y0) + cable.bend - (0.05 if flat and not cable.bend else 0),
-        label,
-        fontsize=_SMALL,
-        color=INK[cable.side],
-        ha="center",
-        va="top" if flat and not cable.bend else "center",  # below the line, which is short
-        linespacing=1.1,
-        zorder=3,
-        bbox={"facecolor": PALE[cable.side], "edgecolor": "none", "pad": 1.0},
-    )
+
+
+def _draw_labels(axes: Axes, layout: Layout, common: float | None) -> None:
+    texts = {}
+    for cable in layout.cables:
+        said = limits(cable.link, common).replace(", ", "\n")
+        texts[cable.link.name] = "\n".join(part for part in (said, cable.prefix) if part)
+    boxes = place_labels(layout, texts)
+    for cable in layout.cables:
+        if (box := boxes.get(cable.link.name)) is None:
+            continue
+        axes.text(
+            *box.centre,
+            texts[cable.link.name],
+            fontsize=_SMALL,
+            color=INK[cable.side],
+            ha="center",
+            va="center",
+            linespacing=1.1,
+            zorder=3,
+            bbox={"facecolor": PALE[cable.side], "edgecolor": "none", "pad": 1.0},
+        )
 
 
 def _draw_bar(axes: Axes, bar: Bar) -> None:

@@ -20,6 +20,9 @@ LEAF: Final = 0.68
 _ROUTERS_Y: Final = 1.35
 _BAR_ABOVE: Final = 0.75
 _CORE_ABOVE: Final = 1.45
+_MESH_ABOVE: Final = 2.9
+"""Instead of _CORE_ABOVE where links cross between the rows: room for the label of each."""
+
 _RED_STEP: Final = 1.15
 _BAR_BELOW: Final = 0.62
 _BAR_MARGIN: Final = 0.3
@@ -139,6 +142,7 @@ def _place_black(wiring: Wiring, layout: Layout) -> None:
         else:
             alone.append(router.name)
     width = max((x for x, _ in layout.places.values()), default=0.0)
+    meshed = any(len(wiring.ports[name]) > 1 for name in alone)
     # Above a switch for routers stands one more row: the routers on it without devices.
     for number, name in enumerate(alone, 1):
         xs = [
@@ -148,7 +152,7 @@ def _place_black(wiring: Wiring, layout: Layout) -> None:
             if other.node in layout.places and other.node not in alone
         ]
         x = sum(xs) / len(xs) if xs and len(alone) == 1 else width * number / (len(alone) + 1)
-        layout.places[name] = (x, _ROUTERS_Y + _CORE_ABOVE)
+        layout.places[name] = (x, _ROUTERS_Y + (_MESH_ABOVE if meshed else _CORE_ABOVE))
 
 
 def _draw_wire(wiring: Wiring, layout: Layout, wire: Wire) -> None:

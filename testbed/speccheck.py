@@ -292,9 +292,10 @@ def _router_problems(topology: Topology) -> Iterator[Problem]:
         if len(backups) > 1:
             yield Problem(at, field, f"{backups[0]} is the backup already")
     if topology.routers and not chosen:
+        first = topology.routers[0]
         yield Problem(
-            (),
-            "node",
+            ("node", topology.nodes.index(first)),
+            f"node {first.name}: rendezvous_point",
             "no router is the rendezvous point; give one of them rendezvous_point = true "
             "(best one without IPsec devices)",
         )
@@ -308,7 +309,7 @@ def _wire_problems(wiring: Wiring, wire: Wire) -> Iterator[Problem]:
         for address in port.addresses:
             like = [a.network for a in first.addresses if a.version == address.version]
             if like and like[0] != address.network:
-                at, field = _place(wiring, port, address.version)
+                at, field = _place(wiring, port.node, port, address.version)
                 yield Problem(
                     at, field, f"{address} is not in {like[0]}, the prefix of {first.node} there"
                 )
@@ -316,7 +317,7 @@ def _wire_problems(wiring: Wiring, wire: Wire) -> Iterator[Problem]:
         wanted = {address.version for address in first.addresses}
         if versions != wanted:
             lacking, having = (port, first) if 4 in wanted else (first, port)
-            at, field = _place(wiring, lacking, 4)
+            at, field = _place(wiring, lacking.node, lacking, 4)
             yield Problem(at, field, f"has no IPv4 address, but {having.node} on its LAN has one")
         mtu, other = (wiring.topology.links[end.link].mtu for end in (port, first))
         if mtu != other:
@@ -327,26 +328,34 @@ def _wire_problems(wiring: Wiring, wire: Wire) -> Iterator[Problem]:
             )
 
 
-def _place(wiring: Wiring, port: Port, version: int) -> tuple[KeyPath, str]:
-    """Return where the file says a port's address: its path, and the field's name."""
-    node = wiring.nodes[port.node]
+def _place(wiring: Wiring, name: str, port: Port | None, version: int) -> tuple[KeyPath, str]:
+    """Return where the file says a port's address: its path, and the field's name.
+
+    No port: the red side of a device with nobody else on it.
+    """
+    node = wiring.nodes[name]
     index = wiring.topology.nodes.index(node)
-    if node.kind in _ROUTING:
-        return ("node", index, "towards", port.peer), f"node {node.name}: towards.{port.peer}"
+    if port is not None and node.kind in _ROUTING:
+        return ("node", index, "towards", port.peer), f"node {name}: towards.{port.peer}"
     field = "red4" if version == 4 else "red"
-    if node.kind is NodeKind.DEVICE and port.interface != RED:
+    if port is not None and node.kind is NodeKind.DEVICE and port.interface != RED:
         field = "black"
-    return ("node", index, field), f"node {node.name}: {field}"
+    return ("node", index, field), f"node {name}: {field}"
 
 
 def _prefix_problems(wiring: Wiring) -> Iterator[Problem]:
     for version in (4, 6):
-        places = [place for place in wiring.prefixes() if place[0].version == version]
+        places = [place for place in wiring.prefixes() if place.prefix.version == version]
         # Sorted, a prefix that contains another stands right before the first one inside.
-        places.sort(key=lambda place: (int(place[0].network_address), place[0].prefixlen))
-        for (prefix, place), (inner, inside) in pairwise(places):
-            if inner.network_address in prefix:
-                yield Problem((), "link", f"{inside} ({inner}) and {place} ({prefix}) overlap")
+        places.sort(key=lambda place: (int(place.prefix.network_address), place.prefix.prefixlen))
+        for outer, inner in pairwise(places):
+            if inner.prefix.network_address in outer.prefix:
+                at, field = _place(wiring, inner.node, inner.port, version)
+                yield Problem(
+                    at,
+                    field,
+                    f"{inner.where} ({inner.prefix}) and {outer.where} ({outer.prefix}) overlap",
+                )
 
 
 def _red_problems(wiring: Wiring) -> Iterator[Problem]:

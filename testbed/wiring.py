@@ -72,6 +72,23 @@ class Route:
     interface: str
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixUse:
+    """A prefix and where it is used.
+
+    Attributes:
+        prefix: the prefix.
+        where: as a user would call it.
+        node: the first one there that has an address of the prefix.
+        port: its port; None on a red LAN that nobody else is on.
+    """
+
+    prefix: Prefix
+    where: str
+    node: str
+    port: Port | None
+
+
 class Wiring:
     """The ports, wires and static routes of a topology.
 
@@ -220,12 +237,16 @@ class Wiring:
         # The first one wins: a LAN with two devices leaves by the one named first.
         self._routes.setdefault(node, {}).setdefault(route.destination, route)
 
-    def prefixes(self) -> Iterator[tuple[Prefix, str]]:
+    def prefixes(self) -> Iterator[PrefixUse]:
         """Yield every prefix once per place that uses it: a wire, or a device's stub LAN."""
         for wire in self.wires:
-            for prefix in dict.fromkeys(at.network for port in wire.ports for at in port.addresses):
-                yield prefix, f"{wire.side} wire {wire.name}"
+            seen: set[Prefix] = set()
+            for port in wire.ports:
+                for prefix in {at.network for at in port.addresses} - seen:
+                    seen.add(prefix)
+                    yield PrefixUse(prefix, f"{wire.side} wire {wire.name}", port.node, port)
         for device in self.topology.devices:
             if not any(port.interface == RED for port in self.ports[device.name]):
                 for address in device.red_addresses:
-                    yield address.network, f"the red LAN of {device.name}"
+                    where = f"the red LAN of {device.name}"
+                    yield PrefixUse(address.network, where, device.name, None)

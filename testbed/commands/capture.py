@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     help="Folder for the files; new or empty.",
 )
 def capture(run_id: str | None, seconds: float, link: str, decrypt: bool, output: Path) -> None:
-    r"""Record every black link and write OUTPUT/black.pcap.
+    """Record every black link and write OUTPUT/black.pcap.
 
     With --decrypt also OUTPUT/esp_sa: the keys of every SA of every epoch while it was recorded, as
     tshark reads them. Whoever has that file can read the traffic.

@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 def clean(dry_run: bool) -> None:
-    r"""Remove what finished and crashed runs left: processes, mounts, run directories.
+    """Remove what finished and crashed runs left: processes, mounts, run directories.
 
     Runs are found by their ids, never by a name pattern. Living runs are left alone ('testbed
     down' ends a network). Results are never touched.

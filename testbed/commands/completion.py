@@ -11,7 +11,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    r"""Print what makes SHELL complete testbed's commands and options.
+    """Print what makes SHELL complete testbed's commands and options.
 
     \b
     Examples:

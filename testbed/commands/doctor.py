@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def doctor(as_json: bool) -> None:
-    r"""Say what this machine can do, what is missing, and the command that cures it.
+    """Say what this machine can do, what is missing, and the command that cures it.
 
     \b
     Examples:

@@ -54,7 +54,7 @@ _run_option = click.option(
 @click.option("--capture", is_flag=True, help="Record every black cable (needs --keep).")
 @click.option("--mailbox", type=click.Path(path_type=Path), hidden=True)
 def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
-    r"""Build TOPOLOGY, start idpd and miked in every device, and keep it up in the background.
+    """Build TOPOLOGY, start idpd and miked in every device, and keep it up in the background.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
 @_run_option
 @click.option("--json", "as_json", is_flag=True, help="Print all that the daemons say.")
 def status(run_id: str | None, as_json: bool) -> None:
-    r"""Show what a network says: devices (state, members, epoch, SAs), routers, proxies.
+    """Show what a network says: devices (state, members, epoch, SAs), routers, proxies.
 
     \b
     Examples:
@@ -109,7 +109,7 @@ def status(run_id: str | None, as_json: bool) -> None:
 @click.argument("node")
 @click.argument("argv", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(run_id: str | None, node: str, argv: tuple[str, ...]) -> None:
-    r"""Run COMMAND in the namespaces of NODE (device, router, client); its exit status is ours.
+    """Run COMMAND in the namespaces of NODE (device, router, client); its exit status is ours.
 
     \b
     Examples:
@@ -129,7 +129,7 @@ def execute(run_id: str | None, node: str, argv: tuple[str, ...]) -> None:
 @click.argument("action", type=click.Choice(["start", "stop", "cut", "heal", "handover"]))
 @click.argument("device")
 def do(run_id: str | None, action: str, device: str) -> None:
-    r"""Start or stop the protocol on DEVICE, cut or heal its cable, or make it the TM.
+    """Start or stop the protocol on DEVICE, cut or heal its cable, or make it the TM.
 
     \b
     Examples:
@@ -144,7 +144,7 @@ def do(run_id: str | None, action: str, device: str) -> None:
 @_run_option
 @click.option("--all", "everything", is_flag=True, help="Every network that is up.")
 def down(run_id: str | None, everything: bool) -> None:
-    r"""Take a network down; nothing of it stays.
+    """Take a network down; nothing of it stays.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ def pki() -> None:
     "--days", type=click.IntRange(min=1), default=365, show_default=True, help="Validity."
 )
 def make(topology: str, directory: Path, days: int) -> None:
-    r"""Make authorities, keys and certificates for the devices of TOPOLOGY in DIRECTORY.
+    """Make authorities, keys and certificates for the devices of TOPOLOGY in DIRECTORY.
 
     \b
     Examples:
@@ -39,7 +39,7 @@ def make(topology: str, directory: Path, days: int) -> None:
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("devices", nargs=-1, required=True)
 def revoke(directory: Path, devices: tuple[str, ...]) -> None:
-    r"""Revoke the certificates of DEVICES; every device gets the new revocation lists.
+    """Revoke the certificates of DEVICES; every device gets the new revocation lists.
 
     \b
     Example:

@@ -76,7 +76,7 @@ def sim(
     as_json: bool,
     with_trace: bool,
 ) -> None:
-    r"""Run the engines of both daemons in a deterministic simulation with faults.
+    """Run the engines of both daemons in a deterministic simulation with faults.
 
     One seed decides everything: devices, network, faults, keys. A seed at which a checker objects
     is shrunk to few faults, its trace is printed, and the exit status is 1.

@@ -16,7 +16,7 @@ def topology() -> None:
 
 @topology.command("list")
 def list_() -> None:
-    r"""List the topologies that are there, and the families that are computed.
+    """List the topologies that are there, and the families that are computed.
 
     \b
     Example:
@@ -45,7 +45,7 @@ def list_() -> None:
     help="Draw it into a file (png, pdf or svg; NAME.png if none is named).",
 )
 def show(name: str, as_json: bool, plot: Path | None) -> None:
-    r"""Show a topology: its nodes and links, or a drawing. NAME may be a path to a file.
+    """Show a topology: its nodes and links, or a drawing. NAME may be a path to a file.
 
     \b
     Examples:

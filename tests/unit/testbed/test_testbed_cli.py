@@ -42,6 +42,9 @@ def test_every_command_explains_itself_with_an_example(
     group = out.startswith(f"Usage: testbed {' '.join(words)} [OPTIONS] COMMAND")
     from_experiments = words[0] == "run" and len(words) == 2  # its group has the examples
     assert group or from_experiments or "Example" in out, out
+    # Examples keep their lines: click's mark for that is a backspace, not its escape sequence.
+    assert "\\b" not in out
+    assert "Examples:" not in out or "Examples:\n    testbed " in out
 
 
 def test_help_imports_no_heavy_module() -> None:

@@ -97,7 +97,8 @@ def test_a_nation_more_in_the_file_is_a_nation_more_in_all_that_follows(tmp_path
         ('side = "red"', 'side = "pink"', "", "node w1: side", "black or red"),
         ('side = "red"\n', "", 'ends = ["l1", "w1"]', "link 8: ends", "black w1"),
         ("f::1/128", "f::1/64", "", "node r0: loopback", "must be one address"),
-        ("rendezvous_point = true\n", "", None, "node", "rendezvous_point = true"),
+        ("rendezvous_point = true\n", "", 'name = "r0"', "node r0: rendezvous_point",
+         "no router is the rendezvous point"),
         ('loopback = "2001:db8:f::1/128"\n', "", "rendezvous_point = true",
          "node r0: rendezvous_point", "loopback"),
         ("f::2/128", "f::2/128\"\nrendezvous_point = true # \"", "point = true #",
@@ -140,14 +141,12 @@ def test_a_nation_more_in_the_file_is_a_nation_more_in_all_that_follows(tmp_path
     ],
 )  # fmt: skip
 def test_a_mistake_names_line_and_field(
-    tmp_path: Path, old: str, new: str, place: str | None, field: str, words: str
+    tmp_path: Path, old: str, new: str, place: str, field: str, words: str
 ) -> None:
     good = COALITION.read_text()
     assert old in good
     text = good.replace(old, new, 1)
-    if place is None:
-        expected = 1
-    elif place == "link 2":
+    if place == "link 2":
         expected = line_of(text, 'ends = ["rb", "s1"]') - 1
     else:
         expected = line_of(text, place or new)
@@ -189,8 +188,10 @@ def test_the_rules_hold_for_computed_networks_too() -> None:
 def test_prefixes_that_overlap_are_refused(tmp_path: Path) -> None:
     text = COALITION.read_text().replace("2001:db8:b:3::2/64", "2001:db8:b:3::2/47")
     text = text.replace("2001:db8:b:3::1/64", "2001:db8:b:3::1/47")
-    with pytest.raises(SpecError, match="overlap"):
+    with pytest.raises(SpecError, match="overlap") as caught:
         load(tmp_path, text)
+    assert caught.value.line == line_of(text, 'towards.d1 = "2001:db8:b:1::1/64"')
+    assert caught.value.field == "node r1: towards.d1"
 
 
 def test_a_router_has_as_many_links_as_the_kernel_forwards_multicast_between() -> None:

@@ -14,7 +14,9 @@ import pytest
 
 import topologies
 from testbed import cli
+from testbed.labels import Box, place_labels
 from testbed.layout import lay_out
+from testbed.listing import limits
 from testbed.spec import Node, NodeKind, Topology
 from testbed.wiring import Wiring
 
@@ -50,6 +52,24 @@ def test_a_link_bows_around_the_router_between_its_ends() -> None:
     assert list(bows) == ["r1-r3"]
     highest = max(y for _, y in layout.places.values())
     assert layout.places["r1"][1] + bows["r1-r3"] > highest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_label_stands_on_another_or_on_a_node(name: str) -> None:
+    layout = lay_out(Wiring(topologies.find(name)))
+    texts = {
+        cable.link.name: f"{limits(cable.link, None)}, {cable.prefix}".replace(", ", "\n")
+        for cable in layout.cables
+        if cable.prefix
+    }
+    boxes = place_labels(layout, texts)
+    assert set(boxes) == set(texts)
+    for (one, box), (other, with_box) in combinations(boxes.items(), 2):
+        assert box.common(with_box) == 0, (one, other)
+    for node, (x, y) in layout.places.items():
+        if y > 0:
+            disc = Box(x - 0.26, y - 0.26, x + 0.26, y + 0.26)
+            assert not [link for link, box in boxes.items() if box.common(disc)], node
 
 
 def test_a_network_without_devices_can_be_laid_out() -> None:
