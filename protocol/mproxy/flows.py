@@ -11,11 +11,25 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from protocol.mproxy import rules
-from protocol.mproxy.config import MproxyConfig
 from protocol.mproxy.events import FlowCount, FlowKey
 from protocol.mproxy.messages import Address
+
+
+class FlowLimits(Protocol):
+    """The settings that bound the flows: a proxy's, or a gateway's."""
+
+    @property
+    def max_flows(self) -> int:
+        """Flows in all."""
+        ...
+
+    @property
+    def max_flows_per_source(self) -> int:
+        """Of these, how many from one source."""
+        ...
 
 
 @dataclass(slots=True)
@@ -42,7 +56,7 @@ class Flow:
 class FlowTable:
     """All flows of both families."""
 
-    def __init__(self, config: MproxyConfig) -> None:
+    def __init__(self, config: FlowLimits) -> None:
         self._config = config
         self._proper: OrderedDict[FlowKey, Flow] = OrderedDict()
         self._suspect: OrderedDict[FlowKey, Flow] = OrderedDict()

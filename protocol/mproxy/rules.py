@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address
+from typing import Protocol
 
 from protocol.core.errors import PeerError
 from protocol.mproxy.config import MproxyConfig, Network
@@ -41,6 +42,20 @@ _SCOPE_LINK_LOCAL = 2
 _SCOPE_RESERVED = 15
 SCOPE_MIN = 5
 """Site-local, the narrowest scope that crosses routers by default (RFC 7346)."""
+
+
+class GroupRanges(Protocol):
+    """The settings that say which groups pass: a proxy's, or a gateway's."""
+
+    @property
+    def groups(self) -> tuple[Network, ...]:
+        """Only these; empty: all that may."""
+        ...
+
+    @property
+    def never(self) -> tuple[Network, ...]:
+        """Never these."""
+        ...
 
 
 def check_on_link(hop_limit: int, router_alert: bool, version: int) -> None:
@@ -98,7 +113,7 @@ def check_source_room(sources: int, config: MproxyConfig) -> None:
         raise PeerError("MPROXY-7", f"more than {config.max_sources} sources of one group")
 
 
-def may_pass(group: Address, config: MproxyConfig) -> bool:
+def may_pass(group: Address, config: GroupRanges) -> bool:
     """MPROXY-8: whether a group may be forwarded at all."""
     if isinstance(group, IPv6Address):
         scope = group.packed[1] & 15
