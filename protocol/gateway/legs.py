@@ -182,6 +182,7 @@ class LegState:
             return False
         claims = decode_table(whole)
         rules.check_bounds(claims, self._config)
+        rules.check_authority(claims, opened.peer)
         for claim in claims:
             rules.check_path(claim.path, self.name)
         changed = claims != speaker.claims

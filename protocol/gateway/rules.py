@@ -9,6 +9,7 @@ is opened, in `protocol.gateway.protection`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 
@@ -37,6 +38,7 @@ RULES: dict[str, str] = {
     "GATE-15": "Multicast comes in from the leg that leads to its source, and goes where we speak",
     "GATE-16": "Link-local groups, groups outside the ranges and black groups never pass",
     "GATE-17": "A stopped gateway announces and forwards nothing",
+    "GATE-18": "A gateway speaks only for prefixes that its leg's certificate authorises",
 }
 """One line for each rule; the test compares it with the table of docs/gateways.md."""
 
@@ -73,6 +75,30 @@ def check_bounds(claims: Sequence[Claim], config: GatewayConfig) -> None:
         ):
             if count > most:
                 raise PeerError("GATE-11", f"{count} {what} to {claim.origin}")
+
+
+def check_authority(claims: Sequence[Claim], peer: Peer) -> None:
+    """GATE-18: refuse prefixes that the nation's CA has not given to the leg (RFC 3779)."""
+    own = {version: _sorted(peer.prefixes, version) for version in (4, 6)}
+    for claim in claims:
+        for net in claim.prefixes:
+            if not _inside(net, own[net.version]):
+                raise PeerError("GATE-18", f"its certificate does not authorise {net}")
+
+
+def _sorted(prefixes: Iterable[Network], version: int) -> list[tuple[int, int]]:
+    return sorted(
+        (int(net.network_address), int(net.broadcast_address))
+        for net in prefixes
+        if net.version == version
+    )
+
+
+def _inside(net: Network, blocks: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether one of the blocks, which do not overlap, holds a prefix."""
+    first, last = int(net.network_address), int(net.broadcast_address)
+    place = bisect_right(blocks, (first, 1 << 128)) - 1
+    return place >= 0 and blocks[place][1] >= last
 
 
 def may_say(path: Sequence[str], partition: str) -> bool:

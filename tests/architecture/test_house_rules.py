@@ -52,6 +52,7 @@ def test_tests_never_sleep(path: Path) -> None:
         ("idp.md", "protocol/idp", "IDP"),
         ("mike.md", "protocol/mike", "MIKE"),
         ("mproxy.md", "protocol/mproxy", "MPROXY"),
+        ("gateways.md", "protocol/gateway", "GATE"),
     ],
 )
 def test_every_rule_has_a_row_a_check_and_a_test(document: str, code: str, prefix: str) -> None:

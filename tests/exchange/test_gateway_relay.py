@@ -48,12 +48,14 @@ def test_prefixes_and_members_of_one_end_are_known_at_the_other() -> None:
 
 
 def test_GATE_5_nothing_comes_back_to_where_it_came_from() -> None:
+    # GATE-5
     world = row()
     for partition in ROW:
         assert not world.own_prefixes(partition) & world.announcers(partition).keys()
 
 
 def test_GATE_6_and_GATE_7_of_two_gateways_the_lower_address_speaks() -> None:
+    # GATE-6, GATE-7
     world = row()
     assert {tuple(who) for who in world.announcers("a").values()} == {("g1-a",)}
     assert all(who in (["g1-b"], ["g3-b"]) for who in world.announcers("b").values())
@@ -65,11 +67,13 @@ def test_GATE_6_and_GATE_7_of_two_gateways_the_lower_address_speaks() -> None:
 def test_GATE_15_a_multicast_packet_is_carried_once_everywhere(
     start: str, source: IPv6Address
 ) -> None:
+    # GATE-15
     world = row()
     assert world.multicast(start, source) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_GATE_15_a_source_in_the_wrong_partition_is_not_forwarded() -> None:
+    # GATE-15
     world = row()
     assert world.multicast("c", SOURCE_A) == {"c": 1}
     assert world.multicast("a", IPv6Address("fd00:99::1")) == {"a": 1}
@@ -77,6 +81,7 @@ def test_GATE_15_a_source_in_the_wrong_partition_is_not_forwarded() -> None:
 
 
 def test_GATE_12_the_other_gateway_takes_over_when_one_dies() -> None:
+    # GATE-12
     world = row()
     died_s = world.now_s
     world.multicast("a", SOURCE_A)
@@ -96,6 +101,7 @@ def test_GATE_12_the_other_gateway_takes_over_when_one_dies() -> None:
 
 
 def test_GATE_12_a_gateway_that_hangs_is_forgotten_too() -> None:
+    # GATE-12
     world = row()
     world.boxes["g1"].alive = False  # its idpds go on
     world.run(4 + 1 + POLL_S)
@@ -103,6 +109,7 @@ def test_GATE_12_a_gateway_that_hangs_is_forgotten_too() -> None:
 
 
 def test_GATE_13_a_gateway_that_returns_listens_first_and_takes_its_place_again() -> None:
+    # GATE-13
     world = row()
     world.kill("g1")
     world.run(6)
@@ -136,6 +143,7 @@ def test_what_is_gone_in_one_partition_is_gone_in_all() -> None:
 
 
 def test_GATE_8_adjacent_prefixes_are_joined_and_none_is_added() -> None:
+    # GATE-8
     devices = {
         "a": {"d1": ["fd00:0:0:2::/64", "fd00:0:0:3::/64"], "d2": ["fd00:0:0:5::/64"]},
         "b": {"d3": []},
@@ -146,6 +154,7 @@ def test_GATE_8_adjacent_prefixes_are_joined_and_none_is_added() -> None:
 
 
 def test_GATE_9_what_no_red_network_can_have_is_not_relayed() -> None:
+    # GATE-9
     bad = ["::/0", "0.0.0.0/0", "ff0e::/16", "fe80::/64", "2001:db8:2::/48"]
     world = World({"a": {"d1": [*bad, "fd00:1::/64"]}, "b": {"d2": []}}, {"g1": ("a", "b")})
     world.run(8)
@@ -154,6 +163,7 @@ def test_GATE_9_what_no_red_network_can_have_is_not_relayed() -> None:
 
 
 def test_GATE_10_a_stolen_prefix_stays_with_the_nearer_owner() -> None:
+    # GATE-10
     devices = {
         "a": {"d1": ["fd00:1::/64"]},
         "b": {"d2": ["fd00:2::/64"]},
@@ -169,6 +179,7 @@ def test_GATE_10_a_stolen_prefix_stays_with_the_nearer_owner() -> None:
 
 
 def test_GATE_11_a_table_that_takes_too_much_room_is_refused() -> None:
+    # GATE-11
     many = [f"fd00:{n:x}::/64" for n in range(2, 12, 2)]
     devices = {"a": {"d1": many}, "b": {"d2": []}, "c": {"d3": []}}
     world = World(devices, {"g1": ("a", "b"), "g2": ("b", "c")})
@@ -179,6 +190,7 @@ def test_GATE_11_a_table_that_takes_too_much_room_is_refused() -> None:
 
 
 def test_GATE_2_a_device_that_plays_gateway_is_refused() -> None:
+    # GATE-2
     world = row()
     leg = world.boxes["g1"].engine._legs["b"]
     entry = world.everybody["g1-b"]
@@ -194,6 +206,7 @@ def test_GATE_2_a_device_that_plays_gateway_is_refused() -> None:
 
 
 def test_GATE_3_who_lacks_the_partition_s_key_is_not_heard() -> None:
+    # GATE-3
     world = row()
     leg = world.boxes["g1"].engine._legs["b"]
     stranger = world.epochs["b"]
@@ -204,6 +217,7 @@ def test_GATE_3_who_lacks_the_partition_s_key_is_not_heard() -> None:
 
 
 def test_GATE_14_a_leg_without_a_group_key_says_nothing() -> None:
+    # GATE-14
     world = World(ROW, {"g1": ("a", "b")})
     for box in world.boxes.values():
         for leg in box.engine._legs.values():
@@ -214,6 +228,7 @@ def test_GATE_14_a_leg_without_a_group_key_says_nothing() -> None:
 
 
 def test_GATE_4_a_table_that_leads_back_is_refused() -> None:
+    # GATE-4
     world = row()
     engine = world.boxes["g1"].engine
     body = engine._legs["b"].say([Claim(("c", "b", "a"), prefixes("fd00:4::/64"))])[1][0]
@@ -224,6 +239,7 @@ def test_GATE_4_a_table_that_leads_back_is_refused() -> None:
 
 
 def test_GATE_16_local_and_black_groups_do_not_cross() -> None:
+    # GATE-16
     from protocol.mproxy.events import FlowKey, Upcall
 
     world = row()
@@ -234,6 +250,7 @@ def test_GATE_16_local_and_black_groups_do_not_cross() -> None:
 
 
 def test_GATE_17_a_gateway_that_stops_withdraws_everything() -> None:
+    # GATE-17
     world = row()
     world.multicast("a", SOURCE_A)
     world.stop("g1")
@@ -267,3 +284,14 @@ def test_a_rekey_is_followed() -> None:
     world.run(6)
     assert world.multicast("a", SOURCE_A) == {"a": 1, "b": 1, "c": 1}
     assert world.status("g3")["legs"][0]["epoch"].startswith("2-")  # type: ignore[index]
+
+
+def test_GATE_18_a_captured_gateway_cannot_speak_for_what_its_certificate_lacks() -> None:
+    # GATE-18
+    world = row()
+    engine = world.boxes["g1"].engine
+    body = engine._legs["b"].say([Claim(("a",), prefixes("fd00:3::/64"))])[1][0]
+    world.wire.append(("b", "g1", engine._legs["b"].identity.seal(1, 16, body, world.instant())))
+    world.deliver()
+    assert any("GATE-18" in line for line in world.boxes["g3"].log)
+    assert world.partition_as_seen("g3", "a")["prefixes"] != ["fd00:3::/64"]  # type: ignore[index]

@@ -114,6 +114,7 @@ SMALL = st.tuples(st.integers(0, 63), st.integers(120, 128)).map(
 
 @given(st.lists(SMALL, max_size=12))
 def test_GATE_8_a_summary_covers_what_was_announced_and_nothing_else(nets) -> None:  # type: ignore[no-untyped-def]
+    # GATE-8
     def covered(those):  # type: ignore[no-untyped-def]
         return {int(at) for net in those for at in (net[0] + n for n in range(net.num_addresses))}
 
@@ -124,6 +125,7 @@ def test_GATE_8_a_summary_covers_what_was_announced_and_nothing_else(nets) -> No
 
 @given(st.lists(st.tuples(SMALL, st.sampled_from("abc")), max_size=12))
 def test_GATE_10_no_address_has_two_owners(claims) -> None:  # type: ignore[no-untyped-def]
+    # GATE-10
     owners, kept = PrefixOwners(), []
     for net, origin in claims:
         if any(one == origin and net.overlaps(other) for other, one in kept):

@@ -28,6 +28,7 @@ from protocol.core.engine import (
     Stopped,
     TimerExpired,
 )
+from protocol.gateway import rules
 from protocol.gateway.config import GatewayConfig, Leg, Network
 from protocol.gateway.engine import GatewayEngine
 from protocol.gateway.events import (
@@ -50,12 +51,13 @@ WALL_NS = 1_700_000_000 * NS
 GROUP = IPv6Address("ff0e::7")
 
 
-def known(name: str, address: IPv6Address, *, gateway: bool) -> KnownDevice:
-    """Return what everybody knows of a device or leg."""
+def known(name: str, address: IPv6Address, beyond: Sequence[Network] | None = None) -> KnownDevice:
+    """Return what everybody knows of a device, or of a leg with what lies beyond it."""
     fingerprint = hashlib.sha256(b"certificate of " + name.encode()).digest()[:16]
-    return KnownDevice(
-        Peer(address, name, "alpha", fingerprint, gateway), signing_key(name).public_key()
+    peer = Peer(
+        address, name, "alpha", fingerprint, beyond is not None, rules.summary(beyond or ())
     )
+    return KnownDevice(peer, signing_key(name).public_key())
 
 
 def signing_key(name: str) -> Ed25519PrivateKey:
@@ -140,14 +142,21 @@ class World:
             for number, (name, texts) in enumerate(named.items(), 1):
                 device = Device(name, networks[partition][number], prefixes(*texts))
                 self.devices[partition].append(device)
-                everybody.append(known(name, device.address, gateway=False))
+                everybody.append(known(name, device.address))
         legs: dict[str, dict[str, Device]] = {}
         for number, (name, partitions) in enumerate(gateways.items(), 0xF1):
             legs[name] = {}
             for partition in partitions:
                 leg = Device(f"{name}-{partition}", networks[partition][number])
                 legs[name][partition] = leg
-                everybody.append(known(leg.name, leg.address, gateway=True))
+                beyond = [
+                    net
+                    for other, named in devices.items()
+                    if other != partition
+                    for texts in named.values()
+                    for net in prefixes(*texts)
+                ]
+                everybody.append(known(leg.name, leg.address, beyond))
         self.everybody = {entry.peer.name: entry for entry in everybody}
         for name, own in legs.items():
             config = GatewayConfig(
