@@ -164,10 +164,17 @@ class IdpConfig:
             raise ConfigError("psk: to be given in mode unicast = psk, and only there")
         if self.psk is not None and len(self.psk) != PSK_LENGTH:
             raise ConfigError(f"psk: {len(self.psk)} bytes, not {PSK_LENGTH}")
+        if self.prefixes and self.unicast is Unicast.OFF:
+            raise ConfigError("prefixes: of no use with unicast = off")
         if len(self.prefixes) > PREFIXES_MAX:
             raise ConfigError(f"prefixes: {len(self.prefixes)}, at most {PREFIXES_MAX} are allowed")
         if list(self.prefixes) != sorted(set(self.prefixes), key=prefix_order):
             raise ConfigError("prefixes: one is named twice")
+
+    @property
+    def unicast_reqid(self) -> int:
+        """What ties the pairs' SAs to their policies; never the group's."""
+        return self.reqid % 0xFFFFFFFF + 1
 
     @property
     def dead_interval_ms(self) -> int:

@@ -6,6 +6,7 @@ The contract with whoever runs the engine (daemon or simulator):
 * every `ApplySas` is answered by exactly one `SasApplied` with the same label and one outcome per
   operation, in the order of the `ApplySas` effects. If the backend as a whole failed
   (`protocol.ipsec.backend.IpsecError`), every outcome carries an error;
+* every `ApplyRoutes` is answered by exactly one `RoutesApplied` in the same way;
 * every `FetchKey` is answered by exactly one `KeyFetched` with the same pointer;
 * the answers are events like any other: they are handed in after the effect list that caused them
   was performed to its end.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 
 from protocol.core.engine import Effect, Event
 from protocol.ipsec.backend import Operation, Outcome
+from protocol.ipsec.model import Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class ApplySas(Effect):
     Attributes:
         label: what the batch is for: ``policies``, ``write:EPOCH``, ``activate:EPOCH``,
             ``delete:EPOCH``, ``exclude`` (we are no member any more), ``remove`` (stop), or
-            ``repair:...`` for what failed before; goes to the trace.
+            ``repair:...`` for what failed before; ``pairs:...`` for what belongs to pairs of
+            devices; goes to the trace.
         operations: never empty.
     """
 
@@ -81,3 +84,60 @@ class LinkChanged(Event):
     """
 
     up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """Route this red prefix into the xfrm interface; fails if the kernel has a route to it."""
+
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    """Remove our route to this red prefix."""
+
+    prefix: Prefix
+
+
+RouteOperation = AddRoute | RemoveRoute
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRoutes(Effect):
+    """Perform these operations on the routing table as one batch, in order.
+
+    Attributes:
+        label: as of the `ApplySas` that belongs to it.
+        operations: never empty.
+    """
+
+    label: str
+    operations: Sequence[RouteOperation]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesApplied(Event):
+    """A batch was performed.
+
+    Attributes:
+        label: of the `ApplyRoutes`.
+        outcomes: one for each operation, in order.
+    """
+
+    label: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixAdded(Event):
+    """We shall announce one more red prefix; it was found to be allowed."""
+
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRemoved(Event):
+    """We shall not announce this red prefix any more."""
+
+    prefix: Prefix

@@ -6,6 +6,7 @@ Pure state, owned and driven by the engine. At most one status is being followed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -29,11 +30,29 @@ REMOVAL_AGAIN = "repair:remove"
 """Labels of what removes everything at stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenEpoch:
+    """An epoch whose group SAs are in the SAD: now the pairs' SAs may follow.
+
+    Attributes:
+        epoch: which.
+        members: in position order.
+        spis: of the group's SAs.
+        group_key: exported group key.
+    """
+
+    epoch: EpochId
+    members: tuple[IPv6Address, ...]
+    spis: tuple[int, ...]
+    group_key: bytes = field(repr=False)
+
+
 class GroupSync:
     """Keeps the SAD in step with the group.
 
     Attributes:
         epoch: the newest epoch whose key we have, or None.
+        ended: why we have none: ``excluded``, ``no key``, or None.
     """
 
     def __init__(self, config: IdpConfig, own: IPv6Address, counters: RuleCounters) -> None:
@@ -56,7 +75,17 @@ class GroupSync:
         self._fetched_again = False
         self._excluded = False
         self._key_failure = ""
+        self._fresh: WrittenEpoch | None = None
         self.epoch: EpochId | None = None
+        self.ended: str | None = None
+
+    def take_written(self) -> WrittenEpoch | None:
+        """Return the newest epoch once its SAs are written, once; the key is then forgotten."""
+        fresh = self._fresh
+        if fresh is None or self._plan.written_epoch != fresh.epoch:
+            return None
+        self._fresh = None
+        return fresh
 
     @property
     def wake_mono_ns(self) -> int | None:
@@ -92,6 +121,7 @@ class GroupSync:
         """Follow a checked status: fetch the key of a new epoch; remove all if we are excluded."""
         if rules.is_excluded(self._own, status.members):
             self._wanted, self.epoch, self._excluded = None, None, True
+            self._fresh, self.ended = None, "excluded"
             self._counters.count("IDP-12")
             effects: list[Effect] = [Report("idp.excluded", {"epoch": str(status.epoch)})]
             return effects + self._plan.want_none(now_mono_ns)
@@ -115,8 +145,11 @@ class GroupSync:
         if group_key is None:
             return self._on_no_key(status, now_mono_ns)
         rules.check_group_key(group_key)
-        self._wanted, self.epoch = None, status.epoch
-        return self._plan.want(self._sas(status, group_key), now_mono_ns)
+        self._wanted, self.epoch, self.ended = None, status.epoch, None
+        sas = self._sas(status, group_key)
+        spis = tuple(sa.spi for sa in (sas.own, *sas.others))
+        self._fresh = WrittenEpoch(status.epoch, tuple(status.members), spis, group_key)
+        return self._plan.want(sas, now_mono_ns)
 
     def on_key_due(self) -> list[Effect]:
         """Try to fetch the key once more."""
@@ -162,6 +195,7 @@ class GroupSync:
             at_mono_ns = now_mono_ns + self._config.retry_ms * NS_PER_MS
             return [Log("warning", text), SetTimer(TIMER_KEY, at_mono_ns)]
         self._key_failure = text
+        self._fresh, self.ended = None, "no key"
         effects: list[Effect] = [
             Report("idp.key_failed", {"epoch": str(status.epoch)}),
             Log("error", f"{text}: not in epoch {status.epoch}"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from protocol.core.errors import PeerError
 from protocol.idp.config import (
@@ -22,6 +22,7 @@ from protocol.idp.config import (
 from protocol.idp.messages import Hello
 from protocol.idpmike import SignalKind
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome
+from protocol.ipsec.model import Prefix
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
 
 RULES: dict[str, str] = {
@@ -42,6 +43,20 @@ RULES: dict[str, str] = {
     "IDP-15": "A parked instance reads nothing and says nothing",
     "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE never waits",
     "IDP-17": "A prefix announcement is one list, sorted, without repetition, of at most 256",
+    "IDP-18": "A prefix announcement counts only from the present instance of a device that is up,"
+    " through its own SA",
+    "IDP-19": "An announcement that is older than the one we have changes nothing",
+    "IDP-20": "At most 16 announcements of one device are read in one hello interval of ours",
+    "IDP-21": "A device announces only what its certificate authorises",
+    "IDP-22": "A prefix is a unicast network, not the default route, and does not touch the black"
+    " network",
+    "IDP-23": "A prefix overlaps none of ours and none of another device's",
+    "IDP-24": "Announcing stops after four quiet hello intervals, when the receiver has the list",
+    "IDP-25": "A pair key that is ours, or of low order, makes no SAs",
+    "IDP-26": "In mode group a device has unicast SAs with members of the epoch only",
+    "IDP-27": "A pair's SAs of an epoch are never installed twice; rather the group is rejoined",
+    "IDP-28": "An SPI at which another peer's SA is received is refused",
+    "IDP-29": "The prefixes of all devices together are bounded",
     "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
@@ -166,3 +181,120 @@ def absent_members(
     """IDP-40: the members of our group that are not up; none if we are no member ourselves."""
     there = {own, *up}
     return tuple(who for who in members if who not in there) if own in members else ()
+
+
+ANNOUNCEMENTS_MAX = 16
+"""Announcements of one device read in one hello interval (IDP-20): a join takes about four."""
+
+QUIET_INTERVALS = 4
+"""Hello intervals without a change after which announcing stops (the paper; IDP-24)."""
+
+_LINK_LOCAL = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
+_NOT_UNICAST = (
+    *_LINK_LOCAL,
+    IPv4Network("0.0.0.0/8"),
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("224.0.0.0/3"),
+    IPv6Network("::/8"),
+    IPv6Network("ff00::/8"),
+)
+
+
+def check_announcer(instance_wall_ns: int | None, startup_wall_ns: int) -> None:
+    """IDP-18: refuse what does not come from the instance that we know to be up."""
+    if instance_wall_ns is None:
+        raise PeerError("IDP-18", "prefixes announced by a device that is not up")
+    if startup_wall_ns != instance_wall_ns:
+        raise PeerError("IDP-18", "prefixes announced by another instance than the one that is up")
+
+
+def check_announcement_rate(count: int) -> None:
+    """IDP-20: refuse a flood before it costs a signature check each."""
+    if count > ANNOUNCEMENTS_MAX:
+        raise PeerError(
+            "IDP-20", f"more than {ANNOUNCEMENTS_MAX} announcements in a hello interval"
+        )
+
+
+def is_old(version: int, known_version: int) -> bool:
+    """IDP-19: whether an announcement says less than we know."""
+    return version < known_version
+
+
+def check_authorised(prefix: Prefix, authorised: Iterable[Prefix], *, gateway: bool) -> None:
+    """IDP-21: refuse a prefix that the nation's CA did not give to the device.
+
+    A gateway speaks for the red networks of other partitions, whatever they are (docs/gateways.md).
+    """
+    if not gateway and not any(_within(prefix, whole) for whole in authorised):
+        raise PeerError("IDP-21", f"its certificate does not authorise {prefix}")
+
+
+def check_kind(prefix: Prefix, black: Iterable[IPv6Network]) -> None:
+    """IDP-22: refuse what would draw away traffic that is nobody's, or the black network's."""
+    if prefix.prefixlen == 0:
+        raise PeerError("IDP-22", f"{prefix} is the default route")
+    if any(_overlap(prefix, network) for network in _NOT_UNICAST):
+        raise PeerError("IDP-22", f"{prefix} is no network of unicast addresses")
+    for network in black:
+        if _overlap(prefix, network):
+            raise PeerError("IDP-22", f"{prefix} touches the black network {network}")
+
+
+def check_overlap(prefix: Prefix, own: Iterable[Prefix], other: IPv6Address | None) -> None:
+    """IDP-23: refuse a prefix that is partly ours or another device's: first come, first served.
+
+    ``other`` is the device whose prefix overlaps this one, None if there is none.
+    """
+    mine = next((network for network in own if _overlap(prefix, network)), None)
+    if mine is not None:
+        raise PeerError("IDP-23", f"{prefix} overlaps our own {mine}")
+    if other is not None:
+        raise PeerError("IDP-23", f"{prefix} overlaps a prefix of {other}")
+
+
+def is_quiet(changed_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> bool:
+    """IDP-24: whether nothing has changed for so long that announcing stops."""
+    return now_mono_ns - changed_mono_ns >= QUIET_INTERVALS * hello_interval_ns
+
+
+def check_pair_key(pair_key: bytes, own: bytes) -> None:
+    """IDP-25: refuse our own key; that of low order shows when it is used."""
+    if pair_key == own:
+        raise PeerError("IDP-25", "its pair key is our own")
+
+
+def is_fellow(peer: IPv6Address, own: IPv6Address, members: Sequence[IPv6Address]) -> bool:
+    """IDP-26: whether both we and the peer have the group key of the epoch."""
+    return own in members and peer in members
+
+
+def was_installed(now: tuple[int, str], before: tuple[int, str] | None) -> bool:
+    """IDP-27: whether these SAs, by instance and epoch, would be installed a second time.
+
+    Their sequence numbers would begin again: the peer's replay window would refuse them, and a
+    nonce could come twice (RFC 4106 section 8).
+    """
+    return now == before
+
+
+def check_spi(spi: int, holder: IPv6Address | None, peer: IPv6Address) -> None:
+    """IDP-28: refuse an SPI at which another peer's packets would arrive."""
+    if holder is not None and holder != peer:
+        raise PeerError("IDP-28", f"SPI {spi:#010x} is that of {holder} already")
+
+
+def check_room(count: int, max_routes: int) -> None:
+    """IDP-29: refuse more prefixes than we are ready to route."""
+    if count > max_routes:
+        raise PeerError("IDP-29", f"more than {max_routes} prefixes of all devices together")
+
+
+def _within(prefix: Prefix, whole: Prefix) -> bool:
+    if isinstance(prefix, IPv4Network):
+        return isinstance(whole, IPv4Network) and prefix.subnet_of(whole)
+    return isinstance(whole, IPv6Network) and prefix.subnet_of(whole)
+
+
+def _overlap(one: Prefix, other: Prefix) -> bool:
+    return one.version == other.version and one.overlaps(other)

@@ -34,6 +34,7 @@ from protocol.ipsec.model import (
     Mode,
     Policy,
     PolicyDirection,
+    Prefix,
     Selector,
 )
 
@@ -42,8 +43,6 @@ ALL_MULTICAST = IPv6Network("ff00::/8")
 
 ALL_IPV4_MULTICAST = IPv4Network("224.0.0.0/4")
 """All IPv4 multicast addresses (RFC 5771)."""
-
-Destinations = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class GroupPath:
     group: IPv6Address
     if_id: int | None
     reqid: int
-    destinations: tuple[Destinations, ...] = (ALL_MULTICAST,)
+    destinations: tuple[Prefix, ...] = (ALL_MULTICAST,)
     mode: Mode = Mode.TUNNEL
     priority: int = 1000
 

@@ -13,7 +13,7 @@ same SAD without a message. Each input is length-prefixed, so no two contexts ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from ipaddress import IPv6Address
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -45,7 +45,6 @@ EPOCH_BITS = 2
 """Low SPI bits that carry the epoch number, so that the SAs of four successive epochs, which make
 before break keeps side by side, never meet on one SPI."""
 
-_EPOCH_MASK = (1 << EPOCH_BITS) - 1
 _SHARED_SUITES = (Suite.AES_CBC_SHA256, Suite.TDES_SHA1)
 
 
@@ -77,7 +76,7 @@ def expander(group_key: bytes) -> _Expand:
     return expand
 
 
-def _encoded(*parts: bytes) -> bytes:
+def encoded(*parts: bytes) -> bytes:
     """Return the parts, each after its length."""
     return b"".join([len(part).to_bytes(2, "big") + part for part in parts])
 
@@ -87,10 +86,10 @@ def _context(
 ) -> bytes:
     """Return what one label is about in one epoch."""
     number = epoch_number.to_bytes(8, "big")
-    return _encoded(label, suite.value.encode(), number, epoch_tag, group.packed)
+    return encoded(label, suite.value.encode(), number, epoch_tag, group.packed)
 
 
-def _check(group_key: bytes, epoch_number: int) -> None:
+def check_group_key(group_key: bytes, epoch_number: int) -> None:
     """Refuse a caller's mistake before any key is made of it."""
     if len(group_key) != GROUP_KEY_LENGTH:
         raise LocalError(f"group key has {len(group_key)} bytes, not {GROUP_KEY_LENGTH}")
@@ -98,17 +97,28 @@ def _check(group_key: bytes, epoch_number: int) -> None:
         raise LocalError(f"epoch number {epoch_number} does not fit in 64 bits")
 
 
-def _spi(expand: _Expand, context: bytes, epoch_number: int, taken: set[int]) -> int:
-    """Return the first candidate that is neither reserved nor taken by an earlier member."""
+def draw_spi(
+    expand: _Expand, context: bytes, low: int, low_bits: int, taken: Container[int]
+) -> int:
+    """Return the first candidate that is neither reserved nor taken.
+
+    Args:
+        expand: HKDF-Expand under the key that decides.
+        context: what the SPI is for.
+        low: the low bits of every candidate.
+        low_bits: how many those are.
+        taken: by an earlier member.
+    """
+    mask = (1 << low_bits) - 1
     for counter in range(1 << 32):
         raw = expand(context + _COUNTER_LENGTH + counter.to_bytes(4, "big"), 4)
-        spi = int.from_bytes(raw, "big") & ~_EPOCH_MASK | epoch_number & _EPOCH_MASK
+        spi = int.from_bytes(raw, "big") & ~mask | low & mask
         if spi >= SPI_MIN and spi not in taken:
             return spi
     raise LocalError("every SPI is taken")
 
 
-def _key(expand: _Expand, context: bytes, suite: Suite) -> KeyMaterial:
+def suite_key(expand: _Expand, context: bytes, suite: Suite) -> KeyMaterial:
     """Expand the keys of a suite: cipher key (with the AEAD's salt) first, then the MAC key."""
     sizes = SUITES[suite]
     length = sizes.encryption_key_length + sizes.authentication_key_length
@@ -151,7 +161,7 @@ def sender_sas(
     Raises:
         LocalError: wrong key length, a member named twice, or ``own`` not among the members.
     """
-    _check(group_key, epoch_number)
+    check_group_key(group_key, epoch_number)
     if len(set(members)) != len(members):
         raise LocalError("a member is named twice in the epoch")
     if own not in members:
@@ -164,8 +174,8 @@ def sender_sas(
     taken: set[int] = set()
     sas = []
     for sender in members:
-        whose = _encoded(sender.packed)
-        spi = _spi(expand, about_spi + whose, epoch_number, taken)
+        whose = encoded(sender.packed)
+        spi = draw_spi(expand, about_spi + whose, epoch_number, EPOCH_BITS, taken)
         taken.add(spi)
         outbound = sender == own
         direction = SaDirection.OUT if outbound else SaDirection.IN
@@ -175,7 +185,7 @@ def sender_sas(
                 destination=group,
                 spi=spi,
                 suite=suite,
-                key=_key(expand, about_key + whose, suite),
+                key=suite_key(expand, about_key + whose, suite),
                 mode=mode,
                 reqid=reqid,
                 if_id=if_id,
@@ -207,7 +217,7 @@ def shared_sa(
     Raises:
         LocalError: wrong key length, or an AEAD suite, whose nonces would repeat among senders.
     """
-    _check(group_key, epoch_number)
+    check_group_key(group_key, epoch_number)
     if suite not in _SHARED_SUITES:
         allowed = " or ".join(_SHARED_SUITES)
         raise LocalError(
@@ -222,9 +232,9 @@ def shared_sa(
     return SecurityAssociation(
         source=own,
         destination=group,
-        spi=_spi(expand, about_spi, epoch_number, set()),
+        spi=draw_spi(expand, about_spi, epoch_number, EPOCH_BITS, ()),
         suite=suite,
-        key=_key(expand, about_key, suite),
+        key=suite_key(expand, about_key, suite),
         mode=mode,
         reqid=reqid,
         if_id=if_id,

@@ -1,0 +1,127 @@
+"""Our own red prefixes: to whom they are announced when, and who has them.
+
+A device that can be reached is sent the whole list, again and again after a growing pause until it
+says that it has it, and then with every hello interval until nothing has changed for four of them
+(the paper; IDP-24). Whatever changes the list starts this anew for everybody.
+
+Pure state, owned and driven by `protocol.idp.unicast`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from protocol.idp import rules
+from protocol.idp.config import IdpConfig
+from protocol.idp.messages import PrefixAnnouncement, prefix_order
+from protocol.ipsec.model import Prefix
+
+NS_PER_MS = 1_000_000
+
+
+@dataclass(slots=True)
+class _Receiver:
+    """One device that we announce to.
+
+    Attributes:
+        has_version: which version of our list it has; 0: none.
+        heard: its instance and the version of its list that we have.
+        changed_mono_ns: when we last had something new to say.
+        due_mono_ns: when the next announcement is due, None when it is quiet.
+        pause_ns: until the one after that, while it has not our version.
+    """
+
+    changed_mono_ns: int
+    due_mono_ns: int | None
+    pause_ns: int
+    has_version: int = 0
+    heard: tuple[int, int] = (0, 0)
+
+
+class Announcer:
+    """Our list of prefixes, and who has it."""
+
+    def __init__(self, config: IdpConfig) -> None:
+        self.prefixes = config.prefixes
+        self._interval_ns = config.hello_interval_ms * NS_PER_MS
+        self._first_pause_ns = config.retry_ms * NS_PER_MS
+        self._version = 1
+        self._receivers: dict[IPv6Address, _Receiver] = {}
+
+    def begin(self) -> None:
+        """Begin anew with an instance; the list stays."""
+        self._version = 1
+        self._receivers.clear()
+
+    @property
+    def wake_mono_ns(self) -> int | None:
+        """When `due` has something to say; None while all is quiet."""
+        return min(
+            (r.due_mono_ns for r in self._receivers.values() if r.due_mono_ns is not None),
+            default=None,
+        )
+
+    def change(self, *, add: Prefix | None = None, remove: Prefix | None = None, now: int) -> None:
+        """Change the list, and announce it to everybody."""
+        kept = {*self.prefixes} - {remove}
+        if add is not None:
+            kept.add(add)
+        self.prefixes = tuple(sorted((p for p in kept if p is not None), key=prefix_order))
+        self._version += 1
+        for receiver in self._receivers.values():
+            receiver.changed_mono_ns = receiver.due_mono_ns = now
+            receiver.pause_ns = self._first_pause_ns
+
+    def reach(self, peer: IPv6Address, now_mono_ns: int) -> None:
+        """A device can be reached: begin to announce."""
+        if peer not in self._receivers:
+            self._receivers[peer] = _Receiver(now_mono_ns, now_mono_ns, self._first_pause_ns)
+
+    def forget(self, peer: IPv6Address) -> None:
+        """A device is gone."""
+        self._receivers.pop(peer, None)
+
+    def due(self, now_mono_ns: int) -> list[tuple[IPv6Address, PrefixAnnouncement]]:
+        """Return what is to be said now, and to whom."""
+        said = []
+        for peer, receiver in self._receivers.items():
+            if receiver.due_mono_ns is None or receiver.due_mono_ns > now_mono_ns:
+                continue
+            has_it = receiver.has_version == self._version
+            quiet = rules.is_quiet(receiver.changed_mono_ns, self._interval_ns, now_mono_ns)
+            if has_it and quiet:
+                receiver.due_mono_ns = None
+                continue
+            said.append((peer, self._content(receiver)))
+            pause_ns = self._interval_ns if has_it else receiver.pause_ns
+            receiver.pause_ns = min(2 * receiver.pause_ns, self._interval_ns)
+            receiver.due_mono_ns = now_mono_ns + pause_ns
+        return said
+
+    def heard(
+        self, peer: IPv6Address, own: int, startup_wall_ns: int, announcement: PrefixAnnouncement
+    ) -> PrefixAnnouncement | None:
+        """Take note of what a device has of ours and we of its; return an answer if it wants one.
+
+        Args:
+            peer: who announced.
+            own: start-up time-stamp of our instance.
+            startup_wall_ns: of the peer's instance.
+            announcement: what it said.
+        """
+        receiver = self._receivers.get(peer)
+        if receiver is None:
+            return None
+        receiver.heard = (startup_wall_ns, announcement.version)
+        if announcement.heard_startup_wall_ns == own:
+            receiver.has_version = max(receiver.has_version, announcement.heard_version)
+        return self._content(receiver) if announcement.answer_wanted else None
+
+    def _content(self, receiver: _Receiver) -> PrefixAnnouncement:
+        return PrefixAnnouncement(
+            self._version,
+            self.prefixes,
+            *receiver.heard,
+            answer_wanted=receiver.has_version != self._version,
+        )

@@ -1,0 +1,146 @@
+"""The keys of one device's pairs: its ephemeral pair key, its peers', and what follows from both.
+
+Pure state, owned and driven by `protocol.idp.unicast`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from protocol.core.engine import KeySource
+from protocol.core.errors import PeerError
+from protocol.idp import rules
+from protocol.idp.config import IdpConfig, Unicast
+from protocol.idp.keying import WrittenEpoch
+from protocol.idp.messages import NO_PAIR_KEY, PAIR_KEY_LENGTH
+from protocol.ipsec.model import SecurityAssociation
+from protocol.ipsec.pairschedule import PairContext, PairEnd, epoch_context, pair_sas, psk_context
+
+PSK_EPOCH = "psk"
+"""In place of an epoch where a pre-shared key takes the place of group key and pair secret."""
+
+
+@dataclass(slots=True)
+class PeerKeys:
+    """What makes the keys of one pair.
+
+    Attributes:
+        address: the peer's black address.
+        startup_wall_ns: start-up time-stamp of its instance.
+        pair_key: that instance's, from the hello with which it was met.
+        secret: of the pair, once it was needed.
+        unusable: the peer has no pair key, or one that makes no SAs.
+    """
+
+    address: IPv6Address
+    startup_wall_ns: int
+    pair_key: bytes
+    secret: bytes | None = field(default=None, repr=False)
+    unusable: bool = False
+
+
+class PairKeys:
+    """Derives the SAs of pairs.
+
+    Attributes:
+        public: our pair key, or `NO_PAIR_KEY`.
+        epoch: label of the epoch whose SAs are made, None if there is none.
+        members: of that epoch in position order, None where everybody is meant (mode ``psk``).
+    """
+
+    def __init__(self, config: IdpConfig, own: IPv6Address, source: KeySource) -> None:
+        self._config = config
+        self._own = own
+        self._source = source
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all keys."""
+        self._private: X25519PrivateKey | None = None
+        self._context: PairContext | None = None
+        self._startup_wall_ns = 0
+        self.public = NO_PAIR_KEY
+        self.epoch: str | None = None
+        self.members: tuple[IPv6Address, ...] | None = None
+
+    def begin(self, startup_wall_ns: int) -> None:
+        """Make the pair key of a new instance."""
+        self.forget()
+        self._startup_wall_ns = startup_wall_ns
+        if self._config.unicast is Unicast.GROUP:
+            secret = self._source.random_bytes(PAIR_KEY_LENGTH)
+            self._private = X25519PrivateKey.from_private_bytes(secret)
+            self.public = self._private.public_key().public_bytes_raw()
+        elif self._config.unicast is Unicast.PSK:
+            self._context, self.epoch = psk_context(), PSK_EPOCH
+
+    def enter(self, written: WrittenEpoch) -> None:
+        """Make SAs of this epoch from now on."""
+        epoch, spis = written.epoch, frozenset(written.spis)
+        self._context = epoch_context(written.group_key, epoch.number, epoch.tag, spis)
+        self.epoch, self.members = str(epoch), written.members
+
+    def leave(self) -> None:
+        """Make no SAs until the next epoch."""
+        self._context = self.epoch = self.members = None
+
+    def is_fellow(self, peer: IPv6Address) -> bool:
+        """Return whether there are SAs with this peer in the epoch (IDP-26)."""
+        if self._context is None:
+            return False
+        return self.members is None or rules.is_fellow(peer, self._own, self.members)
+
+    def meet(self, peer: PeerKeys) -> None:
+        """Look at a peer's pair key.
+
+        Raises:
+            PeerError: it is our own (IDP-25).
+        """
+        if self._config.unicast is not Unicast.GROUP:
+            return
+        peer.unusable = peer.pair_key in (NO_PAIR_KEY, self.public)
+        rules.check_pair_key(peer.pair_key, self.public)
+
+    def sas(self, peer: PeerKeys) -> tuple[SecurityAssociation, SecurityAssociation]:
+        """Return the SAs of a pair in the epoch, ours to send with first.
+
+        Raises:
+            PeerError: the peer's pair key is of low order (IDP-25).
+        """
+        config = self._config
+        assert config.if_id is not None
+        assert self._context is not None
+        if self.members is None:
+            secret = config.psk
+            own = PairEnd(self._own, self._startup_wall_ns.to_bytes(8, "big"))
+            other = PairEnd(peer.address, peer.startup_wall_ns.to_bytes(8, "big"))
+        else:
+            secret = self._secret(peer)
+            own = PairEnd(self._own, self.public, self.members.index(self._own))
+            other = PairEnd(peer.address, peer.pair_key, self.members.index(peer.address))
+        assert secret is not None
+        return pair_sas(
+            secret,
+            self._context,
+            own,
+            other,
+            suite=config.suite,
+            reqid=config.unicast_reqid,
+            if_id=config.if_id,
+            directions=config.sa_directions,
+        )
+
+    def _secret(self, peer: PeerKeys) -> bytes:
+        """Agree with a peer, once per pair of instances."""
+        if peer.secret is None:
+            assert self._private is not None
+            try:
+                public = X25519PublicKey.from_public_bytes(peer.pair_key)
+                peer.secret = self._private.exchange(public)
+            except ValueError:
+                peer.unusable = True
+                raise PeerError("IDP-25", "its pair key is of low order") from None
+        return peer.secret

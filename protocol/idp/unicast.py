@@ -1,0 +1,438 @@
+"""Unicast between red networks: pair SAs, prefix announcements over them, routes.
+
+Driven by the engine, which says which devices are up and which epoch is written; everything else
+about pairs of devices happens here. Pair keys are made for each instance and go out with its
+hellos; the SAs of a pair follow from them and from the epoch (`protocol.ipsec.pairschedule`), or
+from the pre-shared key. Once the SAs are in the kernel, prefixes are announced through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Event,
+    Instant,
+    KeySource,
+    Report,
+    SendDatagram,
+    SetTimer,
+    TimerExpired,
+)
+from protocol.core.errors import LocalError, PeerError
+from protocol.identity import PROTOCOL_IDP, Identity, Peer, RefusedError
+from protocol.idp import rules
+from protocol.idp.announcing import Announcer
+from protocol.idp.config import IdpConfig, Unicast
+from protocol.idp.events import PrefixAdded, PrefixRemoved, RoutesApplied, SasApplied
+from protocol.idp.keying import GroupSync
+from protocol.idp.messages import PREFIXES_MAX, MessageKind, PrefixAnnouncement
+from protocol.idp.pairkeys import PairKeys, PeerKeys
+from protocol.idp.pairplan import LABEL, PairPlan
+from protocol.idp.prefixes import PrefixTable
+from protocol.ipsec.model import Prefix
+
+CHANNEL = "pair"
+"""Channel of the announcements: datagrams that travel inside the pair's SAs."""
+
+TIMER_PAIRS = "idp.pairs"
+NS_PER_MS = 1_000_000
+
+Refuse = Callable[[str, PeerError, Instant], list[Effect]]
+Rejoin = Callable[[Instant], list[Effect]]
+
+
+@dataclass(slots=True)
+class _Pair:
+    """One device that is up.
+
+    Attributes:
+        peer: what its certificate says.
+        keys: of the pair.
+        version: of its list of prefixes that we have; 0: none.
+        announced: that list.
+        reads: announcements read since ``reads_since_mono_ns``.
+        rejoin_mono_ns: when to rejoin, because the epoch's SAs were installed before (IDP-27).
+    """
+
+    peer: Peer
+    keys: PeerKeys
+    version: int = 0
+    announced: tuple[Prefix, ...] = ()
+    reads: int = 0
+    reads_since_mono_ns: int = 0
+    rejoin_mono_ns: int | None = None
+
+
+class UnicastPairs:
+    """Everything about pairs of devices; with ``unicast = "off"`` it does nothing.
+
+    Args:
+        config: settings.
+        identity: who we are; opens and seals announcements.
+        keys: where pair keys come from.
+        counters: of the engine.
+        refuse: counts and logs what broke a rule.
+        rejoin: makes MIKE rejoin.
+
+    Raises:
+        LocalError: our own certificate does not authorise a prefix that we shall announce.
+    """
+
+    def __init__(
+        self,
+        config: IdpConfig,
+        identity: Identity,
+        keys: KeySource,
+        counters: RuleCounters,
+        refuse: Refuse,
+        rejoin: Rejoin,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._counters = counters
+        self._refuse = refuse
+        self._rejoin = rejoin
+        self._own = identity.me.address
+        self._plan = PairPlan(config, self._own)
+        self._announcer = Announcer(config)
+        self._keys = PairKeys(config, self._own, keys)
+        self._startup_wall_ns = 0
+        self._forget()
+        for prefix in config.prefixes:
+            self._check_own(prefix)
+
+    def _forget(self) -> None:
+        self._pairs: dict[IPv6Address, _Pair] = {}
+        self._table = PrefixTable()
+        self._installed: dict[IPv6Address, tuple[int, str]] = {}
+        self._black: set[IPv6Network] = set()
+        self._wake_mono_ns: int | None = None
+
+    @property
+    def pair_key(self) -> bytes:
+        """What our hellos carry."""
+        return self._keys.public
+
+    @property
+    def _on(self) -> bool:
+        return self._config.unicast is not Unicast.OFF
+
+    # Instances.
+
+    def begin(self, startup_wall_ns: int) -> None:
+        """Begin an instance: a new pair key, nobody known."""
+        self._forget()
+        self._announcer.begin()
+        self._startup_wall_ns = startup_wall_ns
+        self._keys.begin(startup_wall_ns)
+        for peer in (self._identity.me, *self._identity.trusted_peers()):
+            self._black.add(_black_network(peer.address))
+
+    def stop(self) -> list[Effect]:
+        """Forget everything; remove it from the kernel."""
+        self._forget()
+        self._keys.forget()
+        self._announcer.begin()
+        return [CancelTimer(TIMER_PAIRS), *self._plan.stop()] if self._on else []
+
+    # Who is there.
+
+    def on_up(
+        self, peer: Peer, startup_wall_ns: int, pair_key: bytes, now: Instant
+    ) -> list[Effect]:
+        """A device came, restarted or came back."""
+        if not self._on:
+            return []
+        self._drop(peer.address)
+        self._black.add(_black_network(peer.address))
+        pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
+        self._pairs[peer.address] = pair
+        effects: list[Effect] = []
+        try:
+            self._keys.meet(pair.keys)
+        except PeerError as error:
+            effects += self._refuse(peer.name, error, now)
+        effects += self._derive(pair, now)
+        return effects + self._proceed(now)
+
+    def on_lost(self, address: IPv6Address, now: Instant) -> list[Effect]:
+        """A device is down: nothing of it stays in the kernel."""
+        if not self._on:
+            return []
+        self._drop(address)
+        return self._reconsider(now) + self._proceed(now)
+
+    def _drop(self, address: IPv6Address) -> None:
+        self._pairs.pop(address, None)
+        self._plan.remove([address])
+        self._announcer.forget(address)
+        self._table.assign(address, ())
+
+    # Epochs.
+
+    def follow(self, sync: GroupSync, now: Instant) -> list[Effect]:
+        """Take over what became of the group: a new epoch was written, or we are out of it."""
+        written = sync.take_written()
+        if self._config.unicast is not Unicast.GROUP:
+            return []
+        effects: list[Effect] = []
+        if written is not None:
+            self._keys.enter(written)
+            effects += self._on_epoch(now)
+        elif sync.ended is not None and self._keys.epoch is not None:
+            self._keys.leave()
+            self._plan.run_out(self._plan.peers, now.mono_ns)
+            if sync.ended == "excluded":
+                self._plan.remove(self._plan.peers)
+        return effects + self._proceed(now)
+
+    def _on_epoch(self, now: Instant) -> list[Effect]:
+        """Renew the SAs of all pairs; those of devices that are no members run out."""
+        outside = [p for p in self._plan.peers if not self._keys.is_fellow(p)]
+        self._plan.run_out(outside, now.mono_ns)
+        return [e for pair in list(self._pairs.values()) for e in self._derive(pair, now)]
+
+    def _derive(self, pair: _Pair, now: Instant) -> list[Effect]:
+        """Let there be the SAs of a pair in the present epoch."""
+        epoch, address = self._keys.epoch, pair.peer.address
+        pair.rejoin_mono_ns = None
+        if epoch is None or pair.keys.unusable or not self._keys.is_fellow(address):
+            return []
+        installed = (pair.keys.startup_wall_ns, epoch)
+        again = rules.was_installed(installed, self._installed.get(address))
+        if again and self._config.unicast is Unicast.GROUP:
+            self._counters.count("IDP-27")
+            dead_interval_ns = self._config.dead_interval_ms * NS_PER_MS
+            pair.rejoin_mono_ns = now.mono_ns + dead_interval_ns
+            return []
+        try:
+            outbound, inbound = self._keys.sas(pair.keys)
+            rules.check_spi(inbound.spi, self._plan.holder(inbound.id), address)
+        except PeerError as error:
+            return self._refuse(pair.peer.name, error, now)
+        self._installed[address] = installed
+        self._plan.install(address, epoch, (outbound, inbound))
+        return []
+
+    # Events.
+
+    def wants(self, event: Event) -> bool:
+        """Return whether an event is ours."""
+        match event:
+            case SasApplied():
+                return event.label.startswith(LABEL)
+            case DatagramReceived():
+                return event.channel == CHANNEL
+            case TimerExpired():
+                return event.name == TIMER_PAIRS
+        return isinstance(event, RoutesApplied | PrefixAdded | PrefixRemoved)
+
+    def handle(self, event: Event, now: Instant) -> list[Effect]:
+        """Take one of our events."""
+        match event:
+            case SasApplied() | RoutesApplied():
+                return self._on_applied(event, now)
+            case DatagramReceived():
+                return self._on_datagram(event, now)
+            case PrefixAdded():
+                self._announcer.change(add=event.prefix, now=now.mono_ns)
+            case PrefixRemoved():
+                self._announcer.change(remove=event.prefix, now=now.mono_ns)
+                return self._reconsider(now) + self._proceed(now)
+            case TimerExpired():
+                self._wake_mono_ns = None
+        return self._rejoin_if_due(now) + self._proceed(now)
+
+    def _on_applied(self, event: SasApplied | RoutesApplied, now: Instant) -> list[Effect]:
+        failures = self._plan.failures
+        routes = isinstance(event, RoutesApplied)
+        effects = self._plan.applied(event.label, event.outcomes, now.mono_ns, routes=routes)
+        if self._plan.failures > failures:
+            self._counters.count("IDP-14", self._plan.failures - failures)
+        return effects + self._proceed(now)
+
+    def _rejoin_if_due(self, now: Instant) -> list[Effect]:
+        """IDP-27: no new epoch came by itself."""
+        late = [
+            pair
+            for pair in self._pairs.values()
+            if pair.rejoin_mono_ns is not None and pair.rejoin_mono_ns <= now.mono_ns
+        ]
+        for pair in late:
+            pair.rejoin_mono_ns = None
+        return self._rejoin(now) if late else []
+
+    def _proceed(self, now: Instant) -> list[Effect]:
+        """Hand out what is to be done and said now; keep the timer where it is needed next."""
+        effects = self._plan.advance(now.mono_ns)
+        for address in self._pairs:
+            if self._plan.is_written(address):
+                self._announcer.reach(address, now.mono_ns)
+        for address, announcement in self._announcer.due(now.mono_ns):
+            effects.append(self._announcement(address, announcement, now))
+        wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
+        wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
+        wake_mono_ns = min((wake for wake in wakes if wake is not None), default=None)
+        if wake_mono_ns != self._wake_mono_ns:
+            self._wake_mono_ns = wake_mono_ns
+            if wake_mono_ns is None:
+                effects.append(CancelTimer(TIMER_PAIRS))
+            else:
+                effects.append(SetTimer(TIMER_PAIRS, wake_mono_ns))
+        return effects
+
+    # Announcements.
+
+    def _announcement(
+        self, address: IPv6Address, announcement: PrefixAnnouncement, now: Instant
+    ) -> SendDatagram:
+        body = announcement.encode()
+        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, now)
+        return SendDatagram(CHANNEL, payload, address)
+
+    def _on_datagram(self, event: DatagramReceived, now: Instant) -> list[Effect]:
+        """Take an announcement: rate, signature, instance, syntax, then prefix by prefix."""
+        if not self._on or self._startup_wall_ns == 0:
+            return []
+        pair = self._pairs.get(event.source)
+        name = str(event.source) if pair is None else pair.peer.name
+        try:
+            self._check_source(pair, now)
+            opened = self._identity.open(
+                event.payload, PROTOCOL_IDP, event.source, now, wanted=(MessageKind.PREFIXES,)
+            )
+            if opened is None or pair is None:
+                return []
+            rules.check_announcer(pair.keys.startup_wall_ns, opened.startup_wall_ns)
+            announcement = PrefixAnnouncement.decode(opened.body)
+        except RefusedError as refused:
+            return refused.effects
+        except PeerError as error:
+            return self._refuse(name, error, now)
+        if rules.is_old(announcement.version, pair.version):
+            self._counters.count("IDP-19")
+            return []
+        effects: list[Effect] = []
+        if announcement.version > pair.version:
+            shrunk = not set(pair.announced) <= set(announcement.prefixes)
+            pair.version, pair.announced = announcement.version, announcement.prefixes
+            effects += self._judge(pair, now)
+            if shrunk:
+                effects += self._reconsider(now)
+            effects.append(
+                Report(
+                    "t_prefixes",
+                    {
+                        "peer": str(event.source),
+                        "version": announcement.version,
+                        "accepted": len(self._table.of(event.source)),
+                    },
+                )
+            )
+        answer = self._announcer.heard(
+            event.source, self._startup_wall_ns, pair.keys.startup_wall_ns, announcement
+        )
+        effects += self._proceed(now)
+        if answer is not None:
+            effects.append(self._announcement(event.source, answer, now))
+        return effects
+
+    def _check_source(self, pair: _Pair | None, now: Instant) -> None:
+        """IDP-18 and IDP-20, before any cryptography."""
+        if pair is None:
+            rules.check_announcer(None, 0)
+            return
+        interval_ns = self._config.hello_interval_ms * NS_PER_MS
+        if now.mono_ns - pair.reads_since_mono_ns >= interval_ns:
+            pair.reads, pair.reads_since_mono_ns = 0, now.mono_ns
+        pair.reads += 1
+        rules.check_announcement_rate(pair.reads)
+
+    def _judge(self, pair: _Pair, now: Instant) -> list[Effect]:
+        """Accept of what a device announced what is allowed; refuse the rest, each by its rule."""
+        address = pair.peer.address
+        effects: list[Effect] = []
+        accepted: list[Prefix] = []
+        elsewhere = len(self._table) - len(self._table.of(address))
+        for prefix in pair.announced:
+            try:
+                rules.check_authorised(prefix, pair.peer.prefixes, gateway=pair.peer.gateway)
+                rules.check_kind(prefix, self._black)
+                other = self._table.overlap(prefix, address)
+                rules.check_overlap(prefix, self._announcer.prefixes, other)
+                rules.check_room(elsewhere + len(accepted) + 1, self._config.max_routes)
+            except PeerError as error:
+                effects += self._refuse(pair.peer.name, error, now)
+                continue
+            accepted.append(prefix)
+        self._table.assign(address, accepted)
+        self._plan.lead(address, tuple(accepted))
+        return effects
+
+    def _reconsider(self, now: Instant) -> list[Effect]:
+        """Prefixes became free: who was refused one may have it now."""
+        return [
+            effect
+            for pair in list(self._pairs.values())
+            if len(pair.announced) > len(self._table.of(pair.peer.address))
+            for effect in self._judge(pair, now)
+        ]
+
+    # Our own prefixes.
+
+    def _check_own(self, prefix: Prefix) -> None:
+        me = self._identity.me
+        try:
+            rules.check_authorised(prefix, me.prefixes, gateway=me.gateway)
+            rules.check_kind(prefix, self._black)
+            holder = self._table.overlap(prefix, self._own)
+            rules.check_overlap(prefix, (), holder)
+        except PeerError as error:
+            raise LocalError(f"cannot announce {prefix}: {error.reason} ({error.rule})") from None
+
+    def check_addition(self, prefix: Prefix) -> None:
+        """Say whether `PrefixAdded` may come.
+
+        Raises:
+            LocalError: others would refuse the prefix, or we do not announce any.
+        """
+        if not self._on:
+            raise LocalError('prefixes are not announced: unicast = "off"')
+        if prefix not in self._announcer.prefixes and (
+            len(self._announcer.prefixes) >= PREFIXES_MAX
+        ):
+            raise LocalError(f"{PREFIXES_MAX} prefixes are announced already")
+        self._check_own(prefix)
+
+    # Status.
+
+    def status(self) -> dict[str, Any]:
+        """Return our part of ``idpd status``; never keys."""
+        return {
+            "unicast": self._config.unicast.value,
+            "own_prefixes": [str(prefix) for prefix in self._announcer.prefixes],
+            "prefixes": [
+                {"prefix": str(prefix), "peer": str(owner)} for prefix, owner in self._table.items()
+            ],
+        }
+
+    def describe(self, peer: str) -> dict[str, Any]:
+        """Return what belongs to one peer in ``idpd status``."""
+        address = IPv6Address(peer)
+        return {
+            "prefixes": [str(prefix) for prefix in self._table.of(address)],
+            "unicast": self._plan.describe(address),
+        }
+
+
+def _black_network(address: IPv6Address) -> IPv6Network:
+    """Return the link's network that a black address is in (RFC 4291 section 2.5.4)."""
+    return IPv6Network((address.packed[:8] + bytes(8), 64))
