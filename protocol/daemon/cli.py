@@ -75,6 +75,8 @@ def command_line(daemon: str) -> click.Group:
     group.add_command(_simple_command(daemon, "flush", "Write trace and log out now."))
     if daemon == "miked":
         group.add_command(_handover_command(daemon))
+    if daemon == "idpd":
+        group.add_command(_prefix_commands(daemon))
     return group
 
 
@@ -170,6 +172,34 @@ def _handover_command(daemon: str) -> click.Command:
     return handover
 
 
+def _prefix_commands(daemon: str) -> click.Group:
+    @click.group("prefix", short_help="Change the red prefixes that are announced.")
+    def prefix() -> None:
+        """Say which red prefixes this device announces, until the daemon ends."""
+
+    def change(name: str, command: str, text: str) -> None:
+        @prefix.command(name, help=text)
+        @_where
+        @click.argument("prefix", metavar="PREFIX")
+        def one(socket: Path | None, config: Path | None, prefix: str) -> None:
+            answer = _ask(daemon, socket, config, {"cmd": command, "prefix": prefix})
+            click.echo("\n".join(answer["own_prefixes"]) or "nothing is announced")
+
+    change("add", "prefix_add", "Announce PREFIX too; our certificate must authorise it.")
+    change("remove", "prefix_remove", "Announce PREFIX no longer.")
+
+    @prefix.command("list")
+    @_where
+    def listed(socket: Path | None, config: Path | None) -> None:
+        """Show the prefixes of all devices, and whose they are."""
+        answer = _ask(daemon, socket, config, {"cmd": "status"})
+        lines = [f"{own} own" for own in answer["own_prefixes"]]
+        lines += [f"{item['prefix']} {item['peer']}" for item in answer["prefixes"]]
+        click.echo("\n".join(lines) or "no prefixes")
+
+    return prefix
+
+
 def _where(function: Any) -> Any:
     """Add the two ways to say which daemon is meant."""
     path = click.Path(path_type=Path)
@@ -254,6 +284,8 @@ def _entry(item: object) -> str:
     if isinstance(item, Mapping):
         heard = item.get("last_hello_ms")
         tail = "" if heard is None else f", heard {heard} ms ago"
+        if item.get("prefixes"):
+            tail += f", behind it {', '.join(item['prefixes'])}"
         return f"{item.get('address')} {item.get('name')}: {item.get('state')}{tail}"
     return str(item)
 

@@ -7,6 +7,7 @@ counted, logged, and where the engine waits for an answer, told to it as an even
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
 from typing import Any, Protocol
 
 from protocol.core.engine import (
@@ -25,6 +26,9 @@ from protocol.daemon.trace import TraceWriter
 
 Performer = Callable[[Any], None]
 """Performs one kind of effect."""
+
+Sender = Callable[[bytes, IPv6Address | None], None]
+"""Sends a datagram to a device, or to a channel's default."""
 
 
 class Answers(Protocol):
@@ -53,8 +57,14 @@ class CommonEffects:
         self._answers = answers
         self._loop = loop
         self._log = log
-        self._senders = {name: channel.send for name, channel in channels.items()}
+        self._senders: dict[str, Sender] = {
+            name: channel.send for name, channel in channels.items()
+        }
         self._trace = trace
+
+    def add_channel(self, name: str, send: Sender) -> None:
+        """Let datagrams be sent on one more channel."""
+        self._senders[name] = send
 
     def table(self) -> dict[type[Effect], Performer]:
         """Return the function for each effect."""

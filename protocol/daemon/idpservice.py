@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
+from ipaddress import ip_network
 from typing import Any
 
-from protocol.core.engine import Engine
+from protocol.core.engine import DatagramReceived, Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
+from protocol.daemon.control import Handler
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.idpeffects import IdpEffects
 from protocol.daemon.link import LinkWatch
-from protocol.daemon.reconcile import remove_own
-from protocol.daemon.service import Service
+from protocol.daemon.pairsocket import PairSocket
+from protocol.daemon.reconcile import remove_own, remove_own_routes
+from protocol.daemon.routes import KernelRoutes, MemoryRoutes, Routes
+from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import EspMembership, LocalSocket, interface_index
 from protocol.daemon.timeserver import TimeServer
+from protocol.identity.envelope import kind_of
 from protocol.identity.identity import Identity
+from protocol.idp.config import Unicast
 from protocol.idp.engine import IdpEngine
-from protocol.idp.events import LinkChanged
+from protocol.idp.events import LinkChanged, PrefixAdded, PrefixRemoved
+from protocol.idp.messages import MessageKind
+from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.backend import IpsecBackend
 from protocol.ipsec.memory import MemoryBackend
+from protocol.ipsec.pairpolicy import link_local
 
 
 class IdpService(Service):
@@ -30,10 +40,13 @@ class IdpService(Service):
 
     _backend: IpsecBackend
     _time_server: TimeServer | None = None
+    _pair: PairSocket | None = None
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
-        return IdpEngine(self.config.idp, identity, self.config.local.secret, OsKeySource())
+        config = self.config
+        self._idp = IdpEngine(config.idp, identity, config.local.secret, OsKeySource())
+        return self._idp
 
     def channel(self) -> ChannelSection:
         """Return group and port of IDP."""
@@ -48,9 +61,8 @@ class IdpService(Service):
         config = self.config
         self._backend = self._open_backend()
         stack.callback(self._backend.close)
-        removed = remove_own(self._backend, config.idp)
-        if removed:
-            self.log.write("warning", f"removed {removed} SAs and policies of a killed daemon")
+        self._open_pair_channel(stack)
+        self._remove_own("of a killed daemon")
         self._esp = EspMembership(
             config.black_interface,
             config.device.address,
@@ -58,7 +70,14 @@ class IdpService(Service):
             self.known_addresses,
         )
         stack.callback(self._esp.leave)
-        effects = IdpEffects(self.runtime, self._backend, self.keys, self.trace, self.log)
+        effects = IdpEffects(
+            self.runtime,
+            self._backend,
+            self._routes,
+            keys=self.keys,
+            trace=self.trace,
+            log=self.log,
+        )
         self.runtime.perform_with(effects.table())
         link = LinkWatch(interface_index(config.black_interface), self._on_link)
         stack.callback(link.close)
@@ -72,6 +91,73 @@ class IdpService(Service):
             )
             stack.callback(self._time_server.close)
             self.loop.add_reader(self._time_server.fileno(), self._time_server.readable)
+
+    def _open_pair_channel(self, stack: ExitStack) -> None:
+        """Open the way to the other devices inside their pairs' SAs, and the routing table.
+
+        With the memory backend there is no IPsec and no xfrm interface: announcements travel on
+        the black channel, signed but in clear, and routes are kept in memory.
+        """
+        config = self.config
+        self._routes: Routes = MemoryRoutes()
+        if config.idp.unicast is Unicast.OFF:
+            return
+        if not self._backend.kernel:
+            self.common.add_channel(PAIR, self.group.send)
+            return
+        kernel = KernelRoutes(interface_index(config.xfrm_interface))
+        self._routes = kernel
+        stack.callback(kernel.close)
+        kernel.add_address(link_local(config.device.address))
+        self._pair = PairSocket(
+            config.xfrm_interface,
+            config.device.address,
+            config.idp_channel.port,
+            self.known_addresses,
+        )
+        stack.callback(self._pair.close)
+        self.common.add_channel(PAIR, self._pair.send)
+        self.loop.add_reader(self._pair.fileno(), self._pair_readable)
+
+    def _pair_readable(self) -> None:
+        assert self._pair is not None
+        received = self._pair.receive()
+        if received is not None and self.state is State.RUNNING:
+            self.runtime.deliver(DatagramReceived(PAIR, received[1], received[0]))
+
+    def channel_of(self, payload: bytes) -> str:
+        """Return the pairs' channel for announcements that came in clear, for lack of IPsec."""
+        clear = not self._backend.kernel and kind_of(payload) == MessageKind.PREFIXES
+        return PAIR if clear else super().channel_of(payload)
+
+    def _remove_own(self, whose: str) -> None:
+        removed = remove_own(self._backend, self.config.idp)
+        if removed:
+            self.log.write("warning", f"removed {removed} SAs and policies {whose}")
+        removed = remove_own_routes(self._routes)
+        if removed:
+            self.log.write("warning", f"removed {removed} routes {whose}")
+
+    def own_commands(self) -> dict[str, Handler]:
+        """Return the commands that change what we announce."""
+        return {
+            "prefix_add": lambda request: self._on_prefix(request, add=True),
+            "prefix_remove": lambda request: self._on_prefix(request, add=False),
+        }
+
+    def _on_prefix(self, request: dict[str, Any], *, add: bool) -> dict[str, Any]:
+        try:
+            prefix = ip_network(str(request.get("prefix")))
+        except ValueError as error:
+            raise LocalError(f"prefix: {error}") from error
+        if add:
+            self._idp.unicast.check_addition(prefix)
+            self.runtime.deliver(PrefixAdded(prefix))
+        else:
+            self._idp.unicast.check_removal(prefix)
+            self.runtime.deliver(PrefixRemoved(prefix))
+        status = self._idp.unicast.status()
+        return {"prefix": str(prefix), "own_prefixes": status["own_prefixes"]}
 
     def _open_backend(self) -> IpsecBackend:
         if self.config.backend == "memory":
@@ -98,13 +184,15 @@ class IdpService(Service):
     def clean_up(self) -> None:
         """Make sure that no SA or policy of ours is left."""
         self._esp.leave()
-        left = remove_own(self._backend, self.config.idp)
-        if left:
-            self.log.write("warning", f"removed {left} SAs and policies the engine had left")
+        self._remove_own("that the engine had left")
 
     def own_counters(self) -> Mapping[str, int]:
-        """Return the time server's counters."""
-        return {} if self._time_server is None else self._time_server.counters
+        """Return the counters of the pairs' channel and of the time server."""
+        counters: Counter[str] = Counter()
+        for more in (self._pair, self._time_server):
+            if more is not None:
+                counters.update(more.counters)
+        return counters
 
     def own_status(self) -> dict[str, Any]:
         """Return which backend and SA mode this is."""

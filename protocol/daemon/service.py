@@ -90,6 +90,10 @@ class Service(DaemonProcess):
     def prepare(self, stack: ExitStack) -> None:
         """Open what else is needed (``stack`` closes it) and remove what a killed daemon left."""
 
+    def channel_of(self, _payload: bytes) -> str:
+        """Return the channel that a datagram of the black socket belongs to."""
+        return "group"
+
     def arm_more(self) -> None:
         """Join what else a running daemon is a member of."""
 
@@ -130,8 +134,8 @@ class Service(DaemonProcess):
             "group": self.group,
             "local": self.local,
         }
-        common = CommonEffects(self.runtime, self.loop, self.trace, self.log, channels)
-        self.runtime.perform_with(common.table())
+        self.common = CommonEffects(self.runtime, self.loop, self.trace, self.log, channels)
+        self.runtime.perform_with(self.common.table())
         self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
@@ -190,7 +194,8 @@ class Service(DaemonProcess):
         if received is None:
             return
         if self.state is State.RUNNING:
-            self.runtime.deliver(DatagramReceived("group", received[1], received[0]))
+            channel = self.channel_of(received[0])
+            self.runtime.deliver(DatagramReceived(channel, received[1], received[0]))
         else:
             self._ignored["group.ignored_parked"] += 1
 

@@ -124,7 +124,7 @@ class GroupSocket(DatagramSocket):
         group, port = channel.group, channel.port
         index = interface_index(interface)
         check_address(interface, address)
-        sock = _udp_socket()
+        sock = udp_socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
@@ -194,7 +194,7 @@ class LocalSocket(DatagramSocket):
     """The channel between idpd and miked on ::1; authenticity is the protocol's business."""
 
     def __init__(self, own_port: int, other_port: int) -> None:
-        sock = _udp_socket()
+        sock = udp_socket()
         try:
             _enlarge_receive_buffer(sock)
             sock.bind((str(LOCALHOST), own_port))
@@ -242,7 +242,7 @@ class EspMembership:
         if self._socket is not None:
             return
         index = interface_index(self._interface)
-        sock = _udp_socket()
+        sock = udp_socket()
         try:
             memberships.join(sock, index, self._group, self._sources(), without=self._address)
         except LocalError:
@@ -269,7 +269,7 @@ def interface_index(interface: str) -> int:
 
 def check_address(interface: str, address: IPv6Address) -> None:
     """Refuse an address this device cannot use yet or at all."""
-    with _udp_socket() as sock:
+    with udp_socket() as sock:
         try:
             sock.bind((str(address), 0, 0, interface_index(interface)))
         except OSError as error:
@@ -281,7 +281,7 @@ def check_address(interface: str, address: IPv6Address) -> None:
 
 def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.socket:
     """Open a UDP socket whose datagrams carry the kernel's receive time (SO_TIMESTAMPNS)."""
-    sock = _udp_socket()
+    sock = udp_socket()
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -292,7 +292,8 @@ def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.so
     return sock
 
 
-def _udp_socket() -> socket.socket:
+def udp_socket() -> socket.socket:
+    """Return an unbound, non-blocking UDP socket for IPv6 alone."""
     sock = socket.socket(
         socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )

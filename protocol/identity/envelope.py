@@ -105,6 +105,11 @@ class Envelope:
         return writer.finish()
 
 
+def kind_of(datagram: bytes) -> int | None:
+    """Return the message type that a datagram claims, for sorting before it is decoded."""
+    return datagram[2] if len(datagram) > 2 else None
+
+
 def to_sign(unsigned: bytes) -> bytes:
     """Return what the signature covers, given every byte before the signature."""
     return LABEL + unsigned

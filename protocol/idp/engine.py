@@ -4,8 +4,8 @@ Parked until `Started`, then: JOIN of ourselves to MIKE, hello, policies. From t
 connectivity table, tells MIKE of every change, and turns MIKE's statuses into SAs. Normative
 description: docs/idp.md.
 
-Absent on purpose: prefix announcements, routes, unicast SAs, certificate distribution, gateways and
-a good-bye on the wire; their message kinds are kept (`protocol.idp.messages.MessageKind`).
+Absent on purpose: certificate distribution, gateways and a good-bye on the wire; their message
+kinds are kept (`protocol.idp.messages.MessageKind`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.signalling import Signalling
+from protocol.idp.unicast import UnicastPairs
 from protocol.idpmike import CHANNEL as LOCAL
 from protocol.idpmike import TIMER as LOCAL_TIMER
 from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
@@ -92,7 +93,10 @@ class IdpEngine:
         config: settings.
         identity: who we are, how we sign, whom we trust.
         local_secret: the per-device secret of the interface to MIKE.
-        keys: where unpredictable bytes come from (jitter only).
+        keys: where unpredictable bytes come from (jitter, pair keys).
+
+    Raises:
+        LocalError: on construction: our certificate does not authorise what we shall announce.
     """
 
     def __init__(
@@ -111,6 +115,9 @@ class IdpEngine:
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
         self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
         self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
+        self.unicast = UnicastPairs(
+            config, identity, keys, self._counters, refuse=self._refuse, rejoin=self._rejoin
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -126,6 +133,8 @@ class IdpEngine:
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Consume one event; return what is to be done, in order."""
+        if self.unicast.wants(event):
+            return self.unicast.handle(event, now)
         match event:
             case DatagramReceived():
                 if event.channel == LOCAL:
@@ -161,7 +170,11 @@ class IdpEngine:
             "startup_wall_ns": self._startup_wall_ns,
             "counters": counters.as_dict(),
             "refused": refused,
-            "peers": self._table.describe(now.mono_ns),
+            "peers": [
+                peer | self.unicast.describe(peer["address"])
+                for peer in self._table.describe(now.mono_ns)
+            ],
+            **self.unicast.status(),
             "link_up": self._hellos.link_up,
             "cut_off": self._hellos.cut_off,
             "local": self._mike.status(),
@@ -187,6 +200,7 @@ class IdpEngine:
         self._reset()
         self._startup_wall_ns = max(event.trigger_wall_ns, self._startup_wall_ns + 1)
         self._identity.begin(self._startup_wall_ns)
+        self.unicast.begin(self._startup_wall_ns)
         effects: list[Effect] = [Report("t_start", {"trigger_wall_ns": event.trigger_wall_ns})]
         # Without an xfrm interface only the policies keep red traffic from leaving in clear.
         if self._config.if_id is None:
@@ -210,7 +224,7 @@ class IdpEngine:
             return []
         self._state.move(EngineState.PARKED)
         effects = self._mike.signal(SignalKind.LEAVE, self._me, self._startup_wall_ns, now)
-        effects.append(self._sync.stop())
+        effects += [self._sync.stop(), *self.unicast.stop()]
         effects += [CancelTimer(name) for name in TIMERS]
         self._reset()
         return effects
@@ -224,6 +238,7 @@ class IdpEngine:
             dead_factor=self._config.dead_factor,
             triggered=triggered,
             epoch=self._sync.epoch,
+            pair_key=self.unicast.pair_key,
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -255,12 +270,10 @@ class IdpEngine:
         assert entry is not None
         effects: list[Effect] = []
         if self._hellos.is_reconnected(entry.first_mono_ns):
-            effects += self._detected(
-                Change(ChangeKind.RESTORE, self._me, self._identity.me.name, self._startup_wall_ns),
-                now,
-            )
+            effects += self._rejoin(now)
         if change is not None:
             effects += self._detected(change, now)
+            effects += self.unicast.on_up(peer, opened.startup_wall_ns, hello.pair_key, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)
         if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
@@ -281,6 +294,11 @@ class IdpEngine:
             return effects
         self._news.pop(change.address, None)
         return effects + self._signalled(change, now)
+
+    def _rejoin(self, now: Instant) -> list[Effect]:
+        """Have MIKE make us a member anew."""
+        own = (self._me, self._identity.me.name, self._startup_wall_ns)
+        return self._detected(Change(ChangeKind.RESTORE, *own), now)
 
     def _signalled(self, change: Change, now: Instant) -> list[Effect]:
         return self._mike.signal(change.signal, change.address, change.startup_wall_ns, now)
@@ -313,6 +331,7 @@ class IdpEngine:
         changes = self._table.expire(now.mono_ns)
         for change in changes:
             effects += self._detected(change, now)
+            effects += self.unicast.on_lost(change.address, now)
         if changes and self._table.up_count == 0:
             self._hellos.note_alone(now)
         return effects + self._expiry_timer()
@@ -358,7 +377,7 @@ class IdpEngine:
         look_ns = self._absentees.on_status(status.members, up, now.mono_ns)
         if look_ns is not None:
             effects.append(SetTimer(TIMER_ABSENT, look_ns))
-        return effects + self._planned(self._sync.on_status(status, now.mono_ns))
+        return effects + self._planned(self._sync.on_status(status, now.mono_ns), now)
 
     def _on_absent_due(self, now: Instant) -> list[Effect]:
         """IDP-40: tell MIKE of members that are not there, until it knows."""
@@ -374,16 +393,19 @@ class IdpEngine:
 
     def _on_key_fetched(self, event: KeyFetched, now: Instant) -> list[Effect]:
         try:
-            return self._planned(self._sync.on_key(event.pointer, event.group_key, now.mono_ns))
+            return self._planned(
+                self._sync.on_key(event.pointer, event.group_key, now.mono_ns), now
+            )
         except PeerError as error:
             effects = self._refuse("MIKE", error, now)
-            return effects + self._planned(self._sync.on_key(event.pointer, None, now.mono_ns))
+            return effects + self._planned(self._sync.on_key(event.pointer, None, now.mono_ns), now)
 
     def _on_sas_applied(self, event: SasApplied, now: Instant) -> list[Effect]:
-        return self._planned(self._sync.on_applied(event.label, event.outcomes, now.mono_ns))
+        return self._planned(self._sync.on_applied(event.label, event.outcomes, now.mono_ns), now)
 
-    def _planned(self, effects: list[Effect]) -> list[Effect]:
-        """Keep the plan's timer where the plan wants to be woken."""
+    def _planned(self, effects: list[Effect], now: Instant) -> list[Effect]:
+        """Keep the plan's timer where the plan wants to be woken; pairs follow the group."""
+        effects = [*effects, *self.unicast.follow(self._sync, now)]
         wake_mono_ns = self._sync.wake_mono_ns
         if wake_mono_ns != self._plan_wake_mono_ns:
             self._plan_wake_mono_ns = wake_mono_ns
@@ -404,7 +426,7 @@ class IdpEngine:
             return []
         if name == TIMER_PLAN:
             self._plan_wake_mono_ns = None
-            return self._planned(self._sync.on_plan_due(now.mono_ns))
+            return self._planned(self._sync.on_plan_due(now.mono_ns), now)
         handlers: dict[str, Callable[[Instant], list[Effect]]] = {
             TIMER_HELLO: self._hellos.on_due,
             TIMER_ANSWER: self._hellos.on_answer_due,

@@ -55,10 +55,14 @@ class PairKeys:
         self._config = config
         self._own = own
         self._source = source
+        self._spare: X25519PrivateKey | None = None
         self.forget()
 
     def forget(self) -> None:
-        """Drop all keys."""
+        """Drop all keys; make the next instance's pair key now, for its start shall not wait."""
+        if self._config.unicast is Unicast.GROUP and self._spare is None:
+            secret = self._source.random_bytes(PAIR_KEY_LENGTH)
+            self._spare = X25519PrivateKey.from_private_bytes(secret)
         self._private: X25519PrivateKey | None = None
         self._context: PairContext | None = None
         self._startup_wall_ns = 0
@@ -67,12 +71,11 @@ class PairKeys:
         self.members: tuple[IPv6Address, ...] | None = None
 
     def begin(self, startup_wall_ns: int) -> None:
-        """Make the pair key of a new instance."""
+        """Begin an instance, with a pair key of its own."""
         self.forget()
         self._startup_wall_ns = startup_wall_ns
-        if self._config.unicast is Unicast.GROUP:
-            secret = self._source.random_bytes(PAIR_KEY_LENGTH)
-            self._private = X25519PrivateKey.from_private_bytes(secret)
+        if self._spare is not None:
+            self._private, self._spare = self._spare, None
             self.public = self._private.public_key().public_bytes_raw()
         elif self._config.unicast is Unicast.PSK:
             self._context, self.epoch = psk_context(), PSK_EPOCH

@@ -92,6 +92,7 @@ class UnicastPairs:
         identity: Identity,
         keys: KeySource,
         counters: RuleCounters,
+        *,
         refuse: Refuse,
         rejoin: Rejoin,
     ) -> None:
@@ -113,7 +114,6 @@ class UnicastPairs:
         self._pairs: dict[IPv6Address, _Pair] = {}
         self._table = PrefixTable()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
-        self._black: set[IPv6Network] = set()
         self._wake_mono_ns: int | None = None
 
     @property
@@ -133,14 +133,13 @@ class UnicastPairs:
         self._announcer.begin()
         self._startup_wall_ns = startup_wall_ns
         self._keys.begin(startup_wall_ns)
-        for peer in (self._identity.me, *self._identity.trusted_peers()):
-            self._black.add(_black_network(peer.address))
 
     def stop(self) -> list[Effect]:
         """Forget everything; remove it from the kernel."""
         self._forget()
         self._keys.forget()
         self._announcer.begin()
+        self._startup_wall_ns = 0
         return [CancelTimer(TIMER_PAIRS), *self._plan.stop()] if self._on else []
 
     # Who is there.
@@ -152,7 +151,6 @@ class UnicastPairs:
         if not self._on:
             return []
         self._drop(peer.address)
-        self._black.add(_black_network(peer.address))
         pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
         self._pairs[peer.address] = pair
         effects: list[Effect] = []
@@ -359,13 +357,14 @@ class UnicastPairs:
     def _judge(self, pair: _Pair, now: Instant) -> list[Effect]:
         """Accept of what a device announced what is allowed; refuse the rest, each by its rule."""
         address = pair.peer.address
+        black = self._black_networks()
         effects: list[Effect] = []
         accepted: list[Prefix] = []
         elsewhere = len(self._table) - len(self._table.of(address))
         for prefix in pair.announced:
             try:
                 rules.check_authorised(prefix, pair.peer.prefixes, gateway=pair.peer.gateway)
-                rules.check_kind(prefix, self._black)
+                rules.check_kind(prefix, black)
                 other = self._table.overlap(prefix, address)
                 rules.check_overlap(prefix, self._announcer.prefixes, other)
                 rules.check_room(elsewhere + len(accepted) + 1, self._config.max_routes)
@@ -388,11 +387,16 @@ class UnicastPairs:
 
     # Our own prefixes.
 
+    def _black_networks(self) -> frozenset[IPv6Network]:
+        """Return the links' networks of all devices' black addresses (RFC 4291 section 2.5.4)."""
+        known = (self._identity.me, *self._identity.trusted_peers())
+        return frozenset(IPv6Network((p.address.packed[:8] + bytes(8), 64)) for p in known)
+
     def _check_own(self, prefix: Prefix) -> None:
         me = self._identity.me
         try:
             rules.check_authorised(prefix, me.prefixes, gateway=me.gateway)
-            rules.check_kind(prefix, self._black)
+            rules.check_kind(prefix, self._black_networks())
             holder = self._table.overlap(prefix, self._own)
             rules.check_overlap(prefix, (), holder)
         except PeerError as error:
@@ -411,6 +415,15 @@ class UnicastPairs:
         ):
             raise LocalError(f"{PREFIXES_MAX} prefixes are announced already")
         self._check_own(prefix)
+
+    def check_removal(self, prefix: Prefix) -> None:
+        """Say whether `PrefixRemoved` may come.
+
+        Raises:
+            LocalError: we do not announce the prefix.
+        """
+        if prefix not in self._announcer.prefixes:
+            raise LocalError(f"{prefix} is not announced")
 
     # Status.
 
@@ -431,8 +444,3 @@ class UnicastPairs:
             "prefixes": [str(prefix) for prefix in self._table.of(address)],
             "unicast": self._plan.describe(address),
         }
-
-
-def _black_network(address: IPv6Address) -> IPv6Network:
-    """Return the link's network that a black address is in (RFC 4291 section 2.5.4)."""
-    return IPv6Network((address.packed[:8] + bytes(8), 64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 
 from protocol.ipsec.backend import (
     DONE,
@@ -18,7 +19,14 @@ from protocol.ipsec.backend import (
     Outcome,
     PutPolicy,
 )
-from protocol.ipsec.model import Policy, PolicyId, SaId, SecurityAssociation
+from protocol.ipsec.model import (
+    Policy,
+    PolicyDirection,
+    PolicyId,
+    SaDirection,
+    SaId,
+    SecurityAssociation,
+)
 from protocol.ipsec.validation import policy_defect, sa_defect
 
 
@@ -58,6 +66,20 @@ class MemoryBackend:
                 if self._spd.pop(policy_id, None) is None:
                     return Outcome(errno.ENOENT, "No such file or directory")
         return DONE
+
+    def sending_sa(self, destination: IPv6Address) -> SecurityAssociation | None:
+        """Return the SA that a unicast packet to this address would leave with, None if dropped."""
+        for policy in sorted(self._spd.values(), key=lambda policy: policy.priority):
+            network = policy.selector.destination
+            if policy.direction is not PolicyDirection.OUT or destination not in network:
+                continue
+            return self._sad.get(SaId(policy.template_destination, policy.template_spi))
+        return None
+
+    def receives(self, sa: SecurityAssociation) -> bool:
+        """Return whether a packet that was sent with this SA would be decrypted here."""
+        found = self._sad.get(sa.id)
+        return found is not None and found.key == sa.key and found.direction is not SaDirection.OUT
 
     def dump_sas(self) -> list[SecurityAssociation]:
         """Return every SA in order of addition."""

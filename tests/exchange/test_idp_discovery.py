@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.idp.config import IdpConfig
+from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.messages import Hello
 from tests.support.fakelink import SA_GROUP, Device, Network
 from tests.support.identities import address
@@ -167,7 +167,7 @@ def test_link_event_makes_restore_fast() -> None:
 
 def test_idp_9_inaudible_for_the_dead_interval_is_cut_off_even_if_nobody_was_lost() -> None:
     """Others measure from our last hello: they may have lost us while we have not lost them."""
-    config = IdpConfig(sa_group=SA_GROUP, dead_factor=4, news_delay_ms=0)
+    config = IdpConfig(sa_group=SA_GROUP, unicast=Unicast.OFF, dead_factor=4, news_delay_ms=0)
     network = Network(3, config)
     a, b, c = network.devices
     a.start()
@@ -338,6 +338,7 @@ def test_each_peer_is_judged_by_its_own_interval() -> None:
     a, b = network.devices
     fast = IdpConfig(
         sa_group=SA_GROUP,
+        unicast=Unicast.OFF,
         hello_interval_ms=100,
         jitter_ms=5,
         triggered_hello_spread_ms=50,
@@ -367,7 +368,11 @@ def test_hello_announces_the_epoch() -> None:
 def test_fast_device_among_slow_ones_is_lost_on_time() -> None:
     network = Network(3)
     fast = IdpConfig(
-        sa_group=SA_GROUP, hello_interval_ms=100, jitter_ms=5, triggered_hello_spread_ms=50
+        sa_group=SA_GROUP,
+        unicast=Unicast.OFF,
+        hello_interval_ms=100,
+        jitter_ms=5,
+        triggered_hello_spread_ms=50,
     )
     network.devices[2] = c = Device(network, 2, fast)
     a, b, _ = network.devices
@@ -383,7 +388,12 @@ def test_fast_device_among_slow_ones_is_lost_on_time() -> None:
 
 
 def test_idp_16_news_of_others_goes_together_and_a_leave_takes_its_news_along() -> None:
-    network = Network(3, IdpConfig(sa_group=SA_GROUP, hello_interval_ms=250, news_delay_ms=2000))
+    network = Network(
+        3,
+        IdpConfig(
+            sa_group=SA_GROUP, unicast=Unicast.OFF, hello_interval_ms=250, news_delay_ms=2000
+        ),
+    )
     a, b, c = network.devices
     a.start()
     network.run(10)

@@ -15,7 +15,9 @@ from tests.support.fakelink import SA_GROUP, Device, Network, epoch, group_key
 from tests.support.identities import address
 
 POINTS = ("t_status", "t_deleted", "t_written", "t_active")
-PAPER = IdpConfig(sa_group=SA_GROUP, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1)
+PAPER = IdpConfig(
+    sa_group=SA_GROUP, unicast=Unicast.OFF, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1
+)
 
 
 def pair(config: IdpConfig | None = None) -> tuple[Network, Device, Device]:
@@ -245,7 +247,7 @@ def test_idp_13_group_key_of_another_length() -> None:
 
 
 def test_idp_11_status_that_contradicts_itself() -> None:
-    network, a, b = pair(IdpConfig(sa_group=SA_GROUP, max_peers=1))
+    network, a, b = pair(IdpConfig(sa_group=SA_GROUP, unicast=Unicast.OFF, max_peers=1))
     a.status_from_mike(1, [a, b, Device(Network(3), 2, PAPER)])
     network.run(5)
     assert a.counter("IDP-11") == 1

@@ -21,7 +21,7 @@ from protocol.core.engine import (
     Stopped,
     TimerExpired,
 )
-from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.config import IdpConfig, SaMode, Unicast
 from protocol.ipsec.model import Suite
 from protocol.ipsec.snapshot import SadSnapshot
 from protocol.mike.config import MikeConfig
@@ -38,7 +38,9 @@ from tests.support.fakelink import (
 )
 from tests.support.identities import make_identities
 
-PAPER = IdpConfig(sa_group=SA_GROUP, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1)
+PAPER = IdpConfig(
+    sa_group=SA_GROUP, unicast=Unicast.OFF, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1
+)
 
 
 class WholeDevice(Device):
@@ -111,7 +113,7 @@ class WholeDevice(Device):
 
 def network(size: int, config: IdpConfig | None = None) -> tuple[Network, list[WholeDevice]]:
     net = Network(size, config)
-    config = config or IdpConfig(sa_group=SA_GROUP)
+    config = config or IdpConfig(sa_group=SA_GROUP, unicast=Unicast.OFF)
     devices = [WholeDevice(net, index, config) for index in range(size)]
     net.devices = list(devices)
     return net, devices

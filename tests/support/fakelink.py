@@ -26,12 +26,24 @@ from protocol.core.engine import (
     Stopped,
     TimerExpired,
 )
-from protocol.idp.config import IdpConfig
+from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.engine import IdpEngine
-from protocol.idp.events import ApplySas, FetchKey, KeyFetched, LinkChanged, SasApplied
+from protocol.idp.events import (
+    AddRoute,
+    ApplyRoutes,
+    ApplySas,
+    FetchKey,
+    KeyFetched,
+    LinkChanged,
+    RouteOperation,
+    RoutesApplied,
+    SasApplied,
+)
 from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side, Signal
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.memory import MemoryBackend
+from protocol.ipsec.model import Prefix
+from protocol.ipsec.pairpolicy import link_local
 from tests.support.identities import address, make_identities
 
 MS = 1_000_000
@@ -101,6 +113,8 @@ class Device:
         self.reports: list[tuple[int, Report]] = []
         self.logs: list[Log] = []
         self.batches: list[ApplySas] = []
+        self.routes: dict[Prefix, None] = {}
+        self.announced: list[SendDatagram] = []
         self.sent: list[SendDatagram] = []
         self.connected = True
         self.timers: dict[str, int] = {}
@@ -168,6 +182,9 @@ class Device:
             case SendDatagram("group"):
                 self.sent.append(effect)
                 self.net.transmit(self, effect)
+            case SendDatagram("pair"):
+                self.announced.append(effect)
+                self.net.transmit_inside(self, effect)
             case SetTimer(name, at_mono_ns):
                 self.timers[name] = at_mono_ns
                 self.net.at(at_mono_ns, lambda: self._expire(name, at_mono_ns))
@@ -180,11 +197,26 @@ class Device:
             case ApplySas(label, operations):
                 self.batches.append(effect)
                 return [SasApplied(label, self.backend.apply(operations))]
+            case ApplyRoutes(label, operations):
+                return [RoutesApplied(label, [self._route(one) for one in operations])]
             case FetchKey(pointer):
                 return [KeyFetched(pointer, self.key_directory.get(pointer))]
             case _:
                 raise AssertionError(effect)
         return []
+
+    def _route(self, operation: RouteOperation) -> Outcome:
+        """Change the routing table as the kernel would."""
+        there = operation.prefix in self.routes
+        if isinstance(operation, AddRoute):
+            if there:
+                return Outcome(17, "File exists")
+            self.routes[operation.prefix] = None
+            return Outcome()
+        if not there:
+            return Outcome(3, "No such process")
+        del self.routes[operation.prefix]
+        return Outcome()
 
     def _expire(self, name: str, at_mono_ns: int) -> None:
         if self.timers.get(name) == at_mono_ns:
@@ -231,8 +263,9 @@ class Network:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.wire: list[tuple[Device, SendDatagram]] = []
-        # News of others at once, unless the test is about the waiting (IDP-16).
-        config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0)
+        # News of others at once, unless the test is about the waiting (IDP-16); the group alone,
+        # unless it is about pairs of devices.
+        config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0, unicast=Unicast.OFF)
         self.devices = [Device(self, index, config) for index in range(size)]
 
     def at(self, mono_ns: int, action: Callable[[], None]) -> None:
@@ -267,6 +300,20 @@ class Network:
         for device in self.devices:
             if effect.destination in (None, device.address):
                 self.after(LATENCY_NS, lambda device=device: self._deliver(device, event))
+
+    def transmit_inside(self, sender: Device, effect: SendDatagram) -> None:
+        """Carry a datagram in the pair's SA, if sender and receiver have it with the same key."""
+        (receiver,) = [one for one in self.devices if one.address == effect.destination]
+        sa = sender.backend.sending_sa(link_local(receiver.address))
+        if sa is None or not sender.connected:
+            return
+        event = DatagramReceived("pair", sender.address, effect.payload)
+
+        def arrive() -> None:
+            if receiver.backend.receives(sa):
+                self._deliver(receiver, event)
+
+        self.after(LATENCY_NS, arrive)
 
     def _deliver(self, device: Device, event: DatagramReceived) -> None:
         if device.connected:
