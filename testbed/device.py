@@ -21,7 +21,7 @@ from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
 from testbed.errors import TestbedError
 from testbed.network import BLACK, XFRM, Network
 from testbed.processes import ProcessTable
-from testbed.spec import Node, SecureGroup, Topology
+from testbed.spec import Node, Topology
 from testbed.trace import Event, TraceReader
 from testbed.wiring import Wiring
 
@@ -83,9 +83,10 @@ def device_specs(topology: Topology) -> list[DeviceSpec]:
 
 
 def render(
-    node: Node, group: SecureGroup, settings: DeviceSettings, pki: Path, run_directory: Path
+    node: Node, topology: Topology, settings: DeviceSettings, pki: Path, run_directory: Path
 ) -> str:
     """Return the TOML file that both daemons of a device read."""
+    group = topology.group
     sections: dict[str, dict[str, Any]] = {
         "device": {
             "name": node.name,
@@ -112,6 +113,7 @@ def render(
             "interface": XFRM,
             "if_id": group.if_id,
             "ipv4": node.red4 is not None,
+            "unicast": "off",
         },
         "clock": {
             "responder_port": RESPONDER_PORT,
@@ -121,6 +123,9 @@ def render(
     }
     for name, values in settings.sections.items():
         sections.setdefault(name, {}).update(values)
+    if sections["ipsec"]["unicast"] != "off":
+        prefixes = Wiring(topology).red_prefixes(node.name)
+        sections["idp"].setdefault("prefixes", [str(prefix) for prefix in prefixes])
     lines = []
     for name, values in sections.items():
         lines.append(f"[{name}]")
@@ -187,7 +192,7 @@ class Device:
         """Make the run directory and write the configuration."""
         self.directory.mkdir(mode=0o700)
         self.config.write_text(
-            render(node, topology.group, settings, pki, self.directory), encoding="utf-8"
+            render(node, topology, settings, pki, self.directory), encoding="utf-8"
         )
 
     def launch(
@@ -261,6 +266,6 @@ def _black(node: Node) -> IPv6Interface:
 
 def _toml(value: Any) -> str:
     """Return a value as TOML; strings of TOML and JSON are the same for what we write."""
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str | list):
         return json.dumps(value, ensure_ascii=False)
     raise TypeError(f"{value!r} cannot be written into a device's TOML file")

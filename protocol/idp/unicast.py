@@ -324,7 +324,7 @@ class UnicastPairs:
             pair.version, pair.announced = announcement.version, announcement.prefixes
             effects += self._judge(pair, now)
             if shrunk:
-                effects += self._reconsider(now)
+                effects += self._reconsider(now, besides=pair)
             effects.append(
                 Report(
                     "t_prefixes",
@@ -376,12 +376,12 @@ class UnicastPairs:
         self._plan.lead(address, tuple(accepted))
         return effects
 
-    def _reconsider(self, now: Instant) -> list[Effect]:
+    def _reconsider(self, now: Instant, besides: _Pair | None = None) -> list[Effect]:
         """Prefixes became free: who was refused one may have it now."""
         return [
             effect
             for pair in list(self._pairs.values())
-            if len(pair.announced) > len(self._table.of(pair.peer.address))
+            if pair is not besides and len(pair.announced) > len(self._table.of(pair.peer.address))
             for effect in self._judge(pair, now)
         ]
 

@@ -140,7 +140,7 @@ class StateIsBounded(Checker):
             ("timers", record.timers, TIMERS_MAX),
             ("unacknowledged local messages", record.outstanding, OUTSTANDING_MAX),
             ("published keys", record.keys, KEYS_MAX),
-            ("SAs", record.sas, EPOCHS_MAX * self._members),
+            ("SAs", record.sas, 3 * EPOCHS_MAX * self._members),
             ("remembered refusals", record.refusals, REFUSALS_MAX),
             (
                 "entries in the engines",

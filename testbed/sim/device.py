@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -28,17 +29,29 @@ from protocol.core.engine import (
     TimerExpired,
 )
 from protocol.core.timers import TimerTable
-from protocol.daemon.reconcile import remove_own
+from protocol.daemon.reconcile import remove_own, remove_own_routes
+from protocol.daemon.routes import MemoryRoutes
 from protocol.idp.config import IdpConfig
 from protocol.idp.engine import IdpEngine
-from protocol.idp.events import ApplySas, FetchKey, KeyFetched, LinkChanged, SasApplied
+from protocol.idp.events import (
+    ApplyRoutes,
+    ApplySas,
+    FetchKey,
+    KeyFetched,
+    LinkChanged,
+    RoutesApplied,
+    SasApplied,
+)
+from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.memory import MemoryBackend
+from protocol.ipsec.model import SecurityAssociation
+from protocol.ipsec.pairpolicy import link_local
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import Attend, PublishKey, RetireKey
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance, SeededKeys
-from testbed.sim.people import Crypto, address, identity, local_secret, secret_type
+from testbed.sim.people import Crypto, address, identity, local_secret, red_prefix, secret_type
 
 WALL_START_NS = 1_800_000_000_000_000_000
 """UTC at virtual time 0."""
@@ -58,8 +71,10 @@ LOOPBACK = IPv6Address("::1")
 class Observer(Protocol):
     """Who is told what devices do."""
 
-    def transmit(self, daemon: Daemon, effect: SendDatagram) -> None:
-        """Carry a datagram to the other devices."""
+    def transmit(
+        self, daemon: Daemon, effect: SendDatagram, sa: SecurityAssociation | None
+    ) -> None:
+        """Carry a datagram to the other devices; in an SA only to who has that too."""
         ...
 
     def performed(self, daemon: Daemon, effect: Effect) -> None:
@@ -197,8 +212,15 @@ class Daemon:
             event = DatagramReceived("local", LOOPBACK, effect.payload)
             self.device.agenda.after(LOCAL_DELAY_NS, self.other.receive, event)
             return
+        if effect.channel == PAIR:
+            assert effect.destination is not None
+            sa = self.device.backend.sending_sa(link_local(effect.destination))
+            if sa is None:
+                return  # as the xfrm interface drops what finds no policy or no SA
+        else:
+            sa = None
         self.sent += 1
-        self.device.observer.transmit(self, effect)
+        self.device.observer.transmit(self, effect, sa)
 
     def _nothing(self, effect: Effect) -> None:
         """Reports and log lines are the observer's."""
@@ -245,6 +267,7 @@ class Device:
         address: its black address.
         idpd, miked: its daemons.
         backend: its SAD and SPD.
+        routes: its routes to red prefixes.
         keys: its key directory, by pointer.
         connected: whether its black interface has a carrier.
         paused: whether its processes stand still.
@@ -273,9 +296,10 @@ class Device:
         self.paused = False
         self.clock_ns = 0
         self.backend = MemoryBackend()
+        self.routes = MemoryRoutes()
         self.keys: dict[str, bytes] = {}
         self._crypto = crypto
-        self._idp_config = idp
+        self._idp_config = replace(idp, prefixes=(red_prefix(index),))
         self._mike_config = mike or MikeConfig()
         self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
         self._secret = local_secret(index)
@@ -284,7 +308,13 @@ class Device:
         self.idpd, self.miked = Daemon(self, "idpd"), Daemon(self, "miked")
         self.daemons = (self.idpd, self.miked)
         self.idpd.other, self.miked.other = self.miked, self.idpd
-        self.idpd.perform_with({ApplySas: self._apply_sas, FetchKey: self._fetch_key})
+        self.idpd.perform_with(
+            {
+                ApplySas: self._apply_sas,
+                ApplyRoutes: self._apply_routes,
+                FetchKey: self._fetch_key,
+            }
+        )
         self.miked.perform_with(
             {PublishKey: self._publish, RetireKey: self._retire, Attend: lambda _: None}
         )
@@ -306,6 +336,7 @@ class Device:
         own = identity(self.index, self.size, self._crypto)
         if daemon is self.idpd:
             remove_own(self.backend, self._idp_config)
+            remove_own_routes(self.routes)
             daemon.boot(IdpEngine(self._idp_config, own, self._secret, self.entropy))
         else:
             self.keys.clear()
@@ -315,7 +346,7 @@ class Device:
 
     def power_on(self, gap_ms: int = 0) -> None:
         """Switch on: new processes on an empty kernel, idpd started so long after miked."""
-        self.backend = MemoryBackend()
+        self.backend, self.routes = MemoryBackend(), MemoryRoutes()
         for daemon in self.daemons:
             self.boot(daemon)
         self.start(gap_ms)
@@ -353,7 +384,7 @@ class Device:
         self._wanted = False
         for daemon in self.daemons:
             daemon.kill()
-        self.backend = MemoryBackend()
+        self.backend, self.routes = MemoryBackend(), MemoryRoutes()
         self.keys.clear()
 
     def stop(self) -> None:
@@ -387,6 +418,10 @@ class Device:
     def _apply_sas(self, effect: ApplySas) -> None:
         outcomes = self.backend.apply(effect.operations)
         self.idpd.deliver(SasApplied(effect.label, outcomes))
+
+    def _apply_routes(self, effect: ApplyRoutes) -> None:
+        outcomes = self.routes.apply(effect.operations)
+        self.idpd.deliver(RoutesApplied(effect.label, outcomes))
 
     def _fetch_key(self, effect: FetchKey) -> None:
         self.idpd.deliver(KeyFetched(effect.pointer, self.keys.get(effect.pointer)))

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -65,6 +65,12 @@ def address(index: int) -> IPv6Address:
 
 
 @cache
+def red_prefix(index: int) -> IPv6Network:
+    """Return the red network behind the device with this index."""
+    return IPv6Network((int(IPv6Address("fd00::")) + (index + 1 << 64), 64))
+
+
+@cache
 def person(index: int, crypto: Crypto = Crypto.REAL) -> Person:
     """Return a device: ``d1`` for index 0, nations in turn."""
     name = f"d{index + 1}"
@@ -73,6 +79,7 @@ def person(index: int, crypto: Crypto = Crypto.REAL) -> Person:
         name=name,
         nation=NATIONS[index % len(NATIONS)],
         fingerprint=hashlib.sha256(b"certificate of " + name.encode()).digest()[:16],
+        prefixes=(red_prefix(index),),
     )
     seed = hashlib.sha256(b"device %d" % index).digest()
     if crypto is Crypto.MODELLED:

@@ -25,7 +25,7 @@ from protocol.core.engine import (
 )
 from protocol.idp.config import IdpConfig, SaMode
 from protocol.idp.events import ApplySas
-from protocol.ipsec.model import Suite
+from protocol.ipsec.model import SecurityAssociation, Suite
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
@@ -310,13 +310,16 @@ class World:
 
     # What devices do.
 
-    def transmit(self, daemon: Daemon, effect: SendDatagram) -> None:
-        """Carry a datagram to its receivers."""
+    def transmit(
+        self, daemon: Daemon, effect: SendDatagram, sa: SecurityAssociation | None
+    ) -> None:
+        """Carry a datagram to its receivers; in an SA only to who has that too."""
         sender = daemon.device
         if not sender.connected:
             return
-        event = DatagramReceived("group", sender.address, effect.payload)
-        self.adversary.overhear(daemon, event)
+        event = DatagramReceived(effect.channel, sender.address, effect.payload)
+        if sa is None:
+            self.adversary.overhear(daemon, event)
         if effect.destination is None:
             receivers = self._others[sender.index]
         else:
@@ -330,11 +333,13 @@ class World:
         delays_ns = self.wire.delays_ns
         for receiver in receivers:
             for delay_ns in delays_ns(sender.index, receiver.index):
-                agenda.at(now_ns + delay_ns, self._arrive, receiver, place, event)
+                agenda.at(now_ns + delay_ns, self._arrive, receiver, place, event, sa)
 
     @staticmethod
-    def _arrive(receiver: Device, place: int, event: DatagramReceived) -> None:
-        if receiver.connected:
+    def _arrive(
+        receiver: Device, place: int, event: DatagramReceived, sa: SecurityAssociation | None
+    ) -> None:
+        if receiver.connected and (sa is None or receiver.backend.receives(sa)):
             receiver.daemons[place].receive(event)
 
     def performed(self, daemon: Daemon, effect: Effect) -> None:

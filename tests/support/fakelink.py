@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable
-from ipaddress import IPv6Address
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv6Address, ip_network
 from typing import Any
 
 from protocol.core.engine import (
@@ -39,6 +40,7 @@ from protocol.idp.events import (
     RoutesApplied,
     SasApplied,
 )
+from protocol.idp.messages import prefix_order
 from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side, Signal
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.memory import MemoryBackend
@@ -254,10 +256,21 @@ class Device:
             self._perform_mike(self.mike.on_timer(name, self.net.now))
 
 
+def networks(texts: Iterable[str]) -> tuple[Prefix, ...]:
+    """Return prefixes in their order."""
+    return tuple(sorted(map(ip_network, texts), key=prefix_order))
+
+
 class Network:
     """The black network and the time."""
 
-    def __init__(self, size: int, config: IdpConfig | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        config: IdpConfig | None = None,
+        prefixes: Mapping[int, tuple[str, ...]] | None = None,
+    ) -> None:
+        """Make the devices; ``prefixes`` are the red ones of some, by index."""
         self.size = size
         self.now = Instant(1_000 * MS, WALL_START_NS)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
@@ -266,7 +279,10 @@ class Network:
         # News of others at once, unless the test is about the waiting (IDP-16); the group alone,
         # unless it is about pairs of devices.
         config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0, unicast=Unicast.OFF)
-        self.devices = [Device(self, index, config) for index in range(size)]
+        self.devices = [
+            Device(self, index, replace(config, prefixes=networks((prefixes or {}).get(index, ()))))
+            for index in range(size)
+        ]
 
     def at(self, mono_ns: int, action: Callable[[], None]) -> None:
         self._order += 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.identity import Identity, KnownDevice, Peer
+from protocol.ipsec.model import Prefix
 
 NATIONS = ("alpha", "beta", "gamma")
 
@@ -15,6 +16,11 @@ NATIONS = ("alpha", "beta", "gamma")
 def address(index: int) -> IPv6Address:
     """Black address of the device with this index (0 is the first)."""
     return IPv6Address("2001:db8:b::") + index + 1
+
+
+def red_blocks(index: int) -> tuple[Prefix, ...]:
+    """Return what the device's certificate lets it announce: 10.1.0.0/16, fd00:1::/32 for d1."""
+    return IPv4Network(f"10.{index + 1}.0.0/16"), IPv6Network(f"fd00:{index + 1:x}::/32")
 
 
 def signing_key(index: int) -> Ed25519PrivateKey:
@@ -30,6 +36,7 @@ def known_device(index: int) -> KnownDevice:
         name=name,
         nation=NATIONS[index % len(NATIONS)],
         fingerprint=hashlib.sha256(b"certificate of " + name.encode()).digest()[:16],
+        prefixes=red_blocks(index),
     )
     return KnownDevice(peer, signing_key(index).public_key())
 

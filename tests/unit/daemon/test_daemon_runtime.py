@@ -174,7 +174,7 @@ def test_only_what_carries_our_marks_is_removed() -> None:
     outcomes = backend.apply(
         [
             sa(300, 7, 66),
-            sa(301, 8, 66),
+            sa(301, 9, 66),
             sa(302, 7, 67),
             sa(303, 7, None),
             policy(66, 7),

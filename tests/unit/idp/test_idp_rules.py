@@ -17,6 +17,7 @@ from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import DEVICE
 from protocol.idp.engine import INSTANCE
 from protocol.idp.messages import Hello, PrefixAnnouncement
+from protocol.idp.pairplan import PAIR
 from protocol.idp.saplan import EPOCH
 from protocol.idpmike import EpochId
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Outcome, PutPolicy
@@ -34,7 +35,7 @@ def test_rule_table_of_the_document_is_that_of_the_code() -> None:
     assert rows == rules.RULES
 
 
-@pytest.mark.parametrize("table", [INSTANCE, DEVICE, EPOCH], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [INSTANCE, DEVICE, EPOCH, PAIR], ids=lambda table: table.name)
 def test_diagrams_of_the_document_are_drawn_from_the_tables(table: TransitionTable) -> None:  # type: ignore[type-arg]
     assert f"```mermaid\n{to_mermaid(table)}```" in DOCUMENT
     assert table.unreachable() == []

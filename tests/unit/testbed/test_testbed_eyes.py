@@ -248,7 +248,7 @@ def test_the_daemons_accept_what_we_render(tmp_path: Path, mode: str, suite: str
     run_directory.mkdir()
     sections = {"idp": {"hello_interval_ms": 300}, "ipsec": {"deactivation_delay_ms": 77}}
     settings = DeviceSettings("memory", mode, suite, sections, injected_offset_us=-5)
-    text = render(node, topology.group, settings, pki.files("d2").directory, run_directory)
+    text = render(node, topology, settings, pki.files("d2").directory, run_directory)
     assert tomllib.loads(text)["device"]["name"] == "d2"
     path = tmp_path / "d2.toml"
     path.write_text(text)
@@ -274,6 +274,6 @@ def test_a_device_with_an_ipv4_lan_protects_ipv4_too(tmp_path: Path) -> None:
     run_directory.mkdir()
     settings = DeviceSettings("memory", "per-sender", "aes-gcm-128", {}, 0)
     files = pki.files("d2").directory
-    text = render(topology.devices[1], topology.group, settings, files, run_directory)
+    text = render(topology.devices[1], topology, settings, files, run_directory)
     (tmp_path / "d2.toml").write_text(text)
     assert load(tmp_path / "d2.toml").idp.ipv4

@@ -1,0 +1,182 @@
+"""Prefix announcements: repeated until heard, quiet without a change, refused where not allowed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv6Address, ip_network
+
+import pytest
+
+from protocol.core.engine import DatagramReceived
+from protocol.core.errors import LocalError
+from protocol.identity import PROTOCOL_IDP
+from protocol.idp.config import Unicast
+from protocol.idp.events import PrefixAdded, PrefixRemoved
+from protocol.idp.messages import MessageKind, PrefixAnnouncement
+from tests.support.fakelink import Network, networks
+from tests.support.identities import make_identities
+from tests.support.pairs import (
+    GROUP,
+    announce,
+    joined,
+    keyed,
+    peer,
+    routes,
+    started,
+)
+
+
+def test_lost_announcements_are_repeated_until_heard() -> None:
+    network, devices = started(2)
+    a, b = devices
+    for device in devices:
+        device.status_from_mike(1, devices)
+    network.run(0.9)
+    a.connected = b.connected = False
+    network.run(500)
+    assert routes(a) == []
+    a.connected = b.connected = True
+    network.run(900)
+    assert routes(a) == ["fd00:2::/64"]
+    assert routes(b) == ["10.1.0.0/24", "fd00:1::/64"]
+
+
+def test_idp_24_announcing_stops_and_starts_again_on_change() -> None:
+    """IDP-24."""
+    network, (a, b) = joined(2)
+    network.run(6000)
+    quiet = len(a.announced)
+    assert 4 <= quiet <= 12
+    network.run(5000)
+    assert len(a.announced) == quiet
+    a.feed(PrefixAdded(ip_network("fd00:1:0:1::/64")))
+    network.run(10)
+    assert routes(b) == ["10.1.0.0/24", "fd00:1:0:1::/64", "fd00:1::/64"]
+    assert len(a.announced) > quiet
+    a.feed(PrefixRemoved(ip_network("fd00:1::/64")))
+    network.run(10)
+    assert routes(b) == ["10.1.0.0/24", "fd00:1:0:1::/64"]
+    network.run(6000)
+    quiet = len(a.announced)
+    network.run(5000)
+    assert len(a.announced) == quiet
+
+
+def test_idp_18_only_the_instance_that_is_up_and_only_inside_its_sa() -> None:
+    """IDP-18."""
+    network, (a, b, _) = joined(3)
+    identity = make_identities(3)[1]
+    identity.begin(b.status()["startup_wall_ns"] + 1)
+    body = PrefixAnnouncement(9, networks(("fd00:2:9::/64",))).encode()
+    payload = identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
+    a.feed(DatagramReceived("group", b.address, payload))
+    assert a.counter("IDP-18") == 0
+    a.feed(DatagramReceived("pair", b.address, payload))
+    a.feed(DatagramReceived("pair", IPv6Address("2001:db8:b::99"), payload))
+    assert a.counter("IDP-18") == 2
+    assert routes(a) == ["fd00:2::/64", "fd00:3::/64"]
+
+
+def test_idp_19_an_older_list_changes_nothing() -> None:
+    """IDP-19."""
+    network, (a, _) = joined(2)
+    announce(network, 1, a, ("fd00:2:9::/64",), version=7)
+    assert routes(a) == ["fd00:2:9::/64"]
+    announce(network, 1, a, ("fd00:2:8::/64",), version=6)
+    assert routes(a) == ["fd00:2:9::/64"]
+    assert a.counter("IDP-19") >= 1
+
+
+def test_idp_20_a_flood_of_announcements_costs_no_signature_check() -> None:
+    """IDP-20."""
+    network, (a, _) = joined(2)
+    network.run(1000)
+    for version in range(100, 140):
+        announce(network, 1, a, (f"fd00:2:{version:x}::/64",), version=version)
+    assert a.counter("IDP-20") == 40 - 16
+    assert len([log for log in a.logs if "IDP-20" in log.text]) == 1
+    assert len(routes(a)) == 1
+
+
+REFUSED = [
+    ("IDP-21", "fd00:3::/64"),
+    ("IDP-21", "10.3.0.0/24"),
+    ("IDP-21", "fd00::/16"),
+    ("IDP-21", "::/0"),
+    ("IDP-21", "ff0e::/16"),
+    ("IDP-21", "2001:db8:b::/64"),
+]
+
+
+@pytest.mark.parametrize(("rule", "prefix"), REFUSED)
+def test_idp_21_theft_is_refused_and_the_rest_accepted(rule: str, prefix: str) -> None:
+    """IDP-21."""
+    network, (a, _, _) = joined(3)
+    logs = announce(network, 1, a, ("fd00:2:5::/64", prefix))
+    assert "fd00:2:5::/64" in routes(a)
+    assert prefix not in routes(a) or prefix == "fd00:3::/64"
+    assert a.counter(rule) == 1
+    assert [log.text for log in logs if rule in log.text] == [
+        f"refused a message of d2: its certificate does not authorise {prefix} ({rule})"
+    ]
+    announce(network, 1, a, ("fd00:2:6::/64", prefix), version=100)
+    assert a.counter(rule) == 2
+    assert len([log for log in a.logs if rule in log.text]) == 1
+
+
+def test_idp_23_overlap_is_refused_until_the_other_lets_go() -> None:
+    """IDP-23."""
+    network = Network(3, GROUP, {1: ("fd00:2:1::/64",)})
+    shared = networks(("fd00:2::/32",))
+    for device in network.devices:
+        for index in (1, 2):
+            known = make_identities(3)[index].me
+            trusted = replace(known, prefixes=shared)
+            for found in device.engine._identity._devices.values():
+                if found.peer.address == known.address:
+                    object.__setattr__(found, "peer", trusted)
+    for device in network.devices:
+        device.start()
+    network.run(10)
+    keyed(network, 1, network.devices)
+    a, b, c = network.devices
+    assert routes(a) == ["fd00:2:1::/64"]
+    for version, theft in enumerate(("fd00:2:1::/64", "fd00:2::/32", "fd00:2:1::8/125"), 50):
+        logs = announce(network, 2, a, (theft,), version=version)
+        assert peer(a, c)["prefixes"] == []
+    assert a.counter("IDP-23") == 3
+    assert logs == []
+    assert [log.text for log in a.logs if "IDP-23" in log.text] == [
+        f"refused a message of d3: fd00:2:1::/64 overlaps a prefix of {b.address} (IDP-23)"
+    ]
+    b.connected = False
+    network.run(5000)
+    assert peer(a, c)["prefixes"] == ["fd00:2:1::8/125"]
+    assert routes(a) == ["fd00:2:1::8/125"]
+
+
+def test_idp_29_prefixes_of_all_devices_are_bounded() -> None:
+    """IDP-29."""
+    network, (a, _) = joined(2, replace(GROUP, max_routes=40), {})
+    announce(network, 1, a, tuple(f"fd00:2:{n:x}::/64" for n in range(200)))
+    assert len(routes(a)) == 40
+    assert a.counter("IDP-29") == 160
+    assert len([log for log in a.logs if "IDP-29" in log.text]) == 1
+
+
+def test_our_own_prefixes_must_be_authorised() -> None:
+    _, (a, _) = joined(2)
+    for prefix, why in (
+        ("fd00:2:7::/64", "does not authorise"),
+        ("::/0", "does not authorise"),
+    ):
+        with pytest.raises(LocalError, match=why):
+            a.engine.unicast.check_addition(ip_network(prefix))
+    a.engine.unicast.check_addition(ip_network("fd00:1:7::/64"))
+    with pytest.raises(LocalError, match="is not announced"):
+        a.engine.unicast.check_removal(ip_network("fd00:1:7::/64"))
+    with pytest.raises(LocalError, match="cannot announce fd00:9::/64"):
+        Network(1, GROUP, {0: ("fd00:9::/64",)})
+    off = Network(1, replace(GROUP, unicast=Unicast.OFF)).devices[0]
+    with pytest.raises(LocalError, match='unicast = "off"'):
+        off.engine.unicast.check_addition(ip_network("fd00:1::/64"))
