@@ -367,13 +367,15 @@ class Member(Joiner):
         if (message.epoch, message.successor, message.term) == (epoch, self.tm, self.term):
             return
         check_handover(message, sender, self.view(), epoch, self.term)
-        self.highest = max(self.highest, message.highest)
         if epoch != message.epoch:
+            # The number is not noted: it would make us refuse the TREE that we lack (MIKE-4).
             self.lack(message.epoch, None)
             if message.successor == self.own:
                 return
-        elif self.missing == epoch:
-            self.missing = None
+        else:
+            self.highest = max(self.highest, message.highest)
+            if self.missing == epoch:
+                self.missing = None
         self.tm = message.successor
         self.term = message.term
         self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))

@@ -8,6 +8,13 @@ from typing import Any
 
 NS_PER_MS = 1_000_000
 
+CALLS_AT_ONCE_MAX = 50_000
+"""Calls at one instant; more means that somebody is called again and again without end."""
+
+
+class StandstillError(Exception):
+    """Virtual time does not pass any more."""
+
 
 class Agenda:
     """A heap of calls; time passes only from one call to the next.
@@ -17,13 +24,14 @@ class Agenda:
         done: calls made so far.
     """
 
-    __slots__ = ("_heap", "_order", "done", "now_ns")
+    __slots__ = ("_at_once", "_heap", "_order", "done", "now_ns")
 
     def __init__(self, now_ns: int = 0) -> None:
         self.now_ns = now_ns
         self.done = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
+        self._at_once = 0
 
     def at(self, at_ns: int, action: Callable[..., None], *arguments: Any) -> None:
         """Call at this time, or as soon as it can be if that has passed."""
@@ -35,13 +43,22 @@ class Agenda:
         self.at(self.now_ns + delay_ns, action, *arguments)
 
     def step(self, end_ns: int) -> bool:
-        """Make the next call that is due until ``end_ns``; False if there is none."""
+        """Make the next call that is due until ``end_ns``; False if there is none.
+
+        Raises:
+            StandstillError: there were too many calls at this instant.
+        """
         heap = self._heap
         if not heap or heap[0][0] > end_ns:
             return False
         at_ns, _, action, arguments = heapq.heappop(heap)
         # After `skip` some calls are late; time never goes back.
-        self.now_ns = max(at_ns, self.now_ns)
+        if at_ns > self.now_ns:
+            self.now_ns = at_ns
+            self._at_once = 0
+        elif self._at_once >= CALLS_AT_ONCE_MAX:
+            raise StandstillError(f"{CALLS_AT_ONCE_MAX} calls at one instant")
+        self._at_once += 1
         self.done += 1
         action(*arguments)
         return True

@@ -225,3 +225,18 @@ def test_epoch_numbers_grow_at_every_member_over_merges() -> None:
         numbers = [int(pointer.split("-")[0]) for pointer in device.all_keys]
         assert numbers == sorted(numbers)
         assert len(set(numbers)) == len(numbers)
+
+
+def test_a_handover_in_an_epoch_that_we_lack_does_not_keep_its_tree_from_us() -> None:
+    world = World(4)
+    world.form(3)
+    before = world[0].epoch
+    world.filters.append(lambda seen, to: seen.kind is TREE and to == 2)
+    world.join(3)
+    world.run_until(lambda: world[0].epoch == world[1].epoch == world[3].epoch != before)
+    world.hand_over(0, 1)
+    world.run_until(lambda: world[2].engine.tm == world[1].address)
+    assert world[2].epoch == before
+    world.filters.clear()
+    world.run_until(lambda: world.agreed(0, 1, 2, 3))
+    assert world[2].counted("MIKE-4") == 0

@@ -1,0 +1,54 @@
+"""Some hundred seeds with every test run, and all that ever failed; `make sim` runs many more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.sim.faults import Kind
+from testbed.sim.people import Crypto
+from testbed.sim.run import Verdict, run
+from testbed.sim.scenario import Scenario, Theme, draw
+
+REGRESSIONS = [
+    line
+    for line in (Path(__file__).parent / "regressions.txt").read_text().splitlines()
+    if line.startswith("{")
+]
+
+MODELLED, REAL = range(1, 201), range(201, 207)
+
+
+def assert_clean(scenario: Scenario) -> Verdict:
+    verdict = run(scenario)
+    assert verdict.violation is None, f"{verdict.violation}; replay: {scenario.to_json()}"
+    assert verdict.agreed_ms is not None
+    assert verdict.epochs >= scenario.members
+    return verdict
+
+
+@pytest.mark.parametrize("first", MODELLED[::20])
+def test_no_checker_objects_to_twenty_seeds(first: int) -> None:
+    for seed in range(first, first + 20):
+        assert_clean(draw(seed))
+
+
+@pytest.mark.parametrize("seed", REAL)
+def test_no_checker_objects_with_the_real_cryptography(seed: int) -> None:
+    assert_clean(draw(seed, crypto=Crypto.REAL))
+
+
+@pytest.mark.parametrize("line", REGRESSIONS, ids=lambda line: line[:12])
+def test_what_failed_once_passes_for_ever(line: str) -> None:
+    assert_clean(Scenario.from_json(line))
+
+
+def test_the_seeds_above_draw_every_theme_and_switch_every_class_of_faults_on_and_off() -> None:
+    scenarios = [draw(seed) for seed in MODELLED]
+    assert {scenario.theme for scenario in scenarios} == set(Theme)
+    mixed = [scenario for scenario in scenarios if scenario.theme is Theme.ANY]
+    for kind in Kind:
+        having = sum(any(f.kind is kind for f in scenario.faults) for scenario in mixed)
+        assert 0 < having < len(mixed), kind
+    assert {scenario.members for scenario in scenarios} == set(range(2, 11))
