@@ -379,6 +379,7 @@ class World:
                 return
             case _:
                 self._digest.update(f"{stamp}{effect!r}".encode())
+                return
         self._changes += 1
         if self.notes is not None and isinstance(effect, Report):
             words = " ".join(f"{name}={value}" for name, value in effect.fields.items())
