@@ -7,6 +7,7 @@ is to be timed, or raises `SkipError` with the reason why it cannot be timed her
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import json
@@ -31,7 +32,13 @@ ROUNDS = 7
 ROUND_NS = 40_000_000
 """Each round repeats an item for about this long; the median round counts."""
 
+NETWORK_OF = (50, 1, 1)
+"""Nations, devices of each and clients of each device in the network that is built."""
+
+_NETWORK_ROUNDS_MAX = 3
+
 Timed = Callable[[], object]
+Prepared = Callable[[int], Timed | float]
 
 
 class SkipError(Exception):
@@ -55,15 +62,25 @@ class Result:
     note: str = ""
 
 
-_ITEMS: list[tuple[str, Callable[[], Timed]]] = []
+_ITEMS: list[tuple[str, Prepared]] = []
 
 
 def item(name: str) -> Callable[[Callable[[], Timed]], Callable[[], Timed]]:
     """Register an item; the decorated function prepares it and returns what is timed."""
 
     def register(prepare: Callable[[], Timed]) -> Callable[[], Timed]:
-        _ITEMS.append((name, prepare))
+        _ITEMS.append((name, lambda _rounds: prepare()))
         return prepare
+
+    return register
+
+
+def measured(name: str) -> Callable[[Callable[[int], float]], Callable[[int], float]]:
+    """Register an item that takes the time itself: it is given the rounds, returns microseconds."""
+
+    def register(measure: Callable[[int], float]) -> Callable[[int], float]:
+        _ITEMS.append((name, measure))
+        return measure
 
     return register
 
@@ -259,6 +276,42 @@ def _encode() -> Timed:
     return lambda: encode(message, 1)
 
 
+@functools.cache
+def _network_us(rounds: int) -> tuple[float, float]:
+    """Return what building and removing a network took, each by its nodes and links."""
+    from protocol.core.errors import LocalError
+    from testbed.errors import TestbedError
+    from testbed.isolation import call_isolated
+    from testbed.network import Network
+    from topologies.families import coalition
+
+    topology = coalition(*NETWORK_OF)
+    parts = len(topology.nodes) + len(topology.links)
+
+    def once() -> tuple[float, float]:
+        network = Network(topology, with_xfrm=False)
+        network.build()
+        network.stop()
+        return network.timings_ms["total"], network.timings_ms["stop"]
+
+    try:
+        times = [call_isolated(once) for _ in range(min(rounds, _NETWORK_ROUNDS_MAX))]
+    except (TestbedError, LocalError, OSError) as error:
+        raise SkipError(str(error).strip().splitlines()[-1]) from error
+    built, removed = zip(*times, strict=True)
+    return statistics.median(built) * 1000 / parts, statistics.median(removed) * 1000 / parts
+
+
+@measured("network of 50 devices with LANs: built, per node and link")
+def _network_built(rounds: int) -> float:
+    return _network_us(rounds)[0]
+
+
+@measured("network of 50 devices with LANs: removed, per node and link")
+def _network_removed(rounds: int) -> float:
+    return _network_us(rounds)[1]
+
+
 def _sa_write(backend: str) -> Timed:
     """Return one SA written and deleted, in a network namespace of our own."""
     from experiments.errors import ExperimentError
@@ -302,7 +355,8 @@ def run(round_ns: int = ROUND_NS, rounds: int = ROUNDS) -> list[Result]:
     baseline = 0.0
     for name, prepare in _ITEMS:
         try:
-            microseconds = time_us(prepare(), round_ns, rounds)
+            made = prepare(rounds)
+            microseconds = made if isinstance(made, float) else time_us(made, round_ns, rounds)
         except SkipError as reason:
             results.append(Result(name, None, None, f"not here: {reason}"))
             continue
