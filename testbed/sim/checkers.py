@@ -21,6 +21,7 @@ from testbed.sim.history import (
     Signalled,
     View,
 )
+from testbed.sim.people import address, red_prefix
 
 TIMERS_MAX = 24
 """Names of timers that both engines have together, with some room."""
@@ -215,10 +216,28 @@ class SasAgree(Checker):
                 return f"d{view.device + 1} has SAs of {_names(view.sources - wanted)}, not there"
             if wanted - view.sources:
                 return f"d{view.device + 1} lacks SAs of {_names(wanted - view.sources)}"
-            if view.others - there:
-                return f"d{view.device + 1} has SAs with {_names(view.others - there)}, not there"
             if view.sad != views[0].sad:
                 return f"the SADs of d{views[0].device + 1} and d{view.device + 1} differ"
+        return None
+
+
+class PairsAgree(Checker):
+    """Each device has unicast SAs with the other live ones and routes to what is behind them."""
+
+    name = "pairs-agree"
+
+    def __init__(self, *, unicast: bool) -> None:
+        self._unicast = unicast
+
+    def judge(self, views: Sequence[View]) -> str | None:
+        """Compare with who is there; all is empty if unicast is off."""
+        there = {view.address: red_prefix(view.device) for view in views if self._unicast}
+        for view in views:
+            wanted = {who: prefix for who, prefix in there.items() if who != view.address}
+            if view.others != wanted.keys():
+                return f"d{view.device + 1} has SAs with {_names(view.others)}"
+            if view.routes != frozenset(wanted.values()):
+                return f"d{view.device + 1} has routes to {sorted(map(str, view.routes))}"
         return None
 
 
@@ -270,12 +289,12 @@ class NoRekey(Checker):
 
 
 class DeadIsForgotten(Checker):
-    """From a bound on, no table has a device up that died; from a later one on, no SAD names it."""
+    """From a bound on, no table has a device up that died; from a later one on, no SA or route."""
 
     name = "dead-is-forgotten"
 
-    def __init__(self, dead: IPv6Address, *, sas: bool) -> None:
-        self._dead = dead
+    def __init__(self, dead: int, *, sas: bool) -> None:
+        self._dead, self._behind = address(dead), red_prefix(dead)
         self._sas = sas
 
     def judge(self, views: Sequence[View]) -> str | None:
@@ -285,10 +304,12 @@ class DeadIsForgotten(Checker):
                 return f"d{view.device + 1} still has {self._dead} up"
             if self._sas and self._dead in view.sources | view.others:
                 return f"d{view.device + 1} still has an SA of {self._dead}"
+            if self._behind in view.routes:
+                return f"d{view.device + 1} still has a route to {self._behind}"
         return None
 
 
-def standard(members: int, *, shared_sa: bool) -> list[Checker]:
+def standard(members: int, *, shared_sa: bool, unicast: bool) -> list[Checker]:
     """Return the checkers of every run."""
     return [
         OneKeyPerEpoch(),
@@ -298,6 +319,7 @@ def standard(members: int, *, shared_sa: bool) -> list[Checker]:
         TablesAgree(),
         GroupAgrees(),
         SasAgree(shared=shared_sa),
+        PairsAgree(unicast=unicast),
         SignalsLeadToKeys(),
     ]
 

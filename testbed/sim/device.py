@@ -31,7 +31,7 @@ from protocol.core.engine import (
 from protocol.core.timers import TimerTable
 from protocol.daemon.reconcile import remove_own, remove_own_routes
 from protocol.daemon.routes import MemoryRoutes
-from protocol.idp.config import IdpConfig
+from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
     ApplyRoutes,
@@ -299,7 +299,8 @@ class Device:
         self.routes = MemoryRoutes()
         self.keys: dict[str, bytes] = {}
         self._crypto = crypto
-        self._idp_config = replace(idp, prefixes=(red_prefix(index),))
+        red = () if idp.unicast is Unicast.OFF else (red_prefix(index),)
+        self._idp_config = replace(idp, prefixes=red)
         self._mike_config = mike or MikeConfig()
         self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
         self._secret = local_secret(index)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
+from protocol.ipsec.model import Prefix
 from protocol.mike.schedule import NodeSecret
 
 
@@ -128,6 +129,7 @@ class View:
         active_epoch: the epoch that its IDP sends with.
         sources: whose SAs for the group are in its SAD.
         others: every other device that any SA in its SAD names.
+        routes: red prefixes that it has a route to.
         sad: digest of its SAs for the group, equal on devices that hold the same ones.
     """
 
@@ -143,6 +145,7 @@ class View:
     active_epoch: str | None
     sources: frozenset[IPv6Address]
     others: frozenset[IPv6Address]
+    routes: frozenset[Prefix]
     sad: str
 
     def describe(self) -> str:

@@ -45,6 +45,7 @@ def view_of(device: Device, group: IPv6Address, *, shared_sa: bool) -> View:
         active_epoch=idp["active_epoch"],
         sources=frozenset(sa.source for sa in of_group),
         others=frozenset(named - {device.address}),
+        routes=frozenset(device.routes.dump()),
         sad=snapshot.digest_without_source if shared_sa else snapshot.digest,
     )
 

@@ -58,6 +58,8 @@ class Scenario:
         mode: of MIKE.
         crypto: real or modelled.
         sa_mode: ``per-sender`` or ``paper``.
+        unicast: what the keys of IDP's unicast SAs come from: ``off``, ``group`` or ``psk``; unless
+            it is ``off``, red prefixes are announced and routed to.
         starts_ms: when each device is switched on.
         gap_ms: how long after miked a device's idpd starts; negative: before.
         link_us: bounds of the delay of a link; each direction has a fixed one between them.
@@ -72,6 +74,7 @@ class Scenario:
     mode: str
     crypto: Crypto
     sa_mode: str
+    unicast: str
     starts_ms: tuple[int, ...]
     gap_ms: int
     link_us: tuple[int, int]
@@ -167,6 +170,7 @@ def draw(
         mode=mode,
         crypto=crypto,
         sa_mode=draws.choice(["per-sender", "per-sender", "per-sender", "paper"]),
+        unicast=draws.choice(["off", "off", "group", "group", "psk"]),
         starts_ms=starts_ms,
         gap_ms=draws.choice([0, 0, 5, -5, 300, -300]),
         link_us=link_us,
@@ -272,7 +276,7 @@ def _draw_one(draws: Random, kind: Kind, members: int, safety_ms: int) -> Fault 
         case Kind.ONE_WAY | Kind.CLOG:
             devices = some
         case Kind.REPLAY | Kind.FORGERY:
-            amount = draws.choice([2.0, 20.0])
+            amount = draws.choice([2.0, 8.0])
         case Kind.CRASH:
             devices = one
             duration = FOR_GOOD if draws.random() < 0.3 else duration

@@ -23,7 +23,7 @@ from protocol.core.engine import (
     SendDatagram,
     SetTimer,
 )
-from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
 from protocol.ipsec.model import SecurityAssociation, Suite
 from protocol.mike.events import HandoverRequested, PublishKey
@@ -51,6 +51,9 @@ from testbed.sim.wire import Wire
 
 SA_GROUP = IPv6Address("ff0e::1")
 
+PSK = bytes(range(PSK_LENGTH))
+"""Of the paper's unicast SAs, where they are drawn."""
+
 LIVENESS_MS = 90_000
 """All must agree within this time after the last fault. Generous: a clock that was 45 s ahead makes
 a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
@@ -67,7 +70,7 @@ WIPED_MS = 6_500
 POLL_MS = 250
 """How often agreement is looked for, if anything changed."""
 
-SAMPLE_MS = 5_000
+SAMPLE_MS = 10_000
 """How often is measured what devices hold and send."""
 
 
@@ -123,14 +126,23 @@ class World:
         size = scenario.members
         paper = scenario.sa_mode == SaMode.PAPER.value
         self._checkers = (
-            [*standard(size, shared_sa=paper), Secrecy()] if checkers is None else list(checkers)
+            [*standard(size, shared_sa=paper, unicast=scenario.unicast != "off"), Secrecy()]
+            if checkers is None
+            else list(checkers)
         )
         if scenario.theme is Theme.FLAP:
             self._checkers.append(NoRekey(SETTLED_MS))
         self._shared_sa = paper
         self.wire = Wire(self.chance, self.agenda, size, scenario.link_us)
         suite = Suite.TDES_SHA1 if paper else Suite.AES_GCM_128
-        idp = IdpConfig(SA_GROUP, sa_mode=SaMode(scenario.sa_mode), suite=suite)
+        unicast = Unicast(scenario.unicast)
+        idp = IdpConfig(
+            SA_GROUP,
+            sa_mode=SaMode(scenario.sa_mode),
+            suite=suite,
+            unicast=unicast,
+            psk=PSK if unicast is Unicast.PSK else None,
+        )
         self.devices = [
             Device(index, size, self.chance, self.agenda, self, crypto=scenario.crypto, idp=idp)
             for index in range(size)
@@ -187,7 +199,7 @@ class World:
             if fault.duration_ms != FOR_GOOD:
                 self.agenda.at(fault.end_ms * NS_PER_MS, self._end, number, fault)
             if self.scenario.theme is Theme.DEATH:
-                dead = address(fault.devices[0])
+                dead = fault.devices[0]
                 for bound_ms, sas in ((UNSEEN_MS, False), (WIPED_MS, True)):
                     at_ns = (fault.start_ms + bound_ms) * NS_PER_MS
                     self.agenda.at(at_ns, self._probe, DeadIsForgotten(dead, sas=sas))
