@@ -218,6 +218,8 @@ class UnicastPairs:
             return self._refuse(pair.peer.name, error, now)
         self._installed[address] = installed
         self._plan.install(address, epoch, (outbound, inbound))
+        # The link may be a new one: we had left the group, and it had run out.
+        self._plan.lead(address, self._table.of(address))
         return []
 
     # Events.

@@ -169,6 +169,19 @@ def test_excluded_device_removes_its_pairs_at_once() -> None:
     assert {p.reqid for p in c.backend.dump_policies()} == {GROUP.reqid}
 
 
+def test_who_comes_back_into_the_group_has_its_routes_without_a_word_from_anybody() -> None:
+    network, (a, b, c) = joined(3)
+    network.run(6000)
+    before = routes(c)
+    c.status_from_mike(2, [a, b])
+    network.run(5)
+    assert routes(c) == []
+    # The others never lost c, and announce no more: all is quiet, and c knows their lists.
+    keyed(network, 3, [a, b, c])
+    assert routes(c) == before
+    assert len(pair_sas(c)) == 4
+
+
 def test_restart_gives_other_keys() -> None:
     network, (a, b) = joined(2)
     before = {sa.key for sa in pair_sas(a)}
