@@ -73,6 +73,8 @@ def command_line(daemon: str) -> click.Group:
         )
     group.add_command(_simple_command(daemon, "shutdown", "Stop and end the daemon process."))
     group.add_command(_simple_command(daemon, "flush", "Write trace and log out now."))
+    if parks:
+        group.add_command(_trust_command(daemon))
     if daemon == "miked":
         group.add_command(_handover_command(daemon))
     if daemon == "idpd":
@@ -158,6 +160,26 @@ def _simple_command(daemon: str, name: str, text: str) -> click.Command:
         click.echo(answer.get("state", "done"))
 
     return simple
+
+
+def _trust_command(daemon: str) -> click.Group:
+    @click.group("trust", short_help="Certificates and revocation lists.")
+    def trust() -> None:
+        """Say whom the device trusts."""
+
+    @trust.command("reload")
+    @_where
+    def reload(socket: Path | None, config: Path | None) -> None:
+        """Read anchors, certificates and revocation lists again.
+
+        idpd hands what is new to miked, and new revocation lists to all other devices. What a
+        malformed file would change stays as it is.
+        """
+        answer = _ask(daemon, socket, config, {"cmd": "trust_reload"}, timeout_s=30.0)
+        certificates, lists = answer["certificates"], answer["revocation_lists"]
+        click.echo(f"new: {certificates} certificates, {lists} revocation lists")
+
+    return trust
 
 
 def _handover_command(daemon: str) -> click.Command:

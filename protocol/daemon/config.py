@@ -42,7 +42,7 @@ class DeviceSection(RunFiles):
 
 @dataclass(frozen=True, slots=True)
 class IdentitySection:
-    """``[identity]``: where certificates, keys and revocation lists lie."""
+    """``[identity]``: where certificates, keys and CRLs lie, and where what is learned goes."""
 
     certificate: Path
     key: Path
@@ -50,6 +50,7 @@ class IdentitySection:
     peers: Path
     revocations: Path | None
     freshness_ms: int
+    cache: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ class _DeviceReader(TableReader):
         return config
 
     def identity(self) -> IdentitySection:
-        has_revocations = "revocations" in self._tables.get("identity", {})
+        given = self._tables.get("identity", {})
+        has_revocations, has_cache = "revocations" in given, "cache" in given
         return IdentitySection(
             certificate=self.path("identity", "certificate"),
             key=self.path("identity", "key"),
@@ -165,6 +167,7 @@ class _DeviceReader(TableReader):
             peers=self.directory("identity", "peers"),
             revocations=self.directory("identity", "revocations") if has_revocations else None,
             freshness_ms=self.integer("identity", "freshness_ms", 100, 3_600_000, 30_000),
+            cache=self.path("identity", "cache") if has_cache else None,
         )
 
     def local(self) -> LocalSection:

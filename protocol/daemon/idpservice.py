@@ -21,11 +21,19 @@ from protocol.daemon.routes import KernelRoutes, MemoryRoutes, Routes
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import EspMembership, LocalSocket, interface_index
 from protocol.daemon.timeserver import TimeServer
+from protocol.daemon.trustcache import TrustCache
 from protocol.identity.envelope import kind_of
 from protocol.identity.identity import Identity
 from protocol.idp.config import Unicast
 from protocol.idp.engine import IdpEngine
-from protocol.idp.events import LinkChanged, PrefixAdded, PrefixRemoved
+from protocol.idp.events import (
+    DropTrust,
+    KeepTrust,
+    LinkChanged,
+    PrefixAdded,
+    PrefixRemoved,
+    TrustReread,
+)
 from protocol.idp.messages import MessageKind
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.backend import IpsecBackend
@@ -79,6 +87,8 @@ class IdpService(Service):
             log=self.log,
         )
         self.runtime.perform_with(effects.table())
+        cache = TrustCache(config.identity.cache, self.log)
+        self.runtime.perform_with({KeepTrust: cache.keep, DropTrust: cache.drop})
         link = LinkWatch(interface_index(config.black_interface), self._on_link)
         stack.callback(link.close)
         self.loop.add_reader(link.fileno(), link.readable)
@@ -176,6 +186,10 @@ class IdpService(Service):
     def _on_link(self, up: bool) -> None:
         self.trace.report("daemon.link", {"up": up})
         self.runtime.deliver(LinkChanged(up))
+
+    def on_reread(self, event: TrustReread) -> None:
+        """Hand what was read to the engine, which tells MIKE and the others."""
+        self.runtime.deliver(event)
 
     def arm_more(self) -> None:
         """Become a member of the ESP group."""

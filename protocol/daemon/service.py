@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from ipaddress import IPv6Address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
+from protocol.daemon import trustcache
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
@@ -25,6 +26,10 @@ from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
+from protocol.idp.events import TrustReread
+
+if TYPE_CHECKING:
+    from protocol.identity.certificates import IdentityFiles
 
 SPIN_NS = 2_000_000
 """The daemon wakes this long before the trigger and watches the clock for the rest: a sleep alone
@@ -156,17 +161,12 @@ class Service(DaemonProcess):
 
     def load_identity(self) -> Identity:
         """Read certificates and keys; say so if others will refuse ours."""
-        from protocol.identity.certificates import IdentityFiles, load_identity
+        from protocol.identity.certificates import load_identity
 
         device, section = self.config.device, self.config.identity
-        files = IdentityFiles(
-            section.certificate,
-            section.key,
-            section.anchors,
-            section.peers,
-            section.revocations,
-            section.freshness_ms,
-        )
+        if section.cache is not None:
+            trustcache.prepare(section.cache)
+        files = self._identity_files()
         now = self.clock.now()
         identity, notices = load_identity(files, device.address, now.wall_ns)
         if (identity.me.name, identity.me.nation) != (device.name, device.nation):
@@ -180,6 +180,40 @@ class Service(DaemonProcess):
         if problem is not None:
             self.log.write("error", f"other devices will refuse us: {problem}")
         return identity
+
+    def _identity_files(self) -> IdentityFiles:
+        from protocol.identity.certificates import IdentityFiles
+
+        section = self.config.identity
+        return IdentityFiles(
+            section.certificate,
+            section.key,
+            section.anchors,
+            section.peers,
+            section.revocations,
+            section.freshness_ms,
+            section.cache,
+        )
+
+    def reread_trust(self) -> TrustReread:
+        """Read anchors, certificates and CRLs again; return what is new.
+
+        Raises:
+            LocalError: one of them is malformed; nothing was changed.
+        """
+        from protocol.identity.certificates import reload_trust
+
+        store = self.identity.store
+        assert store is not None
+        known, numbers = {**store.deployed, **store.learned}, store.entries()
+        notices = reload_trust(self.identity, self._identity_files(), self.clock.now().wall_ns)
+        for notice in notices:
+            self.log.write("warning", notice)
+        newer = {entry.issuer for entry in set(store.entries()) - set(numbers)}
+        return TrustReread(
+            {key: der for key, der in store.deployed.items() if key not in known},
+            {item.issuer_id: item.der for item in store.revocations if item.issuer_id in newer},
+        )
 
     # Datagrams.
 
@@ -203,7 +237,12 @@ class Service(DaemonProcess):
 
     def more_commands(self) -> dict[str, Handler]:
         """Return the commands of a daemon that parks, and its own."""
-        return {"start": self._on_start, "stop": self._on_stop, **self.own_commands()}
+        return {
+            "start": self._on_start,
+            "stop": self._on_stop,
+            "trust_reload": self._on_trust_reload,
+            **self.own_commands(),
+        }
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what the sockets dropped."""
@@ -221,6 +260,14 @@ class Service(DaemonProcess):
             "trigger_wall_ns": self._trigger_wall_ns,
             **self.own_status(),
         }
+
+    def on_reread(self, event: TrustReread) -> None:
+        """Act upon trust that was read again; MIKE needs nothing but the identity's."""
+
+    def _on_trust_reload(self, _request: dict[str, Any]) -> dict[str, Any]:
+        event = self.reread_trust()
+        self.on_reread(event)
+        return {"certificates": len(event.certificates), "revocation_lists": len(event.revocations)}
 
     def _on_start(self, request: dict[str, Any]) -> dict[str, Any]:
         at_wall_ns = request.get("at_wall_ns")

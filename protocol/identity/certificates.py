@@ -149,7 +149,7 @@ def _load_cache(directory: Path, store: TrustStore, wall_ns: int | None) -> list
         try:
             der = read_file(path)
             if path.name.startswith(CACHED_CERTIFICATE):
-                store.learn((der,), wall_ns)
+                store.remember(der, wall_ns)
             elif path.name.startswith(CACHED_REVOCATIONS):
                 store.learn_revocations(der, wall_ns)
         except LocalError as error:

@@ -283,8 +283,21 @@ class Coalition:
         for name in self.devices():
             _write(self.files(name).peers / f"{spec.name}.pem", pem)
 
-    def revoke(self, names: Sequence[str], *, on: datetime | None = None) -> None:
-        """Revoke devices' certificates in their nations' CRLs, and give all devices the CRLs."""
+    def revoke(
+        self,
+        names: Sequence[str],
+        *,
+        on: datetime | None = None,
+        receivers: Sequence[str] | None = None,
+    ) -> None:
+        """Revoke devices' certificates in their nations' CRLs.
+
+        Args:
+            names: of the devices.
+            on: since when; now if None.
+            receivers: the devices that get the CRLs, all if None. A running device hands a new
+                list on to the others (`idpd trust reload`), so that one receiver is enough.
+        """
         by_nation: dict[str, list[x509.Certificate]] = {}
         for name in names:
             certificate = self.certificate(name)
@@ -295,7 +308,7 @@ class Coalition:
             previous = x509.load_pem_x509_crl(read_file(path))
             pem = self.authority(nation).revoke(certificates, on=on, previous=previous)
             _write(path, pem)
-            for name in self.devices():
+            for name in self.devices() if receivers is None else receivers:
                 _write(self.files(name).revocations / f"{nation}.pem", pem)
 
 

@@ -108,7 +108,7 @@ class TrustStore:
             self._retain(self.learn_revocations, der, wall_ns)
         for der in learned:
             if fingerprint_of(der) not in self._learned:
-                self._retain(self.learn, (der,), wall_ns)
+                self._retain(self.remember, der, wall_ns)
 
     @staticmethod
     def _retain(learn: Callable[..., object], *arguments: object) -> None:
@@ -136,9 +136,14 @@ class TrustStore:
         return device.known
 
     @property
-    def learned(self) -> list[bytes]:
-        """Return the learned certificates (DER), in the order in which they came."""
-        return [device.der for device in self._learned.values()]
+    def learned(self) -> dict[bytes, bytes]:
+        """Return the learned certificates (DER) by fingerprint, in the order of their coming."""
+        return {fingerprint: device.der for fingerprint, device in self._learned.items()}
+
+    @property
+    def deployed(self) -> dict[bytes, bytes]:
+        """Return the pre-deployed certificates (DER) by fingerprint."""
+        return {fingerprint: device.der for fingerprint, device in self._deployed.items()}
 
     @property
     def revocations(self) -> list[RevocationList]:
@@ -168,6 +173,14 @@ class TrustStore:
 
     # From other devices.
 
+    def remember(self, der: bytes, wall_ns: int | None) -> None:
+        """Learn again what was learned before; a certificate revoked since then stays known.
+
+        Raises:
+            PeerError: as `learn`.
+        """
+        self.learn((der,), wall_ns, revoked_too=True)
+
     def learn(
         self,
         chain: Sequence[bytes],
@@ -176,6 +189,7 @@ class TrustStore:
         source: IPv6Address | None = None,
         claimed: bytes | None = None,
         in_use: Container[IPv6Address] = (),
+        revoked_too: bool = False,
     ) -> KnownDevice:
         """Take in a device's certificate if a trust anchor vouches for it.
 
@@ -185,6 +199,7 @@ class TrustStore:
             source: where it came from, which must be the address in it; None: from our own cache.
             claimed: the fingerprint that was asked for.
             in_use: addresses whose learned certificates do not give way to a new one.
+            revoked_too: it was learned before: better refused by name than asked for again.
 
         Raises:
             PeerError: what is wrong with it; nothing but `operations` changed.
@@ -200,7 +215,7 @@ class TrustStore:
         peer = device.known.peer
         known = self._judged(device)
         problem = known.refusal if wall_ns is None else known.problem(wall_ns)
-        if problem is not None:
+        if problem is not None and not (revoked_too and problem[0] == RULE_REVOKED):
             raise PeerError(*problem)
         if source is not None and peer.address != source:
             reason = f"certificate for {peer.address} sent from {source}"

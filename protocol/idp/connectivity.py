@@ -7,6 +7,7 @@ they tell a RESTORE (known start-up time-stamp) from a JOIN; they give way when 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -34,6 +35,7 @@ class PeerEvent(StrEnum):
     HELLO_LATER_STARTUP = "hello, later start-up time-stamp"
     SILENT = "silent for the dead interval"
     EVICTED = "table full, longest lost"
+    UNACCEPTABLE = "certificate not acceptable any more"
 
 
 class ChangeKind(StrEnum):
@@ -53,6 +55,8 @@ TRANSITIONS: dict[tuple[PeerState, PeerEvent], tuple[PeerState, ChangeKind | Non
     (PeerState.LOST, PeerEvent.HELLO_SAME_STARTUP): (PeerState.UP, ChangeKind.RESTORE),
     (PeerState.LOST, PeerEvent.HELLO_LATER_STARTUP): (PeerState.UP, ChangeKind.RESTART),
     (PeerState.LOST, PeerEvent.EVICTED): (PeerState.ABSENT, None),
+    (PeerState.UP, PeerEvent.UNACCEPTABLE): (PeerState.ABSENT, ChangeKind.LEAVE),
+    (PeerState.LOST, PeerEvent.UNACCEPTABLE): (PeerState.ABSENT, None),
 }
 """Every move a device can make in the table (docs/idp.md section 5); any other is a bug."""
 
@@ -89,6 +93,7 @@ class PeerEntry:
         hello_interval_ms: as it announced.
         state: ``UP`` or ``LOST``.
         epoch: as it announced.
+        fingerprint: of the certificate that signed its last hello.
     """
 
     address: IPv6Address
@@ -101,6 +106,7 @@ class PeerEntry:
     hello_interval_ms: int
     state: PeerState
     epoch: EpochId | None
+    fingerprint: bytes
 
     @property
     def deadline_mono_ns(self) -> int:
@@ -210,6 +216,7 @@ class ConnectivityTable:
                 hello_interval_ms=hello.hello_interval_ms,
                 state=PeerState.ABSENT,
                 epoch=hello.epoch,
+                fingerprint=peer.fingerprint,
             )
             self._entries[peer.address] = entry
             return self._move(entry, PeerEvent.HELLO_LATER_STARTUP)
@@ -218,6 +225,7 @@ class ConnectivityTable:
         entry.dead_interval_ns = hello.dead_interval_ns
         entry.hello_interval_ms = hello.hello_interval_ms
         entry.epoch = hello.epoch
+        entry.fingerprint = peer.fingerprint
         if startup_wall_ns == entry.startup_wall_ns:
             if entry.state is PeerState.UP:
                 return None
@@ -237,6 +245,17 @@ class ConnectivityTable:
                 change = self._move(entry, PeerEvent.SILENT)
                 assert change is not None
                 changes.append(change)
+        return changes
+
+    def remove(self, unacceptable: Callable[[bytes], bool]) -> list[Change]:
+        """Forget every device whose certificate (by fingerprint) is not acceptable any more."""
+        changes = []
+        for entry in self.entries():
+            if unacceptable(entry.fingerprint):
+                change = self._move(entry, PeerEvent.UNACCEPTABLE)
+                del self._entries[entry.address]
+                if change is not None:
+                    changes.append(change)
         return changes
 
     def excuse(self, until_mono_ns: int) -> None:

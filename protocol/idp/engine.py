@@ -4,8 +4,7 @@ Parked until `Started`, then: JOIN of ourselves to MIKE, hello, policies. From t
 connectivity table, tells MIKE of every change, and turns MIKE's statuses into SAs. Normative
 description: docs/idp.md.
 
-Absent on purpose: certificate distribution, gateways and a good-bye on the wire; their message
-kinds are kept (`protocol.idp.messages.MessageKind`).
+Absent on purpose: a good-bye on the wire.
 """
 
 from __future__ import annotations
@@ -32,12 +31,18 @@ from protocol.core.engine import (
 )
 from protocol.core.errors import PeerError
 from protocol.core.transitions import Move, StateCell, TransitionTable
-from protocol.identity import PROTOCOL_IDP, Identity, Opened, RefusedError
-from protocol.idp import rules
+from protocol.identity import (
+    PROTOCOL_IDP,
+    Identity,
+    Opened,
+    RefusedError,
+    UnknownCertificateError,
+)
+from protocol.idp import exchange, rules
 from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
-from protocol.idp.events import KeyFetched, LinkChanged, SasApplied
+from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.messages import Hello, MessageKind
@@ -63,9 +68,10 @@ TIMERS = (
     TIMER_PLAN,
     TIMER_NEWS,
     TIMER_ABSENT,
+    *exchange.TIMERS,
 )
 
-WANTED = frozenset({int(MessageKind.HELLO)})
+WANTED = frozenset({MessageKind.HELLO, *exchange.KINDS})
 
 
 class EngineState(StrEnum):
@@ -110,6 +116,7 @@ class IdpEngine:
         self._counters = RuleCounters()
         self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
+        self._exchange = exchange.Exchange(identity, self._counters, keys, self._mike, self._refuse)
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
@@ -128,6 +135,7 @@ class IdpEngine:
         self._news: dict[IPv6Address, Change] = {}
         self._plan_wake_mono_ns: int | None = None
         self._absentees.forget()
+        self._exchange.forget()
 
     # The two entries.
 
@@ -148,6 +156,8 @@ class IdpEngine:
                 return self._on_key_fetched(event, now)
             case LinkChanged():
                 return self._on_link_changed(event.up, now)
+            case TrustReread():
+                return self._on_trust_reread(event, now)
             case Started():
                 return self._on_started(event, now)
             case Stopped():
@@ -179,6 +189,7 @@ class IdpEngine:
             "cut_off": self._hellos.cut_off,
             "local": self._mike.status(),
             "sa_mode": self._config.sa_mode.value,
+            **self._exchange.status(),
             **self._sync.status(),
         }
 
@@ -239,6 +250,7 @@ class IdpEngine:
             triggered=triggered,
             epoch=self._sync.epoch,
             pair_key=self.unicast.pair_key,
+            trust_digest=self._exchange.trust_digest,
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -250,12 +262,16 @@ class IdpEngine:
             opened = self._identity.open(
                 event.payload, PROTOCOL_IDP, event.source, now, wanted=WANTED
             )
+        except UnknownCertificateError as unknown:
+            return unknown.effects + self._on_unknown(unknown, event, now)
         except RefusedError as refused:
             return refused.effects
         if opened is None:
             return []
         try:
             rules.check_not_own_address(opened.peer.address, self._me)
+            if opened.kind in exchange.KINDS:
+                return self._exchange.on_message(opened, now) + self._trust_changed(now)
             hello = Hello.decode(opened.body)
             rules.check_hello(hello)
             return self._on_hello(opened, hello, now)
@@ -278,7 +294,34 @@ class IdpEngine:
                 effects += self._hellos.answer_later(peer.address, now)
         if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
             effects += self._expiry_timer()
+        return effects + self._exchange.on_hello(peer, hello, now)
+
+    # Trust.
+
+    def _on_unknown(
+        self, unknown: UnknownCertificateError, event: DatagramReceived, now: Instant
+    ) -> list[Effect]:
+        """Ask who has no certificate with us for it; read what it said once we have it."""
+        up = dict(self._table.instances_up())
+        effects = self._exchange.on_unknown(unknown, event, now, up) + self._trust_changed(now)
+        for held in self._exchange.released():
+            effects += self._on_group(held, now)
         return effects
+
+    def _on_trust_reread(self, event: TrustReread, now: Instant) -> list[Effect]:
+        """The operator had the files read again."""
+        effects = self._exchange.on_reread(event, now, running=self._running)
+        return effects + self._trust_changed(now)
+
+    def _trust_changed(self, now: Instant) -> list[Effect]:
+        """IDP-56: whose certificate is not acceptable any more is excluded at once."""
+        if not self._exchange.changed:
+            return []
+        self._exchange.changed = False
+        problem_with = self._identity.problem_with
+        changes = self._table.remove(lambda whose: problem_with(whose, now) is not None)
+        self._counters.count("IDP-56", len(changes))
+        return self._gone(changes, now)
 
     # Changes of the connectivity table.
 
@@ -294,6 +337,13 @@ class IdpEngine:
             return effects
         self._news.pop(change.address, None)
         return effects + self._signalled(change, now)
+
+    def _gone(self, changes: list[Change], now: Instant) -> list[Effect]:
+        """Act upon devices that have left."""
+        effects: list[Effect] = []
+        for change in changes:
+            effects += self._detected(change, now) + self.unicast.on_lost(change.address, now)
+        return effects
 
     def _rejoin(self, now: Instant) -> list[Effect]:
         """Have MIKE make us a member anew."""
@@ -329,9 +379,7 @@ class IdpEngine:
             self._table.excuse(now.mono_ns + self._interval_ns)
         effects: list[Effect] = []
         changes = self._table.expire(now.mono_ns)
-        for change in changes:
-            effects += self._detected(change, now)
-            effects += self.unicast.on_lost(change.address, now)
+        effects += self._gone(changes, now)
         if changes and self._table.up_count == 0:
             self._hellos.note_alone(now)
         return effects + self._expiry_timer()
@@ -361,6 +409,7 @@ class IdpEngine:
             return self._on_group_status(message, now) + effects
         if isinstance(message, LinkOpened) and self._running:
             own = (self._me, self._startup_wall_ns)
+            effects += self._exchange.repeat(now)
             return effects + self._mike.repeat(own, self._table.instances_up(), now)
         return effects
 
@@ -435,6 +484,7 @@ class IdpEngine:
             TIMER_BEGIN: self._on_begin_due,
             TIMER_NEWS: self._on_news_due,
             TIMER_ABSENT: self._on_absent_due,
+            **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
         return handlers[name](now) if name in handlers else []
 

@@ -14,7 +14,7 @@ The contract with whoever runs the engine (daemon or simulator):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protocol.core.engine import Effect, Event
@@ -141,3 +141,44 @@ class PrefixRemoved(Event):
     """We shall not announce this red prefix any more."""
 
     prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class KeepTrust(Effect):
+    """Store what was learned, so that it is there after a restart (`[identity] cache`).
+
+    Attributes:
+        kind: ``certificate``, ``revocations`` or ``policy``.
+        name: fingerprint or issuer; one file for each.
+        data: the bytes, public.
+    """
+
+    kind: str
+    name: bytes
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DropTrust(Effect):
+    """Forget what was stored.
+
+    Attributes:
+        kind: as in `KeepTrust`.
+        name: as in `KeepTrust`.
+    """
+
+    kind: str
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrustReread(Event):
+    """The operator had the files read again; the identity's store holds what is in them.
+
+    Attributes:
+        certificates: device certificates (DER) that were not there before, by fingerprint.
+        revocations: revocation lists (DER) that were not there before, by issuer.
+    """
+
+    certificates: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    revocations: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)

@@ -58,6 +58,14 @@ RULES: dict[str, str] = {
     "IDP-28": "An SPI at which another peer's SA is received is refused",
     "IDP-29": "The prefixes of all devices together are bounded",
     "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
+    "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
+    "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
+    "IDP-52": "A stranger is asked once in 500 ms, all 50 times a second, none again if refused",
+    "IDP-53": "A stranger gets a cookie first; our certificate once it comes back",
+    "IDP-54": "A document counts only whole, a certificate only from whom it was asked of",
+    "IDP-55": "A peer with other revocation lists is asked for them, ever more rarely",
+    "IDP-56": "A device whose certificate is acceptable no more is signalled as LEAVE at once",
+    "IDP-57": "At most 100 questions a second of known devices are answered",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 

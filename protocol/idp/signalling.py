@@ -10,7 +10,15 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.engine import DatagramReceived, Effect, Instant, Report
-from protocol.idpmike import LocalLink, Reliable, Side, Signal, SignalKind
+from protocol.idpmike import (
+    Credential,
+    LocalLink,
+    Reliable,
+    Side,
+    Signal,
+    SignalKind,
+    Standing,
+)
 
 
 class Signalling:
@@ -43,6 +51,10 @@ class Signalling:
         serial = self._link.last_serial
         fields = {"kind": kind.name, "peer": str(peer), "serial": serial}
         return [*effects, Report("t_signal", fields)]
+
+    def inform(self, message: Credential | Standing, now: Instant) -> list[Effect]:
+        """Tell MIKE what its own trust depends on, before any later signal."""
+        return self._link.send(message, now)
 
     def repeat(
         self,

@@ -23,7 +23,14 @@ from protocol.core.engine import (
 from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, Opened, RefusedError
 from protocol.idpmike import TIMER as TIMER_LINK
-from protocol.idpmike import LinkOpened, Signal, SignalKind
+from protocol.idpmike import (
+    Credential,
+    CredentialKind,
+    LinkOpened,
+    Signal,
+    SignalKind,
+    Standing,
+)
 from protocol.mike.events import Attend, HandoverRequested
 from protocol.mike.instance import (
     CHANNEL,
@@ -139,6 +146,10 @@ class MikeEngine(Manager):
         match message:
             case Signal():
                 self._on_signal(message)
+            case Credential():
+                self._on_credential(message)
+            case Standing():
+                self.identity.bar(message.peer, message.reason or None)
             case LinkOpened() if self.current is not None and self.state is not State.JOINING:
                 self.tell_idp(self.current)
         self._effects += effects
@@ -163,6 +174,21 @@ class MikeEngine(Manager):
             self._on_join_self()
         else:
             self.liveness.heard(signal.peer)
+
+    def _on_credential(self, credential: Credential) -> None:
+        """IDP learned a certificate or a revocation list: it counts here too if it is good."""
+        store = self.identity.store
+        if store is None:
+            return
+        try:
+            if credential.kind is CredentialKind.CERTIFICATE:
+                store.learn((credential.der,), self.now.wall_ns)
+            else:
+                store.learn_revocations(credential.der, self.now.wall_ns)
+        except PeerError as error:
+            self.refuse(error, "the local interface")
+            return
+        self.identity.trust(store.devices())
 
     def _on_join_self(self) -> None:
         """JOIN or RESTORE of this device: (re)join, with a renewed key even if we are a member."""

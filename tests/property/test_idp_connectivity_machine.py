@@ -94,6 +94,15 @@ class Connectivity(RuleBasedStateMachine):
         changes = self.table.expire(self.now_ms * MS)
         assert [(change.address, change.signal) for change in changes] == expected
 
+    @rule(index=st.integers(0, 4))
+    def certificate_is_revoked(self, index: int) -> None:
+        peer = known_device(index).peer
+        known, was_lost = self.history.pop(index, None), index in self.lost
+        self.lost.discard(index)
+        changes = self.table.remove(lambda fingerprint: fingerprint == peer.fingerprint)
+        expected = [] if known is None or was_lost else [(peer.address, SignalKind.LEAVE)]
+        assert [(change.address, change.signal) for change in changes] == expected
+
     @invariant()
     def same_table(self) -> None:
         states = {entry.address: entry.state for entry in self.table.entries()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_network
 from typing import Any
@@ -27,13 +27,16 @@ from protocol.core.engine import (
     Stopped,
     TimerExpired,
 )
+from protocol.identity import Identity
 from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
     AddRoute,
     ApplyRoutes,
     ApplySas,
+    DropTrust,
     FetchKey,
+    KeepTrust,
     KeyFetched,
     LinkChanged,
     RouteOperation,
@@ -41,7 +44,7 @@ from protocol.idp.events import (
     SasApplied,
 )
 from protocol.idp.messages import prefix_order
-from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side, Signal
+from protocol.idpmike import Credential, EpochId, GroupStatus, LocalLink, Side, Signal, Standing
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.memory import MemoryBackend
 from protocol.ipsec.model import Prefix
@@ -105,6 +108,7 @@ class Device:
 
     def __init__(self, net: Network, index: int, config: IdpConfig) -> None:
         self.net = net
+        self.index = index
         self.address = address(index)
         self.secret = hashlib.sha256(b"local secret %d" % index).digest()
         self.backend = FaultyBackend()
@@ -120,8 +124,21 @@ class Device:
         self.sent: list[SendDatagram] = []
         self.connected = True
         self.timers: dict[str, int] = {}
-        identity = make_identities(net.size)[index]
-        self.engine = IdpEngine(config, identity, self.secret, SeededKeys(f"device {index}"))
+        self.config = config
+        self.identity = net.identities[index]
+        self.kept: dict[tuple[str, bytes], bytes] = {}
+        self.told_mike: list[Credential | Standing] = []
+        self.new_engine()
+
+    def new_engine(self) -> None:
+        """Begin a process: parked, knowing what its identity knows."""
+        self.engine = IdpEngine(
+            self.config, self.identity, self.secret, SeededKeys(f"device {self.index}")
+        )
+
+    @property
+    def name(self) -> str:
+        return self.identity.me.name
 
     # What a test does to the device.
 
@@ -201,6 +218,10 @@ class Device:
                 return [SasApplied(label, self.backend.apply(operations))]
             case ApplyRoutes(label, operations):
                 return [RoutesApplied(label, [self._route(one) for one in operations])]
+            case KeepTrust(kind, name, data):
+                self.kept[kind, name] = data
+            case DropTrust(kind, name):
+                del self.kept[kind, name]
             case FetchKey(pointer):
                 return [KeyFetched(pointer, self.key_directory.get(pointer))]
             case _:
@@ -238,6 +259,8 @@ class Device:
         )
         if isinstance(message, Signal):
             self.signals.append((message.kind.name, message.peer))
+        if isinstance(message, (Credential, Standing)):
+            self.told_mike.append(message)
         self._perform_mike(effects)
 
     def _perform_mike(self, effects: list[Effect]) -> None:
@@ -269,9 +292,11 @@ class Network:
         size: int,
         config: IdpConfig | None = None,
         prefixes: Mapping[int, tuple[str, ...]] | None = None,
+        identities: Sequence[Identity] | None = None,
     ) -> None:
         """Make the devices; ``prefixes`` are the red ones of some, by index."""
         self.size = size
+        self.identities = identities or make_identities(size)
         self.now = Instant(1_000 * MS, WALL_START_NS)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0

@@ -1,0 +1,73 @@
+"""The cache of what other devices sent us about trust: a file for each thing, written in one step.
+
+Nothing in it is secret, and nothing in it is believed because it is there: at the start it is
+checked like something that has just come (`protocol.identity.certificates`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from protocol.core.errors import LocalError
+from protocol.daemon.logfile import LogFile
+from protocol.idp.events import DropTrust, KeepTrust
+
+FILES_MAX = 1024
+"""Files the cache may hold: far above what a store of trust learns."""
+
+
+class TrustCache:
+    """Performs `KeepTrust` and `DropTrust`; without a directory both do nothing.
+
+    A cache that cannot be written costs the next start some questions, nothing more: it is logged.
+    """
+
+    def __init__(self, directory: Path | None, log: LogFile) -> None:
+        self._directory = directory
+        self._log = log
+
+    def keep(self, effect: KeepTrust) -> None:
+        """Write one file; it appears under its name complete or not at all."""
+        if self._directory is None:
+            return
+        path = self._path(self._directory, effect.kind, effect.name)
+        new = path.with_suffix(".new")
+        try:
+            if not path.exists() and len(list(self._directory.iterdir())) >= FILES_MAX:
+                self._log.write("error", f"{self._directory}: more than {FILES_MAX} files")
+                return
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(effect.data)
+                file.flush()
+                os.fsync(descriptor)
+            new.replace(path)
+        except OSError as error:
+            self._log.write("error", f"{path}: cannot be written: {error.strerror}")
+
+    def drop(self, effect: DropTrust) -> None:
+        """Remove one file."""
+        if self._directory is None:
+            return
+        path = self._path(self._directory, effect.kind, effect.name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._log.write("error", f"{path}: cannot be removed: {error.strerror}")
+
+    @staticmethod
+    def _path(directory: Path, kind: str, name: bytes) -> Path:
+        return directory / f"{kind}-{name.hex()}.der"
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory if there is none.
+
+    Raises:
+        LocalError: it cannot be made, or is no directory.
+    """
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise LocalError(f"{directory}: {error.strerror}") from error

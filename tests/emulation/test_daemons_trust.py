@@ -1,0 +1,153 @@
+"""Real daemons: certificates learned from each other, revocation while running, restarts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.devices import JOIN_S, Device, Lan
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.emulation,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+]
+
+
+@pytest.fixture
+def lan(tmp_path: Path) -> Iterator[Lan]:
+    with Lan(tmp_path, 3) as made:
+        yield made
+
+
+def without_certificates(lan: Lan, *devices: Device) -> None:
+    """Let these devices start with their own certificate only, and a cache."""
+    for device in devices:
+        peers = device.directory / "peers"
+        peers.mkdir()
+        cache = str(device.directory / "cache")
+        device.write_config(lan.coalition, {"identity": {"peers": str(peers), "cache": cache}})
+
+
+def start(*devices: Device) -> None:
+    """Start both daemons of these devices, and the protocols."""
+    for device in devices:
+        device.launch_both()
+    for device in devices:
+        device.start()
+
+
+def form(*devices: Device) -> None:
+    """Start these devices; wait until they are one group and use one epoch."""
+    start(*devices)
+    agree(*devices)
+
+
+def agree(*devices: Device) -> str:
+    """Wait until exactly these devices are one group with SAs of one epoch; return the epoch."""
+    expected = sorted(str(device.address) for device in devices)
+
+    def state() -> list[Any]:
+        found = []
+        for device in devices:
+            mike, idp = device.ask("miked", "status"), device.ask("idpd", "status")
+            found.append((sorted(mike["members"]), mike["epoch"], idp["active_epoch"]))
+        return found
+
+    def one_group(found: list[Any]) -> bool:
+        epochs = {epoch for _, *both in found for epoch in both}
+        return all(seen[0] == expected for seen in found) and len(epochs) == 1
+
+    return str(wait_until(state, JOIN_S, "one group", accept=one_group)[0][1])
+
+
+def test_devices_without_each_others_certificates_form_a_group_and_remember(lan: Lan) -> None:
+    devices = lan.devices
+    without_certificates(lan, *devices)
+    form(*devices)
+    for device in devices:
+        status = device.ask("idpd", "status")
+        assert status["trust"]["learned"] == 2
+        assert status["trust"]["operations"]["certificate_parsed"] == 2
+        assert "daemon.internal_error" not in status["counters"]
+        assert "daemon.internal_error" not in device.ask("miked", "status")["counters"]
+        kept = sorted(path.name for path in (device.directory / "cache").iterdir())
+        assert len([name for name in kept if name.startswith("certificate-")]) == 2
+    # A restarted device knows them still: it asks nobody.
+    again = devices[2]
+    again.stop()
+    again.end()
+    start(again)
+    agree(*devices)
+    status = again.ask("idpd", "status")
+    assert status["trust"]["learned"] == 2
+    assert "idp.certificate_asked" not in status["counters"]
+
+
+def test_one_device_without_certificates_joins_a_group_that_has_them(lan: Lan) -> None:
+    first, second, new = lan.devices
+    without_certificates(lan, new)
+    form(first, second)
+    start(new)
+    agree(first, second, new)
+    assert new.ask("idpd", "status")["trust"]["learned"] == 2
+    assert first.ask("idpd", "status")["trust"]["learned"] == 0
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["pre-deployed", "learned"])
+def test_a_revoked_device_is_excluded_within_seconds(lan: Lan, learned: bool) -> None:
+    first, second, bad = lan.devices
+    if learned:
+        without_certificates(lan, first, second, bad)
+    form(first, second, bad)
+    epoch = agree(first, second, bad)
+    # Only one device's operator hears of it; the others are told by that device.
+    lan.coalition.revoke([bad.name], receivers=[first.name])
+    begin = time.monotonic()
+    answer = first.ask("idpd", "trust_reload")
+    assert (answer["certificates"], answer["revocation_lists"]) == (0, 1)
+    after = agree(first, second)
+    took_s = time.monotonic() - begin
+    assert took_s < 5, f"excluded after {took_s:.1f} s"
+    assert after != epoch
+    for device in (first, second):
+        up = [peer["name"] for peer in device.ask("idpd", "status")["peers"]]
+        assert bad.name not in up
+        sas = device.ask("idpd", "status")["sas"]
+        assert sas[-1]["sas"] == 2
+    for device in (first, second):
+        for daemon in ("idpd", "miked"):
+            wait_until(
+                lambda device=device, daemon=daemon: device.ask(daemon, "status")["refused"],
+                10.0,
+                f"{device.name} {daemon} refuses {bad.name} as revoked",
+                accept=lambda seen: any(
+                    entry["peer"] == bad.name and "revoked by" in entry["reason"] for entry in seen
+                ),
+            )
+    # Its attempts to come back change nothing.
+    assert agree(first, second) == after
+    # And it stays out when those who learned the list start anew.
+    if learned:
+        second.stop()
+        second.end()
+        start(second)
+        agree(first, second)
+
+
+def test_a_bad_file_at_reload_changes_nothing(lan: Lan) -> None:
+    from protocol.daemon.control import ControlError
+
+    device = lan.devices[0]
+    device.launch_both()
+    path = lan.coalition.files(device.name).revocations / "beta.pem"
+    path.write_bytes(b"junk")
+    for daemon in ("idpd", "miked"):
+        with pytest.raises(ControlError, match=r"beta\.pem: not a well-formed PEM CRL"):
+            device.ask(daemon, "trust_reload")
+        assert device.ask(daemon, "status")["ok"]
