@@ -117,7 +117,7 @@ _command("leave", "Leave latency: one device at a time, by shutdown and by cable
 _command("wan", "Joins over a wide area network, by delay and loss; when red packets get through.")
 _command(
     "coalition-multicast",
-    "Red multicast from every LAN to every other: delivery, leaks, tshark's count; joins.",
+    "Red multicast from every LAN to every other: delivery, leaks, tshark's count; joins, leaves.",
 )
 _command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")

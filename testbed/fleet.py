@@ -37,6 +37,7 @@ from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, Devic
 from testbed.errors import TestbedError
 from testbed.fleetoptions import FleetOptions
 from testbed.guard import Fence, read_drops
+from testbed.memory import refuse_without_memory
 from testbed.network import XFRM, Network
 from testbed.observer import KernelEvent, KernelObserver, SadCheck, SadReader
 from testbed.packets import PacketCheck, RedEndpoint, check, not_applicable
@@ -126,6 +127,7 @@ class Fleet:
 
     def _build(self, run_id: str) -> None:
         start = time.monotonic()
+        refuse_without_memory(self.topology, daemons=True)
         fence = Fence(self.topology, self.options.idp, self.options.mike, (RESPONDER_PORT,))
         self.network = Network(
             self.topology,

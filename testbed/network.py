@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from testbed import namespaces, network_batch, network_nodes, network_queues
 from testbed.isolation import is_isolated
+from testbed.memory import refuse_without_memory
 from testbed.namespaces import NetNamespace
 from testbed.network_batch import NetworkError
 from testbed.network_nodes import RED_STUB, XFRM
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from mininet.net import Mininet
 
 __all__ = ["BLACK", "RED", "RED_STUB", "XFRM", "LinkEnd", "Network", "NetworkError"]
-
-NODE_MEMORY_KIB: Final = 2000
-"""What a node takes with its shell, namespace and interfaces: 650 measured, and a margin."""
 
 _SWITCHES: Final = "the switches"
 _GROUP: Final = 77
@@ -111,7 +108,7 @@ class Network:
         if not is_isolated():
             raise NetworkError("a network is only built in a run's own namespaces")
         self._refuse_clashes()
-        _refuse_without_memory(self.topology)
+        refuse_without_memory(self.topology, daemons=False)
         network_queues.refuse_without_netem(self.topology.links)
         start = time.monotonic()
         try:
@@ -388,28 +385,6 @@ class Network:
                 raise NetworkError(f"cable {port} is not plugged into {link.ends[1]}")
             if link.mtu is not None and entry.get("mtu") != link.mtu:
                 raise NetworkError(f"{port} has MTU {entry.get('mtu')}, asked for {link.mtu}")
-
-
-def _refuse_without_memory(topology: Topology) -> None:
-    """Refuse a network that plainly does not fit into the memory that is free.
-
-    Raises:
-        NetworkError: it does not.
-    """
-    needed = len(topology.nodes) * NODE_MEMORY_KIB
-    free = _free_memory_kib()
-    if needed > free:
-        raise NetworkError(
-            f"{len(topology.nodes)} nodes need about {needed >> 10} MiB and {free >> 10} MiB are "
-            "free; choose a smaller network or a larger machine (--memory for the guest)"
-        )
-
-
-def _free_memory_kib() -> int:
-    """Return what new processes can have without swapping (proc(5), meminfo)."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return int(values["MemAvailable"].split()[0])
 
 
 def _mac(side: int, number: int) -> str:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from testbed import session
+from testbed.fleet import Fleet, FleetOptions
 from testbed.processes import ProcessTable
+from testbed.routing import choose
 from testbed.routing.base import RoutingOptions
 from testbed.routing.choose import make_routing
 from testbed.routing.kernel import RoutingError
 from tests.support.routers import GROUP, RoutedNetwork, read_all, wires
+from topologies.families import coalition
 
 pytestmark = [
     pytest.mark.emulation,
@@ -68,3 +71,23 @@ def test_multicast_reaches_every_wire_with_hosts_once(tmp_path: Path) -> None:
     assert seen["ping"] == 0
     assert seen["left"] == ""
     assert seen["names"] == []
+
+
+@pytest.mark.slow
+def test_a_coalition_without_frr_becomes_one_group_and_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choose, "find_frr", lambda: None)
+    monkeypatch.setenv("TESTBED_RUN_BASE", str(tmp_path / "runs"))
+
+    def inside() -> dict[str, Any]:
+        with Fleet(coalition(3, 1, 1), FleetOptions(sa_backend="memory")) as fleet:
+            for device in fleet.devices:
+                fleet.start(device)
+            fleet.await_members(fleet.devices, deadline_s=60)
+            return dict(fleet.facts["routing"])
+
+    facts = session.call(inside)
+    assert facts["multicast"] == "static multicast routes"
+    assert facts["because"] == "FRR is not built; 'make setup' builds it"
+    assert "static multicast routes: FRR is not built" in capfd.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 import topologies
-from testbed import network as network_module
+from testbed import memory, session
 from testbed.errors import TestbedError
+from testbed.fleet import Fleet, FleetOptions
 from testbed.isolation import call_isolated
 from testbed.namespaces import NetNamespace, interface_names
 from testbed.network import BLACK, RED, Network, NetworkError
@@ -271,20 +273,28 @@ def test_delay_without_netem_is_refused_before_anything_is_built() -> None:
 
 
 def test_a_network_that_does_not_fit_into_memory_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(network_module, "_free_memory_kib", lambda: 100 * 1024)
+    monkeypatch.setenv("TESTBED_RUN_BASE", str(tmp_path))
+    refused = []
+    for free_mib, build in (
+        (100, lambda: Network(line(149), with_xfrm=False).build()),
+        (3072, lambda: Fleet(line(149), FleetOptions(sa_backend="memory")).__enter__()),
+    ):
+        monkeypatch.setattr(memory, "free_kib", lambda free_mib=free_mib: free_mib << 10)
 
-    def inside() -> tuple[str, set[str]]:
-        try:
-            Network(line(149), with_xfrm=False).build()
-        except NetworkError as error:
-            return str(error), interface_names()
-        return "built", set()
+        def inside(build: Callable[[], Any] = build) -> tuple[str, set[str]]:
+            try:
+                build()
+            except TestbedError as error:
+                return str(error), interface_names()
+            return "built", set()
 
-    said, left = call_isolated(inside)
-    assert said.startswith("299 nodes need about 583 MiB and 100 MiB are free; choose a smaller")
-    assert left == {"lo"}
+        refused.append(session.call(inside))
+    (bare, nothing), (whole, nothing_either) = refused
+    assert bare.startswith("299 nodes need about 583 MiB and 100 MiB are free; choose a smaller")
+    assert whole.startswith("299 nodes and their daemons need about 6422 MiB and 3072 MiB are free")
+    assert nothing == nothing_either == {"lo"}
 
 
 def test_fifty_devices_with_their_lans_three_times_up_and_down() -> None:
