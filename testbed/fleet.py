@@ -283,6 +283,10 @@ class Fleet:
         if device not in self._started:
             self._started.append(device)
 
+    def start_daemon(self, device: str, daemon: str) -> None:
+        """Start one parked daemon of a device whose other one runs: it was killed and revived."""
+        self._device(device).ask(daemon, "start", at_wall_ns=None)
+
     def stop(self, device: str) -> None:
         """Shut IDP down on a device, then MIKE: both end parked, without SAs and keys.
 
@@ -402,7 +406,7 @@ class Fleet:
         return self._device(device).ask(daemon, "status")
 
     def sa_count(self, device: str) -> int | None:
-        """Return how many SAs the kernel holds for a device, None with the memory backend."""
+        """Return how many of the group's SAs a device's kernel holds, None with memory backend."""
         return len(self._sads.read(device).entries) if self.options.kernel else None
 
     def drops(self, device: str) -> dict[str, int]:

@@ -179,14 +179,14 @@ class KernelObserver:
 
 
 class SadReader:
-    """Reads the SADs of all devices back from the kernel."""
+    """Reads the group's SAs of all devices back from the kernel; pairs of devices have others."""
 
     def __init__(self, nodes: Mapping[str, int]) -> None:
         self._nodes = dict(nodes)
         self._backends: dict[str, NetlinkBackend] = {}
 
     def read(self, device: str) -> SadSnapshot:
-        """Return what a device's SAD holds now.
+        """Return the SAs of the group that a device's SAD holds now.
 
         Raises:
             TestbedError: the kernel did not tell.
@@ -194,7 +194,8 @@ class SadReader:
         try:
             if device not in self._backends:
                 self._backends[device] = NetlinkBackend(self._nodes[device])
-            return SadSnapshot.of(self._backends[device].dump_sas())
+            sas = self._backends[device].dump_sas()
+            return SadSnapshot.of(sa for sa in sas if sa.destination.is_multicast)
         except LocalError as error:
             raise TestbedError(f"{device}: cannot read its SAD: {error}") from None
 
