@@ -123,7 +123,13 @@ class IdpEngine:
         self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
         self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
         self.unicast = UnicastPairs(
-            config, identity, keys, self._counters, refuse=self._refuse, rejoin=self._rejoin
+            config,
+            identity,
+            keys,
+            self._counters,
+            refuse=self._refuse,
+            rejoin=self._rejoin,
+            answer_early=self._hellos.answer_early,
         )
         self._reset()
 

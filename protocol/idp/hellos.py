@@ -5,7 +5,7 @@ Pure state, owned and driven by the engine, which says what a hello contains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from ipaddress import IPv6Address
 
 from protocol.core.engine import CancelTimer, Effect, Instant, KeySource, SendDatagram, SetTimer
@@ -124,6 +124,16 @@ class Hellos:
         self._newcomers.clear()
         self._answered_mono_ns = now.mono_ns
         return self._hello(now, triggered=True, destination=only)
+
+    def answer_early(self, members: Container[IPv6Address], now: Instant) -> list[Effect]:
+        """Answer now if all new devices that wait for it have just become members.
+
+        The key agreement, with which answers shall not compete, is over, and a device can make no
+        unicast SAs with us before it has our pair key.
+        """
+        if not self._newcomers or not all(one in members for one in self._newcomers):
+            return []
+        return [CancelTimer(TIMER_ANSWER), *self.on_answer_due(now)]
 
     # Cut off or not (IDP-9).
 

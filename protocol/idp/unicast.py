@@ -8,7 +8,7 @@ from the pre-shared key. Once the SAs are in the kernel, prefixes are announced 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -47,6 +47,7 @@ NS_PER_MS = 1_000_000
 
 Refuse = Callable[[str, PeerError, Instant], list[Effect]]
 Rejoin = Callable[[Instant], list[Effect]]
+AnswerEarly = Callable[[Container[IPv6Address], Instant], list[Effect]]
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class UnicastPairs:
         counters: of the engine.
         refuse: counts and logs what broke a rule.
         rejoin: makes MIKE rejoin.
+        answer_early: says hello to new devices that have become members.
 
     Raises:
         LocalError: our own certificate does not authorise a prefix that we shall announce.
@@ -95,12 +97,14 @@ class UnicastPairs:
         *,
         refuse: Refuse,
         rejoin: Rejoin,
+        answer_early: AnswerEarly,
     ) -> None:
         self._config = config
         self._identity = identity
         self._counters = counters
         self._refuse = refuse
         self._rejoin = rejoin
+        self._answer_early = answer_early
         self._own = identity.me.address
         self._plan = PairPlan(config, self._own)
         self._announcer = Announcer(config)
@@ -114,6 +118,7 @@ class UnicastPairs:
         self._pairs: dict[IPv6Address, _Pair] = {}
         self._table = PrefixTable()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
+        self._renewals: dict[IPv6Address, None] = {}
         self._wake_mono_ns: int | None = None
 
     @property
@@ -184,6 +189,7 @@ class UnicastPairs:
         effects: list[Effect] = []
         if written is not None:
             self._keys.enter(written)
+            effects += self._answer_early(written.members, now)
             effects += self._on_epoch(now)
         elif sync.ended is not None and self._keys.epoch is not None:
             self._keys.leave()
@@ -193,10 +199,26 @@ class UnicastPairs:
         return effects + self._proceed(now)
 
     def _on_epoch(self, now: Instant) -> list[Effect]:
-        """Renew the SAs of all pairs; those of devices that are no members run out."""
+        """Make the SAs of new pairs, then renew the others; non-members' run out.
+
+        Who can be sent to already waits for the batch of those who cannot.
+        """
         outside = [p for p in self._plan.peers if not self._keys.is_fellow(p)]
         self._plan.run_out(outside, now.mono_ns)
-        return [e for pair in list(self._pairs.values()) for e in self._derive(pair, now)]
+        effects: list[Effect] = []
+        self._renewals.clear()
+        for address, pair in self._pairs.items():
+            if self._plan.is_written(address):
+                self._renewals[address] = None
+            else:
+                effects += self._derive(pair, now)
+        return effects
+
+    def _renew(self, now: Instant) -> list[Effect]:
+        """Renew the SAs of pairs that had some in the epoch before."""
+        renewals, self._renewals = self._renewals, {}
+        found = (self._pairs.get(address) for address in renewals)
+        return [e for pair in found if pair is not None for e in self._derive(pair, now)]
 
     def _derive(self, pair: _Pair, now: Instant) -> list[Effect]:
         """Let there be the SAs of a pair in the present epoch."""
@@ -249,6 +271,7 @@ class UnicastPairs:
                 return self._reconsider(now) + self._proceed(now)
             case TimerExpired():
                 self._wake_mono_ns = None
+                return [*self._renew(now), *self._rejoin_if_due(now), *self._proceed(now)]
         return self._rejoin_if_due(now) + self._proceed(now)
 
     def _on_applied(self, event: SasApplied | RoutesApplied, now: Instant) -> list[Effect]:
@@ -279,6 +302,7 @@ class UnicastPairs:
         for address, announcement in self._announcer.due(now.mono_ns):
             effects.append(self._announcement(address, announcement, now))
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
+        wakes += [now.mono_ns] if self._renewals else []
         wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
         wake_mono_ns = min((wake for wake in wakes if wake is not None), default=None)
         if wake_mono_ns != self._wake_mono_ns:
