@@ -12,6 +12,7 @@ CPU_ARRANGEMENTS = ("measured-first", "equal")
 METHODS = ("shutdown", "cut")
 BLACK_GROUPS = ("any-source", "source-specific")
 PROTECTIONS = ("ipsec", "clear-text")
+UNICAST = ("off", "group", "psk")
 MONITOR = 1
 TM = 2
 
@@ -43,6 +44,8 @@ class Variant:
             groups are joined as a whole or source by source (RFC 4607).
         fresh_fleet: whether the network is built anew for each repetition, so that no router
             remembers a source.
+        unicast: one of `UNICAST`: where the keys of unicast SAs come from; ``off``: none are made,
+            as in the paper's own measurement of multicast.
         protection: one of `PROTECTIONS`: ``clear-text`` is a tunnel without IPsec for comparison of
             throughput; it needs the memory backend, and the guard is off.
     """
@@ -61,6 +64,7 @@ class Variant:
     wan_loss_percent: float | None = None
     black_groups: str = "any-source"
     fresh_fleet: bool = False
+    unicast: str = "off"
     protection: str = "ipsec"
 
     def daemons(self) -> Variant:
@@ -191,6 +195,10 @@ def check_variant(variant: Variant) -> None:
     require(
         variant.black_groups in BLACK_GROUPS,
         f"{name}: unknown black_groups {variant.black_groups!r} (known: {', '.join(BLACK_GROUPS)})",
+    )
+    require(
+        variant.unicast in UNICAST,
+        f"{name}: unknown unicast {variant.unicast!r} (known: {', '.join(UNICAST)})",
     )
     require(
         variant.protection in PROTECTIONS,

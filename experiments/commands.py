@@ -288,6 +288,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
+                "unicast": variant.unicast,
             },
             clear_text=variant.protection == "clear-text",
             guard=variant.protection != "clear-text",

@@ -268,12 +268,34 @@ WITNESS: dict[str, str] = {
     "equal": "1 if packets = decrypted and sent <= red <= sent + sent_early",
 }
 
+UNICAST: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`join`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the step, from 1",
+    "group_size": "members after the step",
+    "device": "whose SAs, policies and routes",
+    "role": "`joiner`, `monitor` or `member`",
+    "multicast_ms": "multicast SAs of the new epoch written minus trigger",
+    "sas_ms": "the first batch after which there are SAs of the new epoch and with every other "
+    "member minus trigger; empty if the last pair's came in a batch without (mode `psk`)",
+    "complete_ms": "SAs and policies for every pair and all routes written minus trigger",
+    "multicast_batch_ms": "of it, the batch that wrote the multicast SAs",
+    "pair_batch_ms": "of it, the batches that wrote pairs' SAs and policies, added up",
+    "route_batch_ms": "of it, the batches that wrote routes, added up",
+    "pair_batches": "how many batches of pairs' SAs and policies those were",
+    "pair_operations": "SAs, policies and routes written or removed in them",
+    "ok": "1 if the step is ok and everything was written",
+}
+
 FILES: dict[str, dict[str, str]] = {
     "events.csv": EVENTS,
     "latencies.csv": LATENCIES,
     "steps.csv": STEPS,
     "clocks.csv": CLOCKS,
     "first_packets.csv": FIRST_PACKETS,
+    "unicast.csv": UNICAST,
     "throughput.csv": THROUGHPUT,
     "sa_writes.csv": SA_WRITES,
     "deliveries.csv": DELIVERIES,
@@ -306,6 +328,8 @@ SUMMARY: dict[str, str] = {
     "it was kept; apart from them the routers' convergence per loading",
     "first_packets": "per variant and direction: first red multicast packet at a client, from the "
     "trigger",
+    "unicast": "per variant and group size, at the joiner: multicast SAs written, all of unicast "
+    "written, their ratio, and the batches alone",
     "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
     "ratios of IPsec to clear text",
     "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "

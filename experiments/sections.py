@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from experiments import deliverysummary, firstsummary, throughputsummary, wansummary
+from experiments import deliverysummary, firstsummary, throughputsummary, unicastsummary, wansummary
 from experiments.analysis import Run
 
 
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Section] = {
     "wan": wansummary,
     "delivery": deliverysummary,
     "first_packets": firstsummary,
+    "unicast": unicastsummary,
     "throughput": throughputsummary,
 }
 """The parts with tables of their own, by their key in summary.json."""

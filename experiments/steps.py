@@ -21,6 +21,7 @@ from experiments.latencies import (
     repetition_rows,
 )
 from experiments.outcome import NS_PER_S, Context, Outcome, Time, fail
+from experiments.unicast import UnicastJoins
 from experiments.wan import Wan
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
 
@@ -68,6 +69,7 @@ class RepetitionRunner:
         self._records = [self._blank(step) for step in repetition.steps]
         self._wan = Wan(fleet, repetition.variant)
         self._red = FirstPackets(fleet, repetition, self._monitor, self._time)
+        self._unicast = UnicastJoins(fleet, repetition, self._monitor)
 
     def _name(self, number: int) -> str:
         return self._fleet.devices[number - 1]
@@ -167,6 +169,7 @@ class RepetitionRunner:
                 self._trigger_leave(planned, record)
             try:
                 self._await_epoch(record)
+                self._unicast.after(record)
             finally:
                 self._fleet.give_turns(None)
             intact = True
@@ -388,6 +391,8 @@ class RepetitionRunner:
         }
         if self._red.active:
             tables["first_packets.csv"] = self._red.rows(self._records, bench)
+        if self._unicast.active:
+            tables["unicast.csv"] = self._unicast.rows(self._records, bench, self._stamps)
         return Outcome(
             tables=tables,
             steps=self._records,

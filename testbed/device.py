@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,9 @@ _KILL_DEADLINE_S: Final = 10.0
 
 RESPONDER_PORT: Final = 47503
 """UDP port of every device's NTP on-wire responder."""
+
+PSK_LENGTH: Final = 32
+"""Bytes of the pre-shared key, as idpd wants it."""
 
 DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
 """Mode ``paper`` shares one SA among all senders, which an AEAD forbids (RFC 6054)."""
@@ -69,6 +73,14 @@ def make_pki(directory: Path, topology: Topology) -> Coalition:
         return make_coalition(directory, device_specs(topology))
     except LocalError as error:
         raise TestbedError(f"certificates: {error}") from None
+
+
+def make_psk(directory: Path) -> Path:
+    """Write a pre-shared key for all devices of a fleet (``unicast = "psk"``); return its path."""
+    path = directory / "psk"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(PSK_LENGTH), encoding="ascii")
+    return path
 
 
 def device_specs(topology: Topology) -> list[DeviceSpec]:

@@ -33,7 +33,15 @@ from testbed.capture import Capture, CapturedLink, black_points
 from testbed.cleartext import open_tunnels
 from testbed.clock import Offset, measure
 from testbed.cpu import IdleReport, IdleSampler
-from testbed.device import DAEMONS, DEFAULT_SUITE, RESPONDER_PORT, Device, DeviceSettings, make_pki
+from testbed.device import (
+    DAEMONS,
+    DEFAULT_SUITE,
+    RESPONDER_PORT,
+    Device,
+    DeviceSettings,
+    make_pki,
+    make_psk,
+)
 from testbed.errors import TestbedError
 from testbed.fleetoptions import FleetOptions
 from testbed.guard import Fence, read_drops
@@ -184,11 +192,13 @@ class Fleet:
 
     def _prepare_devices(self) -> None:
         coalition = make_pki(self._directory / "pki", self.topology)
-        sections = {
+        sections: dict[str, Mapping[str, Any]] = {
             "idp": self.options.idp,
             "mike": self.options.mike,
             "ipsec": self.options.ipsec,
         }
+        if self.options.ipsec.get("unicast") == "psk":
+            sections["ipsec"] = {**self.options.ipsec, "psk": str(make_psk(self._directory))}
         for node in self.topology.devices:
             device = Device(node, self._directory / node.name)
             settings = DeviceSettings(

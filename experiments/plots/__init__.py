@@ -23,6 +23,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         mike_alone,
         style,
         throughput,
+        unicast,
         wan_joins,
         wan_phases,
     )
@@ -32,7 +33,8 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     by_size = (fig6_join_latency, fig8_phases, dispersal, mike_alone)
     over_a_wan = (wan_joins, wan_phases)
     joins = over_a_wan if wansummary.planned(run) else by_size
-    modules = (*joins, fig9_sa_write, leave_latency, first_packets, throughput, delivery)
+    others = (fig9_sa_write, leave_latency, first_packets, unicast, throughput, delivery)
+    modules = (*joins, *others)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):
         for module in modules:
