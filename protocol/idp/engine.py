@@ -47,7 +47,7 @@ from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.signalling import Signalling
-from protocol.idp.unicast import UnicastPairs
+from protocol.idp.unicast import EngineCalls, UnicastPairs
 from protocol.idpmike import CHANNEL as LOCAL
 from protocol.idpmike import TIMER as LOCAL_TIMER
 from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
@@ -122,15 +122,8 @@ class IdpEngine:
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
         self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
         self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
-        self.unicast = UnicastPairs(
-            config,
-            identity,
-            keys,
-            self._counters,
-            refuse=self._refuse,
-            rejoin=self._rejoin,
-            answer_early=self._hellos.answer_early,
-        )
+        calls = EngineCalls(self._refuse, self._rejoin, self._hellos.answer_early)
+        self.unicast = UnicastPairs(config, identity, keys, self._counters, calls)
         self._reset()
 
     def _reset(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import (
@@ -45,9 +45,19 @@ CHANNEL = "pair"
 TIMER_PAIRS = "idp.pairs"
 NS_PER_MS = 1_000_000
 
-Refuse = Callable[[str, PeerError, Instant], list[Effect]]
-Rejoin = Callable[[Instant], list[Effect]]
-AnswerEarly = Callable[[Container[IPv6Address], Instant], list[Effect]]
+
+class EngineCalls(NamedTuple):
+    """What the engine does for us.
+
+    Attributes:
+        refuse: counts and logs what broke a rule.
+        rejoin: makes MIKE rejoin.
+        answer_early: says hello to new devices that have become members.
+    """
+
+    refuse: Callable[[str, PeerError, Instant], list[Effect]]
+    rejoin: Callable[[Instant], list[Effect]]
+    answer_early: Callable[[Container[IPv6Address], Instant], list[Effect]]
 
 
 @dataclass(slots=True)
@@ -80,9 +90,7 @@ class UnicastPairs:
         identity: who we are; opens and seals announcements.
         keys: where pair keys come from.
         counters: of the engine.
-        refuse: counts and logs what broke a rule.
-        rejoin: makes MIKE rejoin.
-        answer_early: says hello to new devices that have become members.
+        calls: of the engine.
 
     Raises:
         LocalError: our own certificate does not authorise a prefix that we shall announce.
@@ -94,17 +102,12 @@ class UnicastPairs:
         identity: Identity,
         keys: KeySource,
         counters: RuleCounters,
-        *,
-        refuse: Refuse,
-        rejoin: Rejoin,
-        answer_early: AnswerEarly,
+        calls: EngineCalls,
     ) -> None:
         self._config = config
         self._identity = identity
         self._counters = counters
-        self._refuse = refuse
-        self._rejoin = rejoin
-        self._answer_early = answer_early
+        self._refuse, self._rejoin, self._answer_early = calls
         self._own = identity.me.address
         self._plan = PairPlan(config, self._own)
         self._announcer = Announcer(config)
