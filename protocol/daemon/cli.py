@@ -77,6 +77,7 @@ def command_line(daemon: str) -> click.Group:
         group.add_command(_trust_command(daemon))
     if daemon == "miked":
         group.add_command(_handover_command(daemon))
+        group.add_command(_rekey_command(daemon))
     if daemon == "idpd":
         group.add_command(_prefix_commands(daemon))
     return group
@@ -194,6 +195,28 @@ def _handover_command(daemon: str) -> click.Command:
     return handover
 
 
+_REKEY_HELP = """Renew this device's share in the group key, and thereby the key.
+
+Whoever copied this device's secrets before cannot compute the keys after it; renewals by other
+devices do not heal that. Members stay members and traffic goes on (make before break). A share is
+renewed at most every rekey_interval_min_ms. For renewals by time set rekey_interval_ms in [mike].
+
+\b
+Example:
+  miked rekey --config d3.toml && miked status --config d3.toml    # "key since", "share since"
+"""
+
+
+def _rekey_command(daemon: str) -> click.Command:
+    @click.command("rekey", short_help="Renew our share and the group key.", help=_REKEY_HELP)
+    @_where
+    def rekey(socket: Path | None, config: Path | None) -> None:
+        answer = _ask(daemon, socket, config, {"cmd": "rekey"})
+        click.echo(f"renewing as {answer['role']}, after epoch {answer['epoch']}")
+
+    return rekey
+
+
 def _prefix_commands(daemon: str) -> click.Group:
     @click.group("prefix", short_help="Change the red prefixes that are announced.")
     def prefix() -> None:
@@ -259,6 +282,10 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
     for name in ("role", "tm", "epoch", "active_epoch", "backend", "sa_mode"):
         if answer.get(name) is not None:
             lines.append(f"  {name.replace('_', ' '):13} {answer[name]}")
+    for name in ("key_since", "share_since"):
+        since = answer.get("rekey", {}).get(f"{name}_wall_ns")
+        if since is not None:
+            lines.append(f"  {name.replace('_', ' '):13} {_time(since)}")
     for name in ("members", "peers"):
         entries = answer.get(name)
         if entries:

@@ -16,7 +16,7 @@ from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import LocalSocket
 from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
-from protocol.mike.events import HandoverRequested
+from protocol.mike.events import HandoverRequested, RekeyRequested
 
 
 class MikeService(Service):
@@ -49,8 +49,18 @@ class MikeService(Service):
         self.keys.clean()
 
     def own_commands(self) -> dict[str, Handler]:
-        """Return the hand-over of the role of transaction manager."""
-        return {"handover": self._on_handover}
+        """Return the hand-over of the role of transaction manager, and the renewal of the key."""
+        return {"handover": self._on_handover, "rekey": self._on_rekey}
+
+    def _on_rekey(self, _request: dict[str, Any]) -> dict[str, Any]:
+        status = self.engine.status(self.clock.now())
+        if self.state is not State.RUNNING or status["role"] not in ("member", "tm"):
+            raise LocalError("this device is in no group: there is no key to renew")
+        wait_ms = status["rekey"]["wait_ms"]
+        if wait_ms:
+            raise LocalError(f"our share was renewed only just now: try again in {wait_ms} ms")
+        self.runtime.deliver(RekeyRequested())
+        return {"role": status["role"], "epoch": status["epoch"]}
 
     def _on_handover(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -13,6 +13,9 @@ from protocol.core.errors import LocalError
 NS_PER_MS = 1_000_000
 """Nanoseconds in a millisecond."""
 
+OFF_BY_ZERO = frozenset({"rekey_interval_ms"})
+"""What 0 switches off; everything else is at least 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class MikeConfig:
@@ -50,6 +53,10 @@ class MikeConfig:
             on the old TM (4 x 1000) comes within it.
         rejoin_backoff_ms: an excluded device joins again after a random time in 0.5 to 1.5 of this.
             1000: RFC 9838 section 2.4 asks for a random wait.
+        rekey_interval_ms: the TM renews its share, and with it the key, once no epoch came for so
+            long; up to a tenth less by chance. 0: never, so that nothing disturbs a measurement.
+        rekey_interval_min_ms: one member renews its share at most this often, by its own operator's
+            word and as far as the TM grants it. 1000: a renewal costs every member about a join.
         members_max: largest group this device serves as TM or follows. 64: the paper's
             "approximately 50" with room; a TREE of it stays below `datagram_size_max`.
         datagram_size_max: bytes of UDP payload we refuse to exceed. 8192: fragmentation by the
@@ -74,6 +81,8 @@ class MikeConfig:
     election_timeout_ms: int = 500
     takeover_grace_ms: int = 5000
     rejoin_backoff_ms: int = 1000
+    rekey_interval_ms: int = 0
+    rekey_interval_min_ms: int = 1000
     members_max: int = 64
     datagram_size_max: int = 8192
     keys_kept: int = 2
@@ -81,10 +90,13 @@ class MikeConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if type(value) is not int or value < 1:
+            least = 0 if item.name in OFF_BY_ZERO else 1
+            if type(value) is not int or value < least:
                 raise LocalError(
-                    f"mike.{item.name} must be a whole number of at least 1: {value!r}"
+                    f"mike.{item.name} must be a whole number of at least {least}: {value!r}"
                 )
+        if 0 < self.rekey_interval_ms < self.rekey_interval_min_ms:
+            raise LocalError("mike.rekey_interval_ms is smaller than mike.rekey_interval_min_ms")
         if self.join_retry_max_ms < self.join_retry_ms:
             raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
         if self.members_max > 255:

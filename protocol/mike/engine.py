@@ -1,7 +1,7 @@
 """MIKE's engine: one event and the time in, a list of effects out (docs/mike.md).
 
-This file sorts events to the handlers of `Manager`, `Member`, `Joiner` and `Instance`, whose one
-object it is. No clock, no socket, no chance but the `KeySource`.
+This file sorts events to the handlers of `Renewer`, `Manager`, `Member`, `Joiner` and `Instance`,
+whose one object it is. No clock, no socket, no chance but the `KeySource`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from protocol.idpmike import (
     SignalKind,
     Standing,
 )
-from protocol.mike.events import Attend, HandoverRequested
+from protocol.mike.events import Attend, HandoverRequested, RekeyRequested
 from protocol.mike.instance import (
     CHANNEL,
     TIMER_ELECTION,
@@ -40,13 +40,13 @@ from protocol.mike.instance import (
     TIMER_HELD,
     TIMER_JOIN,
     TIMER_REJOIN,
+    TIMER_REKEY,
     TIMER_REPAIR,
     TIMER_SILENCE,
     TIMER_STATUS,
     TIMER_TREE,
     TIMERS,
 )
-from protocol.mike.manager import Manager
 from protocol.mike.messages import (
     DECODERS,
     Handover,
@@ -57,11 +57,12 @@ from protocol.mike.messages import (
     Status,
     Tree,
 )
+from protocol.mike.renewal import Renewer
 from protocol.mike.rules import wanted
 from protocol.mike.states import STANDING, State
 
 
-class MikeEngine(Manager):
+class MikeEngine(Renewer):
     """One device's MIKE in key agreement mode.
 
     Constructed as ``MikeEngine(config, identity, local_secret, keys)``; starts parked.
@@ -85,6 +86,8 @@ class MikeEngine(Manager):
                 self._on_stopped()
             case HandoverRequested(to=to):
                 self.request_hand_over(to)
+            case RekeyRequested():
+                self.request_rekey()
             case _:
                 self.log("error", f"{type(event).__name__} is no event of MIKE")
         self._attend()
@@ -280,6 +283,7 @@ class MikeEngine(Manager):
             TIMER_TREE: self.on_tree_timer,
             TIMER_STATUS: self.on_status_timer,
             TIMER_HANDOVER: self.on_handover_timer,
+            TIMER_REKEY: self.on_rekey_timer,
         }[name]
         handler()
 
@@ -300,6 +304,7 @@ class MikeEngine(Manager):
             "term": self.term,
             "pending": None if self.pending is None else str(self.pending.epoch),
             "joining": self.attempt is not None,
+            "rekey": self.rekey_status(now),
             "gone": [str(address) for address in self.liveness.gone],
             "startup_wall_ns": self.identity.startup_wall_ns,
             "counters": dict(sorted(counters.items())),

@@ -22,6 +22,15 @@ class HandoverRequested(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RekeyRequested(Event):
+    """The operator wants a new group key, and a new share of this device in it.
+
+    Whoever copied this device's secrets before cannot compute the keys after it. Ignored with a log
+    line outside a group, and within ``rekey_interval_min_ms`` after the last renewal (MIKE-25).
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class PublishKey(Effect):
     """Store a group key where IDP can fetch it, before any later effect is performed.
 

@@ -46,6 +46,7 @@ TIMER_ELECTION = "mike.election"
 TIMER_TREE = "mike.tree"
 TIMER_STATUS = "mike.status"
 TIMER_HANDOVER = "mike.handover"
+TIMER_REKEY = "mike.rekey"
 TIMERS = (
     TIMER_JOIN,
     TIMER_FOUND,
@@ -57,6 +58,7 @@ TIMERS = (
     TIMER_TREE,
     TIMER_STATUS,
     TIMER_HANDOVER,
+    TIMER_REKEY,
 )
 
 RECENT_MAX = 8
@@ -82,6 +84,8 @@ class Instance:
         prepared: our first JOIN, made before IDP asked for it.
         liveness: what our IDP says about the members.
         work: what we do, or will do, as TM.
+        key_since: when the established epoch was established here.
+        share_since: when our leaf secret in it was first part of an established epoch.
     """
 
     def __init__(
@@ -132,6 +136,8 @@ class Instance:
         self.announced_mono_ns = 0
         self.tree_repetitions = 0
         self.granted: tuple[tuple[IPv6Address, bytes], ...] = ()
+        self.key_since: Instant | None = None
+        self.share_since: Instant | None = None
         self.liveness = Liveness()
         self.work = Transaction(self.config.members_max)
 
@@ -297,6 +303,10 @@ class Instance:
         others wait for it.
         """
         first = self.current is not agreement
+        if first:
+            self.key_since = self.now
+        if self.current is None or self.current.leaf.blinded != agreement.leaf.blinded:
+            self.share_since = self.now
         self.current = agreement
         self.pending = None
         self.suspect = None

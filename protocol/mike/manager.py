@@ -31,7 +31,6 @@ from protocol.mike.member import Member
 from protocol.mike.membership import absent
 from protocol.mike.messages import (
     NO_EPOCH,
-    NONCE_LENGTH,
     Announcement,
     Handover,
     Join,
@@ -41,7 +40,7 @@ from protocol.mike.messages import (
     Tree,
 )
 from protocol.mike.rules import check_join, fits, founds_before, next_number
-from protocol.mike.states import Attempt, State
+from protocol.mike.states import State
 from protocol.mike.transaction import Carried, Request, plan, with_work
 from protocol.mike.treemath import ROOT
 
@@ -85,7 +84,7 @@ class Manager(Member):
         for address in absent(self.members, self.liveness.gone):
             self.work.exclude(address)
         if self.attempt is not None:
-            self._ask_for_ourselves()
+            self.ask_for_ourselves()
         if self.work.is_idle and self.pending is None:
             self._beacon()
         else:
@@ -93,7 +92,7 @@ class Manager(Member):
             self.after(TIMER_STATUS, self.config.status_interval_ms)
             self.next_epoch()
 
-    def _ask_for_ourselves(self) -> None:
+    def ask_for_ourselves(self) -> None:
         """A forced rejoin of the TM: its own leaf is refreshed by the next epoch."""
         attempt = self.attempt
         assert attempt is not None
@@ -101,13 +100,6 @@ class Manager(Member):
         self.work.requests[self.own] = Request(
             self.own, attempt.nonce, attempt.leaf.blinded, self.highest
         )
-
-    def renew(self) -> None:
-        """IDP asked us, the TM, to join again: renew our leaf and thereby the key."""
-        if self.attempt is None:
-            self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
-        self._ask_for_ourselves()
-        self.proceed()
 
     # Requests.
 
@@ -134,6 +126,12 @@ class Manager(Member):
             self.config.datagram_size_max,
         ):
             self.counters.count("MIKE-20")
+            return
+        interval_ns = self.config.rekey_interval_min_ms * NS_PER_MS
+        if sender in newest.members and not self.work.may_renew(
+            sender, order, self.now.mono_ns, interval_ns
+        ):
+            self.counters.count("MIKE-25")
             return
         if self.work.ask(request, order):
             self.liveness.heard(sender)

@@ -17,6 +17,7 @@ from protocol.mike.instance import (
     TIMER_HELD,
     TIMER_JOIN,
     TIMER_REJOIN,
+    TIMER_REKEY,
     TIMER_REPAIR,
     TIMER_SILENCE,
     TIMER_STATUS,
@@ -257,7 +258,7 @@ class Member(Joiner):
     def step_down(self) -> None:
         """Stop what only a TM does."""
         self.work.taken()
-        self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER)
+        self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER, TIMER_REKEY)
         self.move(State.MEMBER)
         self.keep_asking()
 

@@ -45,6 +45,8 @@ RULES: dict[str, str] = {
     "MIKE-21": "An excluded device drops its keys and asks again after a random time",
     "MIKE-22": "A TM unheard for tm_silence_ms counts as lost",
     "MIKE-23": "What arrives too early is kept only for a known sender, and only the newest",
+    "MIKE-24": "A TM renews the key at the latest rekey_interval_ms after the last epoch",
+    "MIKE-25": "One member renews its share at a bounded rate",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 

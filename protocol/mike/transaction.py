@@ -133,12 +133,13 @@ class Transaction:
         exclusions: members to remove.
     """
 
-    __slots__ = ("_answered", "_order", "_requests_max", "exclusions", "requests")
+    __slots__ = ("_answered", "_order", "_renewed", "_requests_max", "exclusions", "requests")
 
     def __init__(self, requests_max: int) -> None:
         self._requests_max = requests_max
         self._order: dict[IPv6Address, tuple[int, int]] = {}
         self._answered: dict[IPv6Address, int] = {}
+        self._renewed: dict[IPv6Address, tuple[int, int]] = {}
         self.requests: dict[IPv6Address, Request] = {}
         self.exclusions: dict[IPv6Address, None] = {}
 
@@ -178,6 +179,19 @@ class Transaction:
         if last is not None and mono_ns - last < interval_ns:
             return False
         self._remember(self._answered, address, mono_ns)
+        return True
+
+    def may_renew(
+        self, address: IPv6Address, order: tuple[int, int], mono_ns: int, interval_ns: int
+    ) -> bool:
+        """MIKE-25: say whether a member may renew its share now, and note that it does.
+
+        A restarted instance (larger start-up time-stamp) does not renew: it has nothing left.
+        """
+        last = self._renewed.get(address)
+        if last is not None and order[0] <= last[0] and mono_ns - last[1] < interval_ns:
+            return False
+        self._remember(self._renewed, address, (order[0], mono_ns))
         return True
 
     @staticmethod

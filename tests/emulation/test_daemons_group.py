@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from protocol.daemon.control import ControlError
 from tests.support.devices import JOIN_S, Device, Lan
 from tests.support.waiting import wait_until
 
@@ -255,3 +256,43 @@ def test_keys_are_in_no_output(make_lan: Callable[[int], Lan]) -> None:
         for piece in (secret[:16], secret[16:]):
             shapes = (piece, piece.hex().encode(), repr(piece).encode()[2:-1].lower())
             assert not any(shape in everything for shape in shapes)
+
+
+def test_a_member_renews_its_share_on_demand(make_lan: Callable[[int], Lan]) -> None:
+    lan = make_lan(2)
+    first, second = lan.devices
+    second.launch_both()
+    with pytest.raises(ControlError, match="in no group"):
+        second.ask("miked", "rekey")
+    first.launch_both()
+    first.start()
+    second.start()
+    epoch = wait_for_agreement(lan.devices)
+    before = {device.name: device.ask("miked", "status")["rekey"] for device in lan.devices}
+    member = next(d for d in lan.devices if d.ask("miked", "status")["role"] == "member")
+
+    def asked() -> str:
+        try:
+            member.ask("miked", "rekey")
+        except ControlError as error:
+            return str(error)
+        return ""
+
+    wait_until(asked, JOIN_S, "the rekey is accepted once its bound has passed", accept=is_empty)
+    wait_until(
+        lambda: views(lan.devices),
+        JOIN_S,
+        "a new epoch",
+        accept=lambda seen: agree(lan.devices)(seen) and epoch not in seen[0]["epochs"],
+    )
+    for device in lan.devices:
+        after = device.ask("miked", "status")["rekey"]
+        old = before[device.name]
+        assert after["key_since_wall_ns"] > old["key_since_wall_ns"]
+        renewed = after["share_since_wall_ns"] > old["share_since_wall_ns"]
+        assert renewed == (device is member)
+    assert "try again in" in asked()
+
+
+def is_empty(text: str) -> bool:
+    return text == ""

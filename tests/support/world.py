@@ -33,7 +33,13 @@ from protocol.identity import PROTOCOL_MIKE, envelope
 from protocol.idpmike import GroupStatus, LocalLink, Side, Signal, SignalKind
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
-from protocol.mike.events import Attend, HandoverRequested, PublishKey, RetireKey
+from protocol.mike.events import (
+    Attend,
+    HandoverRequested,
+    PublishKey,
+    RekeyRequested,
+    RetireKey,
+)
 from protocol.mike.messages import DECODERS, Kind, Message
 from tests.support.identities import address, make_identities
 
@@ -339,6 +345,9 @@ class World:
 
     def hand_over(self, holder: int, to: int) -> None:
         self.feed(self.devices[holder], HandoverRequested(address(to)))
+
+    def rekey(self, index: int) -> None:
+        self.feed(self.devices[index], RekeyRequested())
 
     # What tests ask.
 

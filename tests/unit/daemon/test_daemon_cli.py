@@ -42,11 +42,19 @@ def test_help_shows_commands_and_examples(daemon: str) -> None:
     assert status == 0
     for word in ("Examples:", f"{daemon} run d3.toml", "status", "start", "stop", "shutdown"):
         assert word in text
-    assert ("handover" in text) == (daemon == "miked")
+    for word in ("handover", "rekey"):
+        assert (word in text) == (daemon == "miked")
     for command in ("run", "status", "start", "stop", "flush"):
         status, text = run(command, "--help", daemon=daemon)
         assert status == 0
         assert "Usage:" in text
+
+
+def test_help_of_rekey_says_what_it_heals() -> None:
+    status, text = run("rekey", "--help", daemon="miked")
+    assert status == 0
+    for word in ("share", "rekey_interval_ms", "rekey_interval_min_ms", "Example:"):
+        assert word in text
 
 
 @pytest.mark.parametrize(
