@@ -14,13 +14,14 @@ import click
 from protocol.core.errors import LocalError
 from protocol.daemon import entry
 from protocol.daemon.control import request
-from protocol.daemon.launch import PROXY
+from protocol.daemon.launch import DAEMONS, GATEWAY, PROXY
 from protocol.daemon.tables import load_run_files
 
 _TITLES = {
     "idpd": "The IPsec discovery protocol (IDP): finds the other devices, writes the SAs.",
     "miked": "The group key protocol (MIKE): agrees with the other devices on the group key.",
     "mproxyd": "The multicast proxy: forwards red multicast between LANs and tunnel (RFC 4605).",
+    "gatewayd": "The IDP security gateway: joins partitions that have groups of their own.",
 }
 
 _EXAMPLE_HELP = """\b
@@ -39,6 +40,12 @@ Examples:
   mproxyd status --socket /run/d3/mproxyd.sock --json
 """
 
+_GATEWAY_EXAMPLE_HELP = """\b
+Examples:
+  gatewayd run g1.toml                    # beside idpd and miked of each leg
+  gatewayd status --config g1.toml        # partitions, prefixes, who speaks
+"""
+
 _RUN_HELP = """Run the daemon of the device described in CONFIG, a TOML file, in the foreground.
 
 It loads everything, then waits for `start` unless the file says `park = false`. SIGTERM or
@@ -51,10 +58,17 @@ It forwards from the start until SIGTERM or Ctrl-C; then, or if it dies, nothing
 """
 
 
+_GATEWAY_RUN_HELP = """Run the gateway described in section [gateway] of CONFIG, a TOML file.
+
+It relays from the start until SIGTERM or Ctrl-C, as soon as the legs' daemons run.
+"""
+
+
 def command_line(daemon: str) -> click.Group:
     """Return the click group of one daemon."""
-    parks = daemon != PROXY
-    examples = _EXAMPLE_HELP.format(daemon=daemon) if parks else _PROXY_EXAMPLE_HELP
+    parks = daemon in DAEMONS
+    other_help = {PROXY: _PROXY_EXAMPLE_HELP, GATEWAY: _GATEWAY_EXAMPLE_HELP}
+    examples = other_help.get(daemon) or _EXAMPLE_HELP.format(daemon=daemon)
 
     @click.group(
         name=daemon,
@@ -84,7 +98,7 @@ def command_line(daemon: str) -> click.Group:
 
 
 def _run_command(daemon: str) -> click.Command:
-    help_text = _RUN_HELP if daemon != PROXY else _PROXY_RUN_HELP
+    help_text = {PROXY: _PROXY_RUN_HELP, GATEWAY: _GATEWAY_RUN_HELP}.get(daemon, _RUN_HELP)
 
     @click.command("run", short_help="Run the daemon in the foreground.", help=help_text)
     @click.argument("config", type=click.Path(path_type=Path))
@@ -292,6 +306,7 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {name}")
             lines += [f"    {_entry(item)}" for item in entries]
     lines += _proxy_lines(answer)
+    lines += _gateway_lines(answer)
     for refusal in answer.get("refused", []):
         lines.append(
             f"  refused {refusal.get('peer')}: {refusal.get('reason')}"
@@ -318,10 +333,33 @@ def _proxy_lines(answer: Mapping[str, Any]) -> list[str]:
         place = f"  downstream {port['interface']} IPv{port['family']}"
         lines.append(f"{place}: {port['state']}{querier}")
         lines += [f"    {item['group']} from {_sources(item)}" for item in port["groups"]]
-    for flow in answer["flows"]:
-        outs = ", ".join(flow["outs"]) or "nowhere"
-        lines.append(f"  flow {flow['source']} {flow['group']}: {flow['in']} to {outs}")
-    return lines
+    return lines + _flow_lines(answer)
+
+
+def _flow_lines(answer: Mapping[str, Any]) -> list[str]:
+    return [
+        f"  flow {flow['source']} {flow['group']}: "
+        f"{flow['in']} to {', '.join(flow['outs']) or 'nowhere'}"
+        for flow in answer["flows"]
+    ]
+
+
+def _gateway_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return what only a gateway has: its legs, and the partitions that it knows."""
+    if "legs" not in answer:
+        return []
+    lines = []
+    for leg in answer["legs"]:
+        spoken = ", ".join(leg["speaks_for"]) or "nobody"
+        state = f"epoch {leg['epoch']}" if leg["counts"] else "down"
+        lines.append(f"  leg {leg['partition']} {leg['address']}: {state}, speaks for {spoken}")
+        lines += [f"    gateway {one['name']} {one['address']}" for one in leg["gateways"]]
+    for item in answer["partitions"]:
+        through = f" through {item['gateway']}" if item["gateway"] else ""
+        lines.append(f"  partition {item['partition']}: {item['hops']} gateways away{through}")
+        lines += [f"    {net}" for net in item["prefixes"]]
+        lines += [f"    {one['address']} {one['name']}" for one in item["members"]]
+    return lines + _flow_lines(answer)
 
 
 def _sources(item: Mapping[str, Any]) -> str:

@@ -230,7 +230,7 @@ def request(path: Path | str, message: Mapping[str, Any], timeout_s: float = 5.0
 def _connect(sock: socket.socket, path: Path, deadline_s: float) -> None:
     """Connect; a full queue of clients empties soon."""
     sock.setblocking(False)
-    with _short_path(path) as short:
+    with short_path(path) as short:
         while (number := sock.connect_ex(short)) == errno.EAGAIN:
             if time.monotonic() >= deadline_s:
                 raise TimeoutError
@@ -260,7 +260,7 @@ def _read_line(sock: socket.socket, deadline_s: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _short_path(path: Path) -> Iterator[str]:
+def short_path(path: Path) -> Iterator[str]:
     """Give a name that fits a socket address, through the directory's descriptor if need be."""
     text = str(path)
     if len(os.fsencode(text)) <= _SUN_PATH_MAX:
@@ -282,7 +282,7 @@ def _listen(path: Path) -> socket.socket:
         _remove_stale(path)
         before = os.umask(0o177)
         try:
-            with _short_path(path) as short:
+            with short_path(path) as short:
                 sock.bind(short)
         finally:
             os.umask(before)
@@ -306,7 +306,7 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.settimeout(1.0)
         try:
-            with _short_path(path) as short:
+            with short_path(path) as short:
                 probe.connect(short)
         except ConnectionRefusedError:
             path.unlink()

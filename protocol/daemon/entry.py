@@ -50,6 +50,11 @@ def make_process(daemon: str, config_path: Path, flags: frozenset[str]) -> Daemo
         from protocol.daemon.mproxyservice import MproxyService
 
         return MproxyService(mproxyconfig.load(config_path), **options)
+    if daemon == "gatewayd":
+        from protocol.daemon import gatewayconfig
+        from protocol.daemon.gatewayservice import GatewayService
+
+        return GatewayService(gatewayconfig.load(config_path), **options)
     from protocol.daemon.config import load
 
     config = load(config_path)

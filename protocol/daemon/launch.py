@@ -26,13 +26,16 @@ DAEMONS = ("idpd", "miked")
 PROXY = "mproxyd"
 """The multicast proxy, of an IPsec device with clients and of a LAN router."""
 
+GATEWAY = "gatewayd"
+"""What joins the legs of an IDP security gateway."""
+
 _HERE = Path(__file__).resolve().parent
 
 
 def command(daemon: str, config: Path | str, *flags: str) -> list[str]:
-    """Return the argument vector that runs a daemon (`DAEMONS`, `PROXY`) with a TOML file."""
-    if daemon not in (*DAEMONS, PROXY):
-        raise ValueError(f"no daemon {daemon!r}: {', '.join(DAEMONS)} or {PROXY}")
+    """Return the argument vector that runs a daemon (`DAEMONS` or another) with a TOML file."""
+    if daemon not in (*DAEMONS, PROXY, GATEWAY):
+        raise ValueError(f"no daemon {daemon!r}: {', '.join(DAEMONS)}, {PROXY} or {GATEWAY}")
     program = str(_HERE / f"{daemon}.py")
     return [sys.executable, "-S", "-P", program, "run", str(config), entry.BATCH, *flags]
 

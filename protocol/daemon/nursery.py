@@ -3,8 +3,7 @@
 A daemon's start is imports, some hundred milliseconds of CPU natively and ten times that under
 software emulation. For an experiment with twenty daemons on two cores the testbed starts one
 nursery and asks it for the daemons. Each is a process of its own, in the network namespace named
-for it; it does exactly what ``idpd run``, ``miked run`` or ``mproxyd run`` does, and ends when the
-nursery ends.
+for it; it does exactly what ``idpd run`` and its like do, and ends when the nursery ends.
 
 Line by line, JSON in both directions: a request gets ``{"pid": n}`` or ``{"error": "one line"}``,
 and the end of a daemon is told as ``{"ended": n, "status": s}`` (negative: the signal).
@@ -77,7 +76,7 @@ class Nursery:
         """Start a daemon; return its process id.
 
         Args:
-            daemon: ``idpd``, ``miked`` or ``mproxyd``.
+            daemon: ``idpd``, ``miked``, ``mproxyd`` or ``gatewayd``.
             config: TOML file of the device, or of the LAN router.
             flags: flags of ``run``.
             namespace: nsfs path, or id of a process that lives in the network namespace.
@@ -165,6 +164,7 @@ class Nursery:
 
 def serve() -> int:
     """Fork daemons as asked on standard input, until it closes."""
+    import protocol.daemon.gatewayservice
     import protocol.daemon.idpservice
     import protocol.daemon.mikeservice
     import protocol.daemon.mproxyservice

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
-from protocol.daemon import trustcache
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.keys import KeyDirectory
+from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.warmup import warm_up
@@ -29,7 +29,7 @@ from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
 
 if TYPE_CHECKING:
-    from protocol.identity.certificates import IdentityFiles
+    pass
 
 SPIN_NS = 2_000_000
 """The daemon wakes this long before the trigger and watches the clock for the rest: a sleep alone
@@ -161,39 +161,7 @@ class Service(DaemonProcess):
 
     def load_identity(self) -> Identity:
         """Read certificates and keys; say so if others will refuse ours."""
-        from protocol.identity.certificates import load_identity
-
-        device, section = self.config.device, self.config.identity
-        if section.cache is not None:
-            trustcache.prepare(section.cache)
-        files = self._identity_files()
-        now = self.clock.now()
-        identity, notices = load_identity(files, device.address, now.wall_ns)
-        if (identity.me.name, identity.me.nation) != (device.name, device.nation):
-            raise LocalError(
-                f"{section.certificate}: certificate is for {identity.me.name} of"
-                f" {identity.me.nation}, [device] says {device.name} of {device.nation}"
-            )
-        for notice in notices:
-            self.log.write("warning", notice)
-        problem = identity.own_problem(now)
-        if problem is not None:
-            self.log.write("error", f"other devices will refuse us: {problem}")
-        return identity
-
-    def _identity_files(self) -> IdentityFiles:
-        from protocol.identity.certificates import IdentityFiles
-
-        section = self.config.identity
-        return IdentityFiles(
-            section.certificate,
-            section.key,
-            section.anchors,
-            section.peers,
-            section.revocations,
-            section.freshness_ms,
-            section.cache,
-        )
+        return read_identity(self.config, self.clock.now(), self.log)
 
     def reread_trust(self) -> TrustReread:
         """Read anchors, certificates and CRLs again; return what is new.
@@ -206,7 +174,7 @@ class Service(DaemonProcess):
         store = self.identity.store
         assert store is not None
         known, numbers = {**store.deployed, **store.learned}, store.entries()
-        notices = reload_trust(self.identity, self._identity_files(), self.clock.now().wall_ns)
+        notices = reload_trust(self.identity, identity_files(self.config), self.clock.now().wall_ns)
         for notice in notices:
             self.log.write("warning", notice)
         newer = {entry.issuer for entry in set(store.entries()) - set(numbers)}

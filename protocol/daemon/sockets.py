@@ -108,6 +108,8 @@ class GroupSocket(DatagramSocket):
         channel: multicast group, joined source by source if it is source-specific, and UDP port.
         hops: hop limit of what goes to the group.
         sources: the other devices.
+        group_only: hear the group and nothing else, and leave unicast to the daemon beside us
+            that has the same port.
 
     Raises:
         LocalError: the interface, address or port cannot be used.
@@ -120,6 +122,8 @@ class GroupSocket(DatagramSocket):
         channel: ChannelSection,
         hops: int,
         sources: Sources,
+        *,
+        group_only: bool = False,
     ) -> None:
         group, port = channel.group, channel.port
         index = interface_index(interface)
@@ -133,7 +137,7 @@ class GroupSocket(DatagramSocket):
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
             _enlarge_receive_buffer(sock)
-            sock.bind(("::", port))
+            sock.bind((str(group), port, 0, index) if group_only else ("::", port))
         except OSError as error:
             sock.close()
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error

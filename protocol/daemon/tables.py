@@ -24,6 +24,7 @@ INTERFACE_NAME_MAX = 15
 
 SECTIONS = (
     "device", "black", "identity", "local", "idp", "mike", "ipsec", "clock", "start", "mproxy",
+    "gateway",
 )  # fmt: skip
 """Every section that one of the daemons reads."""
 

@@ -1,0 +1,134 @@
+"""The TOML file of a gateway: section ``[gateway]`` with its legs, each with a file of its own.
+
+[device]
+name = "g1"
+run_directory = "…/g1"
+[gateway]
+[[gateway.leg]]
+partition = "a"
+config = "…/g1-a.toml"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from protocol.core.errors import LocalError
+from protocol.daemon import config
+from protocol.daemon.config import DeviceConfig
+from protocol.daemon.tables import ConfigFileError, RunFiles, TableReader, read_tables
+from protocol.gateway.config import RANGES, GatewayConfig, Leg, Network
+
+_SECTION = "gateway"
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(GatewayConfig)}
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFile:
+    """Everything gatewayd is told.
+
+    Attributes:
+        files: whose gateway this is, and where its files lie.
+        config: settings of the engine.
+        legs: the files of the legs' daemons, by partition.
+        poll_interval_ms: how often each leg's idpd is asked.
+        multicast: whether red multicast is forwarded; only where the legs have xfrm interfaces.
+        ipv4: whether IPv4 multicast is, too: every leg's SAs carry it.
+    """
+
+    files: RunFiles
+    config: GatewayConfig
+    legs: dict[str, DeviceConfig]
+    poll_interval_ms: int
+    multicast: bool
+    ipv4: bool
+
+
+def load(path: Path) -> GatewayFile:
+    """Read and check a gateway's file, and those of its legs.
+
+    Raises:
+        ConfigFileError: one line that names the file and, if it can be read, section and field.
+    """
+    return _Reader(path, read_tables(path)).gateway_file()
+
+
+class _Reader(TableReader):
+    def gateway_file(self) -> GatewayFile:
+        if _SECTION not in self._tables:
+            self.fail(_SECTION, "", "is missing: gatewayd has nothing to do here")
+        files = RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
+        poll_interval_ms = self.integer(_SECTION, "poll_interval_ms", 50, 60_000, 500)
+        multicast = self.boolean(_SECTION, "multicast", default=True)
+        legs = self._legs()
+        self._check_apart(legs)
+        values: dict[str, Any] = {
+            "legs": tuple(
+                Leg(partition, leg.device.address, leg.xfrm_interface)
+                for partition, leg in legs.items()
+            ),
+            "groups": self._networks("groups"),
+            "never": (*self._networks("never"), *_black_groups(legs)),
+        }
+        for name, low, high in RANGES:
+            values[name] = self.integer(_SECTION, name, low, high, _DEFAULTS[name])
+        self.refuse_leftovers()
+        try:
+            settings = GatewayConfig(**values)
+        except LocalError as error:
+            raise ConfigFileError(f"{self._path.name}: [gateway] {error}") from error
+        ipv4 = all(leg.idp.ipv4 for leg in legs.values())
+        return GatewayFile(files, settings, legs, poll_interval_ms, multicast, ipv4)
+
+    def _legs(self) -> dict[str, DeviceConfig]:
+        section = "gateway.leg"
+        tables = self.take(_SECTION, "leg", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.fail(_SECTION, "leg", "must be [[gateway.leg]] tables")
+        found: dict[str, DeviceConfig] = {}
+        for table in tables:
+            self._tables[section] = dict(table)
+            partition = self.text(section, "partition")
+            if partition in found:
+                self.fail(section, "partition", f"is {partition!r} in two legs")
+            found[partition] = config.load(self.path(section, "config"))
+            self.refuse_leftovers(section)
+        return found
+
+    def _check_apart(self, legs: dict[str, DeviceConfig]) -> None:
+        """Refuse legs that would take each other's packets, SAs or ports."""
+        for what, values in (
+            ("[black] interface", [leg.black_interface for leg in legs.values()]),
+            ("[ipsec] if_id", [leg.idp.if_id for leg in legs.values()]),
+            ("[ipsec] reqid", [leg.idp.reqid for leg in legs.values()]),
+            ("[local] idp_port", [leg.local.idp_port for leg in legs.values()]),
+            ("[local] mike_port", [leg.local.mike_port for leg in legs.values()]),
+            ("[device] run_directory", [leg.device.run_directory for leg in legs.values()]),
+        ):
+            if len(set(values)) != len(values):
+                said = ", ".join(str(value) for value in values)
+                self.fail("gateway.leg", "config", f"has the same {what} twice: {said}")
+
+    def _networks(self, key: str) -> tuple[Network, ...]:
+        value = self.take(_SECTION, key, [])
+        if not isinstance(value, list):
+            self.fail(_SECTION, key, f"must be a list of prefixes, not {value!r}")
+        found = []
+        for item in value:
+            try:
+                found.append(ip_network(item if isinstance(item, str) else ""))
+            except ValueError:
+                self.fail(_SECTION, key, f"has {item!r}, which is no prefix")
+        return tuple(found)
+
+
+def _black_groups(legs: dict[str, DeviceConfig]) -> list[Network]:
+    groups = [
+        group
+        for leg in legs.values()
+        for group in (leg.idp.sa_group, leg.idp_channel.group, leg.mike_channel.group)
+    ]
+    return [ip_network(f"{group}/128") for group in dict.fromkeys(groups)]

@@ -1,0 +1,234 @@
+"""gatewayd: the gateway's engine with the legs' idpd, the black channels, multicast routing."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from protocol.core.engine import DatagramReceived, Started, Stopped
+from protocol.daemon.clock import SystemClock
+from protocol.daemon.config import DeviceConfig
+from protocol.daemon.controlclient import ControlClient
+from protocol.daemon.effects import CommonEffects, Performer
+from protocol.daemon.gatewayconfig import GatewayFile
+from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
+from protocol.daemon.keys import KeyDirectory
+from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
+from protocol.daemon.mproxysockets import IgmpSocket
+from protocol.daemon.ownidentity import read_identity
+from protocol.daemon.process import DaemonProcess
+from protocol.daemon.sockets import GroupSocket
+from protocol.gateway.engine import GatewayEngine
+from protocol.gateway.events import (
+    AnnouncePrefix,
+    FetchKey,
+    KeyFetched,
+    LegPolled,
+    LegView,
+    WithdrawPrefix,
+)
+from protocol.gateway.messages import KIND_TABLE
+from protocol.identity.envelope import KIND_OFFSET
+from protocol.identity.identity import Identity
+from protocol.mproxy.events import (
+    CountersRead,
+    DeleteMfc,
+    FlowCount,
+    FlowKey,
+    ReadCounters,
+    SetMfc,
+    Upcall,
+)
+from protocol.mproxy.messages import Family
+
+_POLL = "gatewayd.poll"
+_UDP_HEADER_BYTES = 8
+
+
+def kind_filter() -> array[int]:
+    """Return a classic BPF program (linux/filter.h) that passes gateways' messages only.
+
+    What is malformed is idpd's to count: it has the same port.
+    """
+    load_byte, jump_if_equal, give = 0x30, 0x15, 0x06
+    lines = [
+        (load_byte, 0, 0, _UDP_HEADER_BYTES + KIND_OFFSET),
+        (jump_if_equal, 0, 1, KIND_TABLE),
+        (give, 0, 0, 0xFFFFFFFF),
+        (give, 0, 0, 0),
+    ]
+    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
+
+
+class GatewayService(DaemonProcess):
+    """The process ``gatewayd``; it runs from its start to its end, and never parks."""
+
+    daemon = "gatewayd"
+
+    def __init__(
+        self,
+        config: GatewayFile,
+        *,
+        recording: bool = False,
+        exit_with_parent: bool = False,
+        log_level: str = "info",
+    ) -> None:
+        first = next(iter(config.legs.values()))
+        super().__init__(
+            config.files,
+            SystemClock(first.injected_offset_us * 1000),
+            recording=recording,
+            exit_with_parent=exit_with_parent,
+            log_level=log_level,
+        )
+        self._file = config
+        self._running = False
+        self._identities: dict[str, Identity] = {}
+        self._channels: dict[str, GroupSocket] = {}
+        self._idpds: dict[str, LegIdpd] = {}
+        self._keys: dict[str, KeyDirectory] = {}
+        self._routers: dict[Family, MulticastRouter] = {}
+
+    def open_all(self, stack: ExitStack) -> None:
+        """Open every leg's channel and control socket, and take over multicast routing."""
+        for partition, leg in self._file.legs.items():
+            self._open_leg(partition, leg, stack)
+        self.engine = GatewayEngine(self._file.config, self._identities)
+        self.runtime = self.make_runtime(self.engine)
+        common = CommonEffects(self.runtime, self.loop, self.trace, self.log, self._channels)
+        self.runtime.perform_with(common.table())
+        self.runtime.perform_with(self._table())
+        if self._file.multicast:
+            self._open_routers(stack)
+        for partition, channel in self._channels.items():
+            self.loop.add_reader(channel.fileno(), self._reader(partition, channel))
+
+    def _open_leg(self, partition: str, leg: DeviceConfig, stack: ExitStack) -> None:
+        identity = read_identity(leg, self.clock.now(), self.log)
+        self._identities[partition] = identity
+        channel = GroupSocket(
+            leg.black_interface,
+            leg.device.address,
+            leg.idp_channel,
+            leg.multicast_hops,
+            lambda: [peer.address for peer in identity.trusted_peers()],
+            group_only=True,
+        )
+        stack.callback(channel.close)
+        channel.attach_filter(kind_filter())
+        channel.join()
+        self._channels[partition] = channel
+        client = ControlClient(
+            leg.device.control_socket("idpd"), self.loop, f"gatewayd.ask.{partition}", TIMEOUT_MS
+        )
+        idpd = LegIdpd(client, self._teller(partition), self.log.write)
+        stack.callback(idpd.close)
+        self._idpds[partition] = idpd
+        self._keys[partition] = KeyDirectory(leg.key_directory)
+
+    def _open_routers(self, stack: ExitStack) -> None:
+        tunnels = [leg.tunnel for leg in self._file.config.legs]
+        router6 = Ip6Router(tunnels)
+        stack.callback(router6.close)
+        self._routers[Family.IPV6] = router6
+        self.loop.add_reader(router6.fileno(), self._upcalls(router6))
+        if self._file.ipv4:
+            router4 = Ip4Router(tunnels)
+            stack.callback(router4.close)
+            self._routers[Family.IPV4] = router4
+            # The socket of IPv4's router is also that of IGMP, of which a tunnel carries none.
+            self.loop.add_reader(router4.fileno(), self._upcalls(IgmpSocket(router4, ())))
+
+    # The loop's callbacks.
+
+    def _reader(self, partition: str, channel: GroupSocket) -> Callable[[], None]:
+        def readable() -> None:
+            received = channel.receive()
+            if received is not None and self._running:
+                self.runtime.deliver(DatagramReceived(partition, received[1], received[0]))
+
+        return readable
+
+    def _teller(self, partition: str) -> Callable[[LegView | None], None]:
+        def tell(view: LegView | None) -> None:
+            if self._running:
+                self.runtime.deliver(LegPolled(partition, view))
+
+        return tell
+
+    def _upcalls(self, router: Ip6Router | IgmpSocket) -> Callable[[], None]:
+        def readable() -> None:
+            event = router.receive()
+            if isinstance(event, Upcall):
+                self.runtime.deliver(event)
+
+        return readable
+
+    def _poll(self, _name: str) -> None:
+        for idpd in self._idpds.values():
+            idpd.poll()
+        next_ns = self.clock.now().mono_ns + self._file.poll_interval_ms * 1_000_000
+        self.loop.set_timer(_POLL, next_ns, self._poll)
+
+    # Life.
+
+    def begin(self) -> None:
+        """Start the engine, and ask the legs."""
+        self._running = True
+        self.runtime.deliver(Started(self.clock.now().wall_ns))
+        self._poll(_POLL)
+
+    def end(self) -> None:
+        """Withdraw what was announced, and remove every route."""
+        if self._running:
+            self.loop.cancel_timer(_POLL)
+            self.runtime.deliver(Stopped())
+            self._running = False
+
+    # Effects.
+
+    def _table(self) -> dict[type[Any], Performer]:
+        return {
+            FetchKey: self._fetch_key,
+            AnnouncePrefix: lambda effect: self._idpds[effect.leg].announce(effect.prefix),
+            WithdrawPrefix: lambda effect: self._idpds[effect.leg].withdraw(effect.prefix),
+            SetMfc: self._set_mfc,
+            DeleteMfc: lambda effect: self._router(effect.key).delete_route(effect.key),
+            ReadCounters: self._read_counters,
+        }
+
+    def _fetch_key(self, effect: FetchKey) -> None:
+        group_key = self._keys[effect.leg].fetch(str(effect.epoch))
+        self.runtime.deliver(KeyFetched(effect.leg, effect.epoch, group_key))
+
+    def _router(self, key: FlowKey) -> MulticastRouter:
+        return self._routers[Family.of(key.group)]
+
+    def _set_mfc(self, effect: SetMfc) -> None:
+        self._router(effect.key).set_route(effect.key, effect.interface, effect.outs)
+
+    def _read_counters(self, effect: ReadCounters) -> None:
+        counts: dict[FlowKey, FlowCount] = {}
+        for key in effect.keys:
+            count = self._router(key).count(key)
+            if count is not None:
+                counts[key] = count
+        self.runtime.deliver(CountersRead(counts))
+
+    # Status.
+
+    def more_counters(self) -> Mapping[str, int]:
+        """Return what sockets, kernel and the legs' idpd refused."""
+        counters: Counter[str] = Counter()
+        parts = (self._channels, self._idpds, self._routers)
+        for source in [part.counters for table in parts for part in table.values()]:
+            counters.update(source)
+        return counters
+
+    def more_status(self) -> dict[str, Any]:
+        """Return that it runs."""
+        return {"state": "running" if self._running else "ended"}
