@@ -20,11 +20,12 @@ from protocol.daemon.control import ControlError, request
 from protocol.daemon.nursery import Nursery, NurseryError
 from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
 from testbed.errors import TestbedError
-from testbed.network import BLACK, XFRM, Network
+from testbed.network import Network
+from testbed.network_nodes import xfrm_interface
 from testbed.processes import ProcessTable
 from testbed.spec import Node, Topology
 from testbed.trace import Event, TraceReader
-from testbed.wiring import Wiring
+from testbed.wiring import Wiring, black_interface
 
 DAEMONS: Final = ("miked", "idpd")
 """In order of start: miked listens before idpd signals."""
@@ -39,6 +40,12 @@ RESPONDER_PORT: Final = 47503
 
 PSK_LENGTH: Final = 32
 """Bytes of the pre-shared key, as idpd wants it."""
+
+LOCAL_PORTS: Final = (47501, 47502)
+"""UDP ports of idpd and miked on ::1; ten higher for each further leg of a gateway."""
+
+REQID: Final = 7
+"""Of the first leg's SAs and policies."""
 
 DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
 """Mode ``paper`` shares one SA among all senders, which an AEAD forbids (RFC 6054)."""
@@ -84,21 +91,33 @@ def make_psk(directory: Path) -> Path:
 
 
 def device_specs(topology: Topology) -> list[DeviceSpec]:
-    """Return what the certificates of a topology's devices say."""
+    """Return what the certificates of a topology's devices and gateways' legs say.
+
+    A device may announce what lies behind it, a leg what lies beyond its gateway: the prefixes of
+    all partitions but its own.
+    """
     wiring = Wiring(topology)
-    return [
-        DeviceSpec(
-            node.name, node.nation or "", _black(node).ip, prefixes=wiring.red_prefixes(node.name)
-        )
-        for node in topology.devices
-    ]
+    behind = {device.name: wiring.red_prefixes(device.name) for device in topology.devices}
+    found = []
+    for node in topology.members:
+        prefixes = behind.get(node.name)
+        if prefixes is None:
+            own = wiring.partition(node.name)
+            others = [name for name in behind if wiring.partition(name) != own]
+            prefixes = tuple(net for name in others for net in behind[name])
+        gateway = node.host is not None
+        found.append(DeviceSpec(node.name, node.nation or "", _black(node).ip, gateway, prefixes))
+    return found
 
 
 def render(
     node: Node, topology: Topology, settings: DeviceSettings, pki: Path, run_directory: Path
 ) -> str:
-    """Return the TOML file that both daemons of a device read."""
+    """Return the TOML file that both daemons of a device, or of a gateway's leg, read."""
     group = topology.group
+    # A leg carries what the devices of the network have, and announces what gatewayd tells it.
+    inside = (node,) if node.host is None else topology.devices
+    ipv4 = any(device.red4 is not None for device in inside)
     sections: dict[str, dict[str, Any]] = {
         "device": {
             "name": node.name,
@@ -106,7 +125,7 @@ def render(
             "address": str(_black(node).ip),
             "run_directory": str(run_directory),
         },
-        "black": {"interface": BLACK},
+        "black": {"interface": black_interface(node.leg)},
         "identity": {
             "certificate": str(pki / "device.pem"),
             "key": str(pki / "device.key"),
@@ -114,7 +133,11 @@ def render(
             "peers": str(pki / "peers"),
             "revocations": str(pki / "crl"),
         },
-        "local": {"secret": str(pki / "local.secret")},
+        "local": {
+            "secret": str(pki / "local.secret"),
+            "idp_port": LOCAL_PORTS[0] + 10 * node.leg,
+            "mike_port": LOCAL_PORTS[1] + 10 * node.leg,
+        },
         "idp": {},
         "mike": {},
         "ipsec": {
@@ -122,10 +145,11 @@ def render(
             "sa_mode": settings.sa_mode,
             "suite": settings.suite,
             "group": str(group.black_group),
-            "interface": XFRM,
-            "if_id": group.if_id,
-            "ipv4": node.red4 is not None,
-            "unicast": "off",
+            "interface": xfrm_interface(node.leg),
+            "if_id": group.if_id + node.leg,
+            "reqid": REQID + node.leg,
+            "ipv4": ipv4,
+            "unicast": "group" if topology.gateways else "off",
         },
         "clock": {
             "responder_port": RESPONDER_PORT,
@@ -135,7 +159,7 @@ def render(
     }
     for name, values in settings.sections.items():
         sections.setdefault(name, {}).update(values)
-    if sections["ipsec"]["unicast"] != "off":
+    if sections["ipsec"]["unicast"] != "off" and node.host is None:
         prefixes = Wiring(topology).red_prefixes(node.name)
         sections["idp"].setdefault("prefixes", [str(prefix) for prefix in prefixes])
     lines = []

@@ -56,6 +56,7 @@ from testbed.trace import Event
 from testbed.turns import give_turns
 from testbed.wait import wait_until
 from testbed.watch import GroupWatch, TraceLog, check_sads
+from testbed.wiring import Wiring
 
 __all__ = ["Event", "Fleet", "FleetOptions"]
 
@@ -69,7 +70,9 @@ class Fleet:
     """A built network with parked daemons; leaving the context removes all of it.
 
     Attributes:
-        devices: names of the IPsec devices in the order of the topology.
+        devices: names of the IPsec devices in the order of the topology, then of the legs of
+            gateways.
+        partitions: the devices and legs of each partition; in most networks there is one.
         addresses: black address of each device, as text.
         facts: what was measured or decided while building (timings, xfrm interface or why not):
             goes into the manifest.
@@ -86,10 +89,11 @@ class Fleet:
     def __init__(self, topology: Topology, options: FleetOptions | None = None) -> None:
         self.topology = topology
         self.options = options or FleetOptions()
-        self.devices = tuple(node.name for node in topology.devices)
+        self.devices = tuple(node.name for node in topology.members)
         self.addresses: Mapping[str, str] = {
-            node.name: str(node.black.ip) for node in topology.devices if node.black
+            node.name: str(node.black.ip) for node in topology.members if node.black
         }
+        self.partitions = Wiring(topology).partitions
         self.facts: dict[str, Any] = {}
         self.captured: tuple[CapturedLink, ...] = ()
         self._directory = Path()
@@ -199,7 +203,7 @@ class Fleet:
         }
         if self.options.ipsec.get("unicast") == "psk":
             sections["ipsec"] = {**self.options.ipsec, "psk": str(make_psk(self._directory))}
-        for node in self.topology.devices:
+        for node in self.topology.members:
             device = Device(node, self._directory / node.name)
             settings = DeviceSettings(
                 self.options.sa_backend,
@@ -243,7 +247,8 @@ class Fleet:
         self._watch = GroupWatch(self.addresses, self.status, self.check_alive)
         self._idle = IdleSampler()
         self._stack.callback(self._idle.close)
-        nodes = {name: self.network.pid(name) for name in self.devices}
+        # Without gateways: the SADs of all legs of one are one.
+        nodes = {node.name: self.network.pid(node.name) for node in self.topology.devices}
         self._sads = SadReader(nodes)
         self._stack.callback(self._sads.close)
         if not self.options.kernel:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final
@@ -16,7 +16,9 @@ from protocol.daemon.config import IDP_GROUP, IDP_PORT, MIKE_GROUP, MIKE_PORT
 from protocol.guard.ruleset import RED_DROPS, TABLE, UNIQUE_LOCAL, GuardRules, chains, ruleset
 from testbed.errors import TestbedError
 from testbed.namespaces import NetNamespace
-from testbed.spec import Address, Node, NodeKind, Topology
+from testbed.network_nodes import xfrm_interface
+from testbed.spec import Address, Node, NodeKind, Topology, gateway_legs
+from testbed.wiring import RED, black_interface
 
 __all__ = [
     "RED_DROPS",
@@ -75,7 +77,7 @@ class Fence:
     echo: bool = True
 
     def rules(self, node: Node) -> GuardRules:
-        """Return what the guard of this device must know."""
+        """Return what the guard of this device, or of this leg of a gateway, must know."""
         assert node.black is not None, f"{node.name} is no device"
         channels = BlackChannels.of(self.idp, self.mike)
         outside = [
@@ -93,11 +95,16 @@ class Fence:
             red_prefixes=(UNIQUE_LOCAL, *outside),
             extra_udp_ports=self.extra_udp_ports,
             echo=self.echo,
+            black=black_interface(node.leg),
+            tunnel=xfrm_interface(node.leg),
+            red=() if node.host is not None else (RED,),
         )
 
     def __call__(self, namespace: NetNamespace, node: Node) -> None:
-        """Install the guard in a device's namespace."""
-        install(namespace, self.rules(node))
+        """Install the guard in a device's or gateway's namespace."""
+        legs = gateway_legs(node, self.topology.links)
+        members = (node,) if node.kind is NodeKind.DEVICE else tuple(legs)
+        install(namespace, *(self.rules(member) for member in members))
 
 
 def red_networks(topology: Topology) -> tuple[IPv6Network | IPv4Network, ...]:
@@ -110,14 +117,18 @@ def red_networks(topology: Topology) -> tuple[IPv6Network | IPv4Network, ...]:
     return tuple(dict.fromkeys(address.network for address in addresses))
 
 
-def install(namespace: NetNamespace, rules: GuardRules) -> None:
+def install(namespace: NetNamespace, *legs: GuardRules) -> None:
     """Load the guard into a namespace in one transaction and read it back.
+
+    Args:
+        namespace: of a device, or of a gateway.
+        legs: the device's rules, or those of each leg of the gateway.
 
     Raises:
         GuardError: the kernel has no nf_tables, or what is there is not what was asked for.
     """
-    _nft(namespace, ("-f", "-"), ruleset(rules))
-    _verify(namespace, rules)
+    _nft(namespace, ("-f", "-"), ruleset(*legs))
+    _verify(namespace, legs)
 
 
 def read_drops(namespace: NetNamespace) -> dict[str, int]:
@@ -142,9 +153,9 @@ def red_drops(namespace: NetNamespace) -> int:
     return sum(drops[name] for name in RED_DROPS)
 
 
-def _verify(namespace: NetNamespace, rules: GuardRules) -> None:
+def _verify(namespace: NetNamespace, legs: Sequence[GuardRules]) -> None:
     listing = _listing(namespace)
-    for chain in chains(rules):
+    for chain in chains(*legs):
         where = {"family": chain.family, "table": TABLE}
         wanted = {**where, "name": chain.hook, "hook": chain.hook, "policy": chain.policy}
         there = any(wanted.items() <= item["chain"].items() for item in listing if "chain" in item)

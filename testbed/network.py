@@ -37,7 +37,13 @@ _GROUP: Final = 77
 """The kernel's group of all bridges and their ports: removed together, they cost one grace period
 of the kernel instead of one each."""
 
-_CUT_FIRST: Final = (NodeKind.ROUTER, NodeKind.LAN_ROUTER, NodeKind.CLIENT, NodeKind.DEVICE)
+_CUT_FIRST: Final = (
+    NodeKind.ROUTER,
+    NodeKind.LAN_ROUTER,
+    NodeKind.CLIENT,
+    NodeKind.GATEWAY,
+    NodeKind.DEVICE,
+)
 """A cable is cut at the end where least depends on the interface; static routes are set again."""
 
 
@@ -152,18 +158,23 @@ class Network:
     # --- use -----------------------------------------------------------------------------------
 
     def pid(self, node: str) -> int:
-        """Return a process that is in a node's namespaces; a switch is in the run's own."""
+        """Return a process that is in a node's namespaces; a switch is in the run's own.
+
+        A gateway's leg is in the gateway's.
+        """
         if self._mininet is None:
             raise NetworkError("the network is not built")
-        if self.topology.node(node).kind is NodeKind.SWITCH:
+        host = self.topology.host(node)
+        if self.topology.node(host).kind is NodeKind.SWITCH:
             return os.getpid()
-        return int(self._mininet.nameToNode[node].pid)
+        return int(self._mininet.nameToNode[host].pid)
 
     def namespace(self, node: str) -> NetNamespace:
         """Return a node's network namespace; that of a switch is the run's own."""
-        if node not in self._namespaces:
+        host = self.topology.host(node)
+        if host not in self._namespaces:
             raise NetworkError(f"there is no node {node!r} in this network")
-        return self._namespaces[node]
+        return self._namespaces[host]
 
     def port(self, link: str) -> LinkEnd:
         """Return the end of a link where it is watched and cut.
@@ -298,7 +309,7 @@ class Network:
             self._namespaces[node.name] = namespace
             with namespace.entered():
                 network_nodes.set_sysctls(self.wiring, node)
-            if self._fence is not None and node.kind is NodeKind.DEVICE:
+            if self._fence is not None and node.kind in (NodeKind.DEVICE, NodeKind.GATEWAY):
                 self._fence(namespace, node)
 
     def _create_links(self) -> None:

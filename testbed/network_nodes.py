@@ -11,10 +11,15 @@ from typing import Any, Final
 from testbed import namespaces
 from testbed.network_batch import NetworkError, batch, json_values
 from testbed.spec import Address, Node, NodeKind, SecureGroup
-from testbed.wiring import BLACK, RED, Wiring
+from testbed.wiring import RED, Wiring, black_interface
 
 RED_STUB: Final = "red0-lan"
 XFRM: Final = "xfrm0"
+
+
+def xfrm_interface(leg: int) -> str:
+    """Return a device's xfrm interface, or that of a gateway's leg."""
+    return f"xfrm{leg}"
 
 
 def set_sysctls(wiring: Wiring, node: Node) -> None:
@@ -39,7 +44,7 @@ def set_sysctls(wiring: Wiring, node: Node) -> None:
 def forwards(wiring: Wiring, node: Node) -> bool:
     """Return whether a node passes packets on."""
     match node.kind:
-        case NodeKind.ROUTER | NodeKind.LAN_ROUTER:
+        case NodeKind.ROUTER | NodeKind.LAN_ROUTER | NodeKind.GATEWAY:
             return True
         case NodeKind.DEVICE:
             return any(port.interface == RED for port in wiring.ports[node.name])
@@ -76,11 +81,16 @@ def configure(wiring: Wiring, node: Node, *, with_xfrm: bool) -> None:
         wanted[RED] = node.red_addresses
     for interface, addresses in wanted.items():
         lines += [_address_line(address, interface) for address in addresses]
+    legs: list[int] = []
     if node.kind is NodeKind.DEVICE:
-        lines += _device_lines(group, with_xfrm=with_xfrm)
+        legs = [0]
+    elif node.kind is NodeKind.GATEWAY:
+        legs = list(range(len(wiring.ports[node.name])))
+    for leg in legs:
+        lines += _device_lines(group, leg, with_xfrm=with_xfrm)
         if with_xfrm:
-            wanted[XFRM] = ()
-            mtus[XFRM] = group.mtu
+            wanted[xfrm_interface(leg)] = ()
+            mtus[xfrm_interface(leg)] = group.mtu
     lines += [*route_lines(wiring, node.name, "add"), "addr show"]
     made = json_values(batch("ip", lines, node.name))
     if stub:
@@ -106,13 +116,17 @@ def _address_line(address: Address, interface: str) -> str:
     return f"addr add {address} dev {interface}{' nodad' if address.version == 6 else ''}"
 
 
-def _device_lines(group: SecureGroup, *, with_xfrm: bool) -> list[str]:
-    # Else ff00::/8 would be ambiguous among the interfaces for the ESP packets.
-    lines = [f"route add multicast {group.black_group}/128 dev {BLACK} table local metric 1"]
+def _device_lines(group: SecureGroup, leg: int, *, with_xfrm: bool) -> list[str]:
+    black, xfrm = black_interface(leg), xfrm_interface(leg)
+    # Else ff00::/8 would be ambiguous among the interfaces for the ESP packets. Of a gateway's
+    # legs each has its own route, which the kernel tells apart by the metric.
+    lines = [
+        f"route add multicast {group.black_group}/128 dev {black} table local metric {leg + 1}"
+    ]
     if with_xfrm:
         lines += [
-            f"link add {XFRM} type xfrm dev {BLACK} if_id {group.if_id}",
-            f"link set {XFRM} addrgenmode none mtu {group.mtu} multicast on up",
+            f"link add {xfrm} type xfrm dev {black} if_id {group.if_id + leg}",
+            f"link set {xfrm} addrgenmode none mtu {group.mtu} multicast on up",
         ]
     return lines
 

@@ -24,39 +24,41 @@ from testbed.wiring import EVERYTHING, RED, Port, Prefix, Wiring
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One mproxyd.
+    """A daemon that a node has one of: mproxyd, or a gateway's gatewayd.
 
     Attributes:
         node: whose it is.
         directory: its run directory: control socket, trace, log.
         config: its TOML file's text.
+        daemon: which.
     """
 
     node: str
     directory: Path
     config: str
+    daemon: str = launch.PROXY
 
     def launch(
         self, network: Network, processes: ProcessTable, nursery: Nursery | None = None
     ) -> None:
         """Write the file and start the daemon in the node's namespaces; also again after a kill."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.directory / f"{launch.PROXY}.sock").unlink(missing_ok=True)
+        (self.directory / f"{self.daemon}.sock").unlink(missing_ok=True)
         file = self.directory.with_suffix(".toml")
         file.write_text(self.config, encoding="utf-8")
-        name, output = self.process, self.directory / f"{launch.PROXY}.out"
+        name, output = self.process, self.directory / f"{self.daemon}.out"
         pid = network.pid(self.node)
         if nursery is None:
             processes.start(
                 name,
-                launch.command(launch.PROXY, file, "--exit-with-parent"),
+                launch.command(self.daemon, file, "--exit-with-parent"),
                 output=output,
                 node_pid=pid,
                 environment=launch.environment(),
             )
             return
         try:
-            child = nursery.spawn(launch.PROXY, file, namespace=pid, output=output)
+            child = nursery.spawn(self.daemon, file, namespace=pid, output=output)
         except NurseryError as error:
             raise TestbedError(f"cannot start {name}: {error}") from None
         processes.adopt(name, NurseryChild(nursery, child), output=output)
@@ -64,11 +66,11 @@ class Proxy:
     @property
     def process(self) -> str:
         """Return its name in the run's process table."""
-        return f"{self.node}/{launch.PROXY}"
+        return f"{self.node}/{self.daemon}"
 
     def is_up(self) -> bool:
         """Return whether it has opened its control socket."""
-        return (self.directory / f"{launch.PROXY}.sock").exists()
+        return (self.directory / f"{self.daemon}.sock").exists()
 
     def status(self) -> dict[str, Any]:
         """Ask it for its status.
@@ -76,11 +78,11 @@ class Proxy:
         Raises:
             TestbedError: it does not answer.
         """
-        socket = self.directory / f"{launch.PROXY}.sock"
+        socket = self.directory / f"{self.daemon}.sock"
         try:
             return request(socket, {"cmd": "status"}, ANSWER_TIMEOUT_S)
         except LocalError as error:
-            raise TestbedError(f"{self.node}/{launch.PROXY}: {error}") from None
+            raise TestbedError(f"{self.node}/{self.daemon}: {error}") from None
 
 
 def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> list[Proxy]:
@@ -115,6 +117,32 @@ def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> li
             home = directory / node.name
             config = _render(node.name, home, settings, _prefixes(wiring, downstream))
             found.append(Proxy(node.name, home, config))
+    return found
+
+
+def gateways_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> list[Proxy]:
+    """Return the gatewayd of each gateway.
+
+    Args:
+        topology: of the network.
+        directory: of the run, where the legs' files are; gatewayd's go below it too.
+        tunnel: empty if the legs have no xfrm interfaces, and so no multicast to forward.
+    """
+    wiring = Wiring(topology)
+    found = []
+    for node in topology.gateways:
+        home = directory / node.name
+        lines = ["[device]", f"name = {json.dumps(node.name)}"]
+        lines += [f"run_directory = {json.dumps(str(home))}", "[gateway]"]
+        lines.append(f"multicast = {json.dumps(bool(tunnel))}")
+        for leg in topology.legs:
+            if leg.host == node.name:
+                lines += [
+                    "[[gateway.leg]]",
+                    f"partition = {json.dumps(wiring.partition(leg.name))}",
+                    f"config = {json.dumps(str(directory / f'{leg.name}.toml'))}",
+                ]
+        found.append(Proxy(node.name, home, "\n".join(lines) + "\n", launch.GATEWAY))
     return found
 
 

@@ -10,7 +10,7 @@ one; `testbed.speccheck` says what may be joined to what, `testbed.wiring` what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
@@ -63,6 +63,8 @@ class NodeKind(StrEnum):
     ROUTER = "router"
     LAN_ROUTER = "lan_router"
     CLIENT = "client"
+    GATEWAY = "gateway"
+    """A device of two or more partitions at once (docs/gateways.md)."""
 
 
 class RendezvousPoint(StrEnum):
@@ -88,7 +90,7 @@ class Node:
     Attributes:
         name: short, unique; also names log directories.
         kind: what it is.
-        nation: whose device it is (its certificate authority); devices only.
+        nation: whose device it is (its certificate authority); devices and gateways.
         black: address and prefix on the black side; devices only.
         red: address and prefix in the red LAN; devices and clients.
         multicast_snooping: switches only. Off by default: a bridge with snooping and without a
@@ -98,7 +100,9 @@ class Node:
         loopback: address on ``lo``; routers only.
         rendezvous_point: whether this router is the rendezvous point of the multicast groups
             (exactly one router is) or a backup of it; None: neither.
-        towards: addresses of a router or LAN router on the link to each of its neighbours.
+        towards: addresses of a router, LAN router or gateway on the link to each of its neighbours.
+        host: of a gateway's leg (`Topology.members`), the gateway; None for nodes of the file.
+        leg: which of the gateway's legs, from 0, in the order of the links.
     """
 
     name: str
@@ -112,6 +116,8 @@ class Node:
     loopback: IPv6Interface | None = None
     rendezvous_point: RendezvousPoint | None = None
     towards: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+    host: str | None = None
+    leg: int = 0
 
     @property
     def sides(self) -> frozenset[Side]:
@@ -121,7 +127,7 @@ class Node:
                 return frozenset(Side)
             case NodeKind.SWITCH:
                 return frozenset({self.side})
-            case NodeKind.ROUTER:
+            case NodeKind.ROUTER | NodeKind.GATEWAY:
                 return frozenset({Side.BLACK})
             case _:
                 return frozenset({Side.RED})
@@ -226,6 +232,24 @@ class Topology:
         return self.of_kind(NodeKind.DEVICE)
 
     @property
+    def gateways(self) -> tuple[Node, ...]:
+        """Return the IDP security gateways in order."""
+        return self.of_kind(NodeKind.GATEWAY)
+
+    @property
+    def legs(self) -> tuple[Node, ...]:
+        """Return the gateways' legs, each as the device that it is in its partition.
+
+        A leg has the name of its link, such as ``g1-a``.
+        """
+        return tuple(leg for gateway in self.gateways for leg in gateway_legs(gateway, self.links))
+
+    @property
+    def members(self) -> tuple[Node, ...]:
+        """Return all that run IDP and MIKE: the devices, then the legs of the gateways."""
+        return (*self.devices, *self.legs)
+
+    @property
     def switches(self) -> tuple[Node, ...]:
         """Return the switches in order."""
         return self.of_kind(NodeKind.SWITCH)
@@ -267,6 +291,10 @@ class Topology:
             self.rendezvous_address if node.rendezvous_point is RendezvousPoint.BACKUP else None
         )
         return tuple(address for address in (node.loopback, shared) if address is not None)
+
+    def host(self, name: str) -> str:
+        """Return the node in whose namespaces a node, or a gateway's leg, is."""
+        return next((leg.host for leg in self.legs if leg.name == name and leg.host), name)
 
     def node(self, name: str) -> Node:
         """Return the node of that name.
@@ -358,6 +386,22 @@ class Topology:
                 for link in self.links
             ],
         }
+
+
+def gateway_legs(gateway: Node, links: Iterable[Link]) -> Iterator[Node]:
+    """Yield a gateway's legs in the order of its links."""
+    mine = (link for link in links if gateway.name in link.ends)
+    for index, link in enumerate(mine):
+        (peer,) = (end for end in link.ends if end != gateway.name)
+        black = [at for at in gateway.towards.get(peer, ()) if isinstance(at, IPv6Interface)]
+        yield Node(
+            f"{gateway.name}-{peer}",
+            NodeKind.DEVICE,
+            nation=gateway.nation,
+            black=black[0] if black else None,
+            host=gateway.name,
+            leg=index,
+        )
 
 
 def _text(address: Address | None) -> str | None:

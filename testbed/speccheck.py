@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from typing import Final
 
+from protocol.gateway.config import LEGS_MAX
 from testbed.spec import (
     BLACK_MTU_MIN,
     MTU_MIN,
@@ -33,7 +34,10 @@ LINKS_MAX: Final = 31
 """Links of a router: the kernel's multicast routing has 32 interfaces (MAXMIFS in linux/mroute6.h),
 and PIM takes one of them for registering."""
 
-_ROUTING: Final = frozenset({NodeKind.ROUTER, NodeKind.LAN_ROUTER})
+_ROUTING: Final = frozenset({NodeKind.ROUTER, NodeKind.LAN_ROUTER, NodeKind.GATEWAY})
+"""Kinds whose addresses are said by neighbour."""
+
+_IPSEC: Final = frozenset({NodeKind.DEVICE, NodeKind.GATEWAY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ def _problems(topology: Topology) -> Iterator[Problem]:
         yield from _wire_problems(wiring, wire)
     yield from _prefix_problems(wiring)
     yield from _red_problems(wiring)
+    yield from _partition_problems(wiring)
 
 
 def _node_problems(topology: Topology) -> Iterator[Problem]:
@@ -186,6 +191,8 @@ def _cannot_join(link: Link, nodes: dict[str, Node]) -> str | None:
             "joins two devices, and so says neither black nor red; a link joins a device to a "
             "router or black switch, or to a LAN router, red switch or client"
         )
+    if kinds <= _IPSEC:
+        return "joins IPsec devices directly; put a black switch between them"
     if kinds == {NodeKind.SWITCH}:
         return "joins two switches; join their nodes to one switch"
     if not one.sides & other.sides:
@@ -215,6 +222,8 @@ def _count_problems(
             f"link {links[1] + 1}: ends",
             f"client {node.name} is joined by link {links[0] + 1} already",
         )
+    if node.kind is NodeKind.GATEWAY and not 2 <= len(links) <= LEGS_MAX:
+        yield Problem(at, field, f"a gateway has from 2 to {LEGS_MAX} legs, this has {len(links)}")
     if len(links) > LINKS_MAX:
         yield Problem(
             at,
@@ -249,10 +258,11 @@ def _towards_problems(topology: Topology) -> Iterator[Problem]:
                 )
                 continue
             versions = sorted(address.version for address in addresses)
-            if versions != [6] and (node.kind is NodeKind.ROUTER or versions != [4, 6]):
+            black = node.kind is not NodeKind.LAN_ROUTER
+            if versions != [6] and (black or versions != [4, 6]):
                 allowed = (
                     "one IPv6 address"
-                    if node.kind is NodeKind.ROUTER
+                    if black
                     else "one IPv6 address, and one IPv4 address if the LAN has it"
                 )
                 yield Problem(("node", index, "towards", peer), field, f"must be {allowed}")
@@ -375,3 +385,21 @@ def _red_problems(wiring: Wiring) -> Iterator[Problem]:
             yield Problem(
                 ("node", index), f"node {node.name}", "no red link leads to an IPsec device"
             )
+
+
+def _partition_problems(wiring: Wiring) -> Iterator[Problem]:
+    for index, gateway in enumerate(wiring.topology.nodes):
+        if gateway.kind is not NodeKind.GATEWAY:
+            continue
+        seen: dict[str, str] = {}
+        for leg in wiring.topology.legs:
+            if leg.host != gateway.name:
+                continue
+            partition = wiring.partition(leg.name)
+            if partition in seen:
+                yield Problem(
+                    ("node", index),
+                    f"node {gateway.name}",
+                    f"its legs {seen[partition]} and {leg.name} are in one partition",
+                )
+            seen[partition] = leg.name

@@ -36,6 +36,7 @@ _NATION: Final = re.compile(r"^[a-z][a-z0-9-]*$")
 
 _FIELDS: Final = {
     NodeKind.DEVICE: {"nation", "black", "red", "red4"},
+    NodeKind.GATEWAY: {"nation", "towards"},
     NodeKind.SWITCH: {"side", "multicast_snooping"},
     NodeKind.ROUTER: {"loopback", "rendezvous_point", "towards"},
     NodeKind.LAN_ROUTER: {"towards"},
@@ -159,6 +160,13 @@ class _Reader:
                         raw, (*at, "loopback"), f"{label}: loopback", IPv6Interface
                     ),
                     rendezvous_point=self._rendezvous_point(raw, at, label),
+                    towards=self._towards(raw, at, label),
+                )
+            case NodeKind.GATEWAY:
+                return Node(
+                    name,
+                    kind,
+                    nation=self._text(raw, (*at, "nation"), f"{label}: nation", _NATION),
                     towards=self._towards(raw, at, label),
                 )
             case NodeKind.LAN_ROUTER:

@@ -20,7 +20,7 @@ from testbed.errors import TestbedError
 from testbed.network import XFRM, Network
 from testbed.packets import RedEndpoint
 from testbed.processes import ProcessTable
-from testbed.proxies import Proxy, proxies_of
+from testbed.proxies import Proxy, gateways_of, proxies_of
 from testbed.redstreams import CLIENT_INTERFACE, RedStreams
 from testbed.routing.base import Routing, RoutingOptions, RoutingReport
 from testbed.routing.choose import make_routing
@@ -59,6 +59,7 @@ class Surroundings:
         self._directory = directory
         self._options = routing
         self._proxies: dict[str, Proxy] = {}
+        self._gateways: dict[str, Proxy] = {}
         self._stack = ExitStack()
 
     def start_routers(self, processes: ProcessTable) -> None:
@@ -91,6 +92,9 @@ class Surroundings:
         for proxy in proxies_of(self._topology, self._directory / "mproxy", tunnel=tunnel):
             proxy.launch(self._network, processes, nursery)
             self._proxies[proxy.node] = proxy
+        for gateway in gateways_of(self._topology, self._directory, tunnel=tunnel):
+            gateway.launch(self._network, processes, nursery)
+            self._gateways[gateway.node] = gateway
 
     def wait_ready(self) -> None:
         """Wait until the routers route and the proxies answer.
@@ -103,23 +107,24 @@ class Surroundings:
         self.wait_proxies()
 
     def revive(self, node: str, processes: ProcessTable, nursery: Nursery | None) -> None:
-        """Start a node's proxy again if it was killed; `wait_proxies` waits for it."""
-        proxy = self._proxies.get(node)
-        if proxy is not None and proxy.process not in processes:
-            proxy.launch(self._network, processes, nursery)
+        """Start a node's proxy or gatewayd again if it was killed; `wait_proxies` waits for it."""
+        for daemon in (self._proxies.get(node), self._gateways.get(node)):
+            if daemon is not None and daemon.process not in processes:
+                daemon.launch(self._network, processes, nursery)
 
     def wait_proxies(self) -> None:
-        """Wait until all proxies answer.
+        """Wait until all proxies and gateways answer.
 
         Raises:
             TestbedError: one does not.
         """
+        daemons = (*self._proxies.values(), *self._gateways.values())
         wait_until(
-            lambda: all(proxy.is_up() for proxy in self._proxies.values()),
+            lambda: all(daemon.is_up() for daemon in daemons),
             _PROXIES_DEADLINE_S,
             lambda: (
-                "no multicast proxy answers at "
-                + ", ".join(name for name, proxy in self._proxies.items() if not proxy.is_up())
+                "no answer from "
+                + ", ".join(daemon.process for daemon in daemons if not daemon.is_up())
             ),
         )
 
@@ -135,6 +140,10 @@ class Surroundings:
     def proxy(self, node: str) -> Proxy:
         """Return the multicast proxy of a device or LAN router."""
         return self._proxies[node]
+
+    def gateway(self, node: str) -> Proxy:
+        """Return the gatewayd of a gateway."""
+        return self._gateways[node]
 
     def endpoint(
         self,
@@ -158,11 +167,13 @@ class Surroundings:
         """Return how routers and proxies are doing.
 
         Keys: ``routers`` (name -> a few words), ``proxies`` (node -> ``groups`` that are listened
-        to, ``flows`` forwarded, or ``error``).
+        to, ``flows`` forwarded, or ``error``), ``gateways`` (node -> for whom it speaks in which
+        partition, or ``error``).
         """
         return {
             "routers": {} if self.routing is None else self.routing.summary(),
             "proxies": {node: _brief(proxy) for node, proxy in self._proxies.items()},
+            "gateways": {node: _spoken(gateway) for node, gateway in self._gateways.items()},
         }
 
     def facts(self) -> dict[str, Any]:
@@ -171,11 +182,12 @@ class Surroundings:
             "routing": None if self.routing is None else dict(self.routing.facts()),
             "convergence": None if self.report is None else self.report.as_json(),
             "proxies": sorted(self._proxies),
+            "gateways": sorted(self._gateways),
         }
 
     def keep(self, target: Path) -> None:
         """Copy configurations and logs."""
-        for name in ("routing", "mproxy"):
+        for name in ("routing", "mproxy", *self._gateways):
             source = self._directory / name
             if source.is_dir():
                 shutil.copytree(source, target / name, dirs_exist_ok=True, ignore=_sockets)
@@ -192,6 +204,14 @@ def _brief(proxy: Proxy) -> dict[str, Any]:
         return {"error": str(error)}
     groups = {group["group"] for port in status["downstream"] for group in port["groups"]}
     return {"groups": len(groups), "flows": len(status["flows"])}
+
+
+def _spoken(gateway: Proxy) -> dict[str, Any]:
+    try:
+        status = gateway.status()
+    except TestbedError as error:
+        return {"error": str(error)}
+    return {leg["partition"]: leg["speaks_for"] for leg in status["legs"]}
 
 
 def _sockets(folder: str, names: list[str]) -> set[str]:

@@ -20,6 +20,12 @@ RED: Final = "red0"
 
 Prefix = IPv4Network | IPv6Network
 
+
+def black_interface(leg: int) -> str:
+    """Return a device's interface on the black side, or that of a gateway's leg."""
+    return f"black{leg}"
+
+
 EVERYTHING: Final[dict[int, Prefix]] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
@@ -105,11 +111,15 @@ class Wiring:
         self.ports = self._make_ports()
         self.wires = self._make_wires()
         self._wire_of = {port: wire for wire in self.wires for port in wire.ports}
+        self._members = {node.name: node for node in topology.members}
+        self._partition_of = self._find_partitions()
         self._upstream: dict[str, tuple[Port, Port]] = {}
         self._routes: dict[str, dict[Prefix, Route]] = {}
         for device in topology.devices:
             self._route_below(device)
             self._route_black(device)
+        for leg in topology.legs:
+            self._route_partition(leg)
 
     def wire(self, port: Port) -> Wire:
         """Return the wire that a port is on."""
@@ -124,8 +134,23 @@ class Wiring:
         return self.nodes[port.node].kind
 
     def black_port(self, device: str) -> Port:
-        """Return a device's port on the black side."""
-        return next(port for port in self.ports[device] if port.interface == BLACK)
+        """Return the port of a device, or of a gateway's leg, on the black side."""
+        member = self._members[device]
+        name = black_interface(member.leg)
+        return next(port for port in self.ports[member.host or device] if port.interface == name)
+
+    def partition(self, member: str) -> str:
+        """Return the partition of a device or leg: named after its first wire."""
+        return self._partition_of[self.wire(self.black_port(member)).name]
+
+    @property
+    def partitions(self) -> dict[str, tuple[str, ...]]:
+        """Return the devices and legs of each partition, in order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self._members:
+            partition = self.partition(name)
+            found[partition] = (*found.get(partition, ()), name)
+        return found
 
     def upstream(self, node: str) -> Port | None:
         """Return the port of a LAN router or client towards its device, None for other nodes."""
@@ -166,6 +191,8 @@ class Wiring:
         interface, addresses = f"eth{len(earlier)}", node.towards.get(peer, ())
         if node.kind is NodeKind.CLIENT:
             addresses = node.red_addresses
+        elif node.kind is NodeKind.GATEWAY:
+            interface = black_interface(len(earlier))
         elif node.kind is NodeKind.DEVICE:
             if Side.BLACK in self.nodes[peer].sides:
                 interface, addresses = BLACK, (node.black,) if node.black else ()
@@ -232,6 +259,50 @@ class Wiring:
                 for via in other.addresses:
                     self._add(device.name, Route(EVERYTHING[via.version], via, port.interface))
                 return
+
+    def _find_partitions(self) -> dict[str, str]:
+        """Return the partition of each black wire: what black routers join is one."""
+        found: dict[str, str] = {}
+        for first in self.wires:
+            if first.side is not Side.BLACK or first.name in found:
+                continue
+            todo = [first]
+            while todo:
+                wire = todo.pop()
+                found[wire.name] = first.name
+                todo += [
+                    self.wire(other)
+                    for port in wire.ports
+                    if self.kind(port) is NodeKind.ROUTER
+                    for other in self.ports[port.node]
+                    if self.wire(other).name not in found
+                ]
+        return found
+
+    def _route_partition(self, leg: Node) -> None:
+        """Send what a leg says to other wires of its partition to the first router on its own.
+
+        There is no default route: a gateway has a leg in each of several black networks.
+        """
+        assert leg.host is not None
+        port = self.black_port(leg.name)
+        own = self.wire(port)
+        via = next(
+            (
+                at
+                for other in own.ports
+                if self.kind(other) is NodeKind.ROUTER
+                for at in other.addresses
+            ),
+            None,
+        )
+        for wire in self.wires:
+            if via is None or wire is own:
+                continue
+            if self._partition_of.get(wire.name) != self._partition_of[own.name]:
+                continue
+            for prefix in dict.fromkeys(at.network for end in wire.ports for at in end.addresses):
+                self._add(leg.host, Route(prefix, via, port.interface))
 
     def _add(self, node: str, route: Route) -> None:
         # The first one wins: a LAN with two devices leaves by the one named first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface, IPv6Network
+from itertools import pairwise
 from typing import Final
 
 from testbed.spec import (
@@ -49,6 +50,8 @@ DEVICES_PER_ROUTER_MAX: Final = 16
 
 _CORE_ROUTERS_MIN: Final = 3
 _CLIENTS_MAX: Final = 20
+_PARTITIONS_MAX: Final = 10
+_PARTITION_DEVICES_MAX: Final = 20
 
 
 def device(number: int) -> Node:
@@ -181,6 +184,65 @@ def coalition(nations: int, devices: int = 1, clients: int = 2) -> Topology:
     )
 
 
+def partitions(count: int, devices: int = 1) -> Topology:
+    """Return partitions in a row, each a black switch with devices of its own, and gateways.
+
+    Two redundant gateways join the first two partitions, one gateway joins each further pair. Every
+    device has a red LAN with one client.
+
+    Args:
+        count: of partitions, named a, b, c and so on.
+        devices: in each.
+
+    Raises:
+        TopologyError: fewer than two partitions or one device, or more than there are names for.
+    """
+    name = f"partitions({count}" + (")" if devices == 1 else f",{devices})")
+    if not 2 <= count <= _PARTITIONS_MAX or not 1 <= devices <= _PARTITION_DEVICES_MAX:
+        raise TopologyError(
+            f"{name}: from 2 to {_PARTITIONS_MAX} partitions of 1 to {_PARTITION_DEVICES_MAX} "
+            "devices are possible"
+        )
+    names = [chr(ord("a") + index) for index in range(count)]
+    black = {here: f"2001:db8:{place:x}" for place, here in enumerate(names, 0xA)}
+    nodes = [Node(here, NodeKind.SWITCH) for here in names]
+    links: list[Link] = []
+    for place, here in enumerate(names):
+        for index in range(devices):
+            number = place * devices + index + 1
+            red = f"fd00:{place + 0xA:x}:0:{index:x}::"
+            nodes += [
+                Node(
+                    f"d{number}",
+                    NodeKind.DEVICE,
+                    nation=_nation(place),
+                    black=IPv6Interface(f"{black[here]}::{index + 1:x}/64"),
+                    red=IPv6Interface(f"{red}1/64"),
+                ),
+                Node(f"c{number}", NodeKind.CLIENT, red=IPv6Interface(f"{red}11/64")),
+            ]
+            links += [
+                Link((f"d{number}", here), BANDWIDTH_MBIT),
+                Link((f"d{number}", f"c{number}"), BANDWIDTH_MBIT),
+            ]
+    pairs = [(names[0], names[1]), *pairwise(names)]
+    for number, (near, far) in enumerate(pairs, 1):
+        towards: dict[str, tuple[Address, ...]] = {
+            here: (IPv6Interface(f"{black[here]}::f{number:x}/64"),) for here in (near, far)
+        }
+        nation = _nation(names.index(near))
+        nodes.append(Node(f"g{number}", NodeKind.GATEWAY, nation=nation, towards=towards))
+        links += [Link((f"g{number}", here), BANDWIDTH_MBIT) for here in (near, far)]
+    return checked(
+        Topology(
+            name=name,
+            title=f"{count} partitions of {devices} IPsec devices in a row, joined by gateways",
+            nodes=tuple(nodes),
+            links=tuple(links),
+        )
+    )
+
+
 def _nation(index: int) -> str:
     return NATIONS[index] if index < len(NATIONS) else f"nation{index + 1}"
 
@@ -252,6 +314,7 @@ FAMILIES: Final[Mapping[str, Callable[..., Topology]]] = {
     "star": star,
     "line": line,
     "coalition": coalition,
+    "partitions": partitions,
 }
 """The families by name."""
 

@@ -13,7 +13,7 @@ in again from the tunnel interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -36,7 +36,7 @@ UNIQUE_LOCAL = IPv6Network("fc00::/7")
 
 @dataclass(frozen=True, slots=True)
 class GuardRules:
-    """What the guard of one device must know.
+    """What the guard of one device must know, or that of one leg of a gateway (docs/gateways.md).
 
     Attributes:
         black_address: the only source of what leaves the black interface (besides link-local).
@@ -104,15 +104,16 @@ class Chain:
         return tuple(rule.split()[-2].strip('"') for rule in self.rules if rule.endswith("drop"))
 
 
-def ruleset(rules: GuardRules) -> str:
+def ruleset(*legs: GuardRules) -> str:
     """Return the whole guard in nft syntax: one transaction, refused where there is a guard."""
     lines: list[str] = []
-    of_rules = chains(rules)
+    of_rules = chains(*legs)
     for family in dict.fromkeys(chain.family for chain in of_rules):
         mine = [chain for chain in of_rules if chain.family == family]
         # Not replaced: that would make the kernel wait until no packet sees the old one any more.
         lines += [f"create table {family} {TABLE}", f"table {family} {TABLE} {{"]
-        lines += [f"\tcounter {name} {{ }}" for chain in mine for name in chain.counters]
+        counters = dict.fromkeys(name for chain in mine for name in chain.counters)
+        lines += [f"\tcounter {name} {{ }}" for name in counters]
         for chain in mine:
             hook = f"type filter hook {chain.hook} priority filter; policy {chain.policy};"
             lines += [f"\tchain {chain.hook} {{", f"\t\t{hook}"]
@@ -122,39 +123,69 @@ def ruleset(rules: GuardRules) -> str:
     return "\n".join(lines) + "\n"
 
 
-def chains(rules: GuardRules) -> tuple[Chain, ...]:
-    """Return the guard as data."""
-    black, own = f'"{rules.black}"', str(rules.black_address)
-    trusted = _set(f'"{name}"' for name in ("lo", *rules.red, rules.tunnel))
+def chains(*legs: GuardRules) -> tuple[Chain, ...]:
+    """Return the guard as data: of a device, or of a gateway with the rules of each leg.
+
+    Raises:
+        LocalError: two legs share an interface.
+    """
+    names = [name for leg in legs for name in (leg.black, leg.tunnel, *leg.red)]
+    if len(set(names)) != len(names):
+        raise LocalError(f"guard: an interface is named twice in {', '.join(names)}")
+    trusted = _set(f'"{name}"' for leg in legs for name in ("lo", *leg.red, leg.tunnel))
+    blacks = _either([f'"{leg.black}"' for leg in legs])
     return (
-        _forward(rules, black),
-        Chain("inet", "input", "drop", (f"iifname {trusted} accept", *_input(rules, black, own))),
-        Chain("inet", "output", "drop", (f"oifname {trusted} accept", *_output(rules, black, own))),
+        _forward(legs),
+        Chain("inet", "input", "drop", (f"iifname {trusted} accept", *_of_legs(legs, _input))),
+        Chain("inet", "output", "drop", (f"oifname {trusted} accept", *_of_legs(legs, _output))),
         # Neither question nor answer on the black wire may name an IPv4 address of the red side.
-        Chain("arp", "input", "accept", (f"iifname {black} {_drop('arp_in')}",)),
-        Chain("arp", "output", "accept", (f"oifname {black} {_drop('arp_out')}",)),
+        Chain("arp", "input", "accept", (f"iifname {blacks} {_drop('arp_in')}",)),
+        Chain("arp", "output", "accept", (f"oifname {blacks} {_drop('arp_out')}",)),
     )
 
 
-def _forward(rules: GuardRules, black: str) -> Chain:
-    red, tunnel = _set(f'"{name}"' for name in rules.red), f'"{rules.tunnel}"'
-    lines = [
-        f"iifname {red} oifname {tunnel} accept",
-        f"iifname {tunnel} oifname {red} accept",
-    ]
-    if len(rules.red) > 1:
-        lines.append(f"iifname {red} oifname {red} accept")
+def _of_legs(
+    legs: Sequence[GuardRules], lines_of: Callable[[GuardRules], tuple[str, str, list[str]]]
+) -> list[str]:
+    """Return the rules for the black interfaces: nothing else is left, then each leg's own."""
+    where = _either([f'"{leg.black}"' for leg in legs])
+    match, counter, _ = lines_of(legs[0])
+    lines = [f"{match} != {where} {_drop(counter)}"]
+    for leg in legs:
+        here = f'{match} "{leg.black}" ' if len(legs) > 1 else ""
+        lines += [here + line for line in lines_of(leg)[2]]
+    return lines
+
+
+def _forward(legs: Sequence[GuardRules]) -> Chain:
+    lines = []
+    for leg in legs:
+        if not leg.red:
+            continue
+        red, tunnel = _set(f'"{name}"' for name in leg.red), f'"{leg.tunnel}"'
+        lines += [
+            f"iifname {red} oifname {tunnel} accept",
+            f"iifname {tunnel} oifname {red} accept",
+        ]
+        if len(leg.red) > 1:
+            lines.append(f"iifname {red} oifname {red} accept")
+    # A gateway takes red packets out of one tunnel and into another, and never back.
+    for one in legs:
+        for other in legs:
+            if one is not other:
+                lines.append(f'iifname "{one.tunnel}" oifname "{other.tunnel}" accept')
+    blacks = _either([f'"{leg.black}"' for leg in legs])
     lines += [
-        f"oifname {black} {_drop('forward_to_black')}",
-        f"iifname {black} {_drop('forward_from_black')}",
+        f"oifname {blacks} {_drop('forward_to_black')}",
+        f"iifname {blacks} {_drop('forward_from_black')}",
         _drop("forward_other"),
     ]
     return Chain("inet", "forward", "drop", tuple(lines))
 
 
-def _input(rules: GuardRules, black: str, own: str) -> list[str]:
+def _input(rules: GuardRules) -> tuple[str, str, list[str]]:
+    own = str(rules.black_address)
     lines = [
-        f"iifname != {black} {_drop('input_other')}",
         f"meta nfproto ipv4 {_drop('input_ipv4')}",
         f"ip6 daddr {_set([own, rules.black_group])} meta l4proto esp accept",
         f"ip6 daddr {_set([own, rules.idp_group])} {_both(rules.idp_port)} accept",
@@ -174,14 +205,14 @@ def _input(rules: GuardRules, black: str, own: str) -> list[str]:
         lines += [f"ip6 daddr {own} udp {side} {ports} accept" for side in ("dport", "sport")]
     if rules.echo:
         lines.append(f"ip6 daddr {own} icmpv6 type {{ echo-request, echo-reply }} accept")
-    return [*lines, _drop("input_black")]
+    return "iifname", "input_other", [*lines, _drop("input_black")]
 
 
-def _output(rules: GuardRules, black: str, own: str) -> list[str]:
+def _output(rules: GuardRules) -> tuple[str, str, list[str]]:
+    own = str(rules.black_address)
     groups = _set([rules.idp_group, rules.mike_group, rules.black_group])
     protocols = sorted({rules.idp_port, rules.mike_port})
     lines = [
-        f"oifname != {black} {_drop('output_other')}",
         f"meta nfproto ipv4 {_drop('output_ipv4')}",
         # No ICMPv6 errors: they would quote what was received, even from inside a tunnel.
         f"ip6 saddr {_set([own, '::', 'fe80::/10'])} icmpv6 type {{ mld-listener-report, "
@@ -197,7 +228,7 @@ def _output(rules: GuardRules, black: str, own: str) -> list[str]:
         lines += [f"udp {side} {ports} accept" for side in ("dport", "sport")]
     if rules.echo:
         lines.append("icmpv6 type { echo-request, echo-reply } accept")
-    return [*lines, _drop("output_black")]
+    return "oifname", "output_other", [*lines, _drop("output_black")]
 
 
 def _both(port: int) -> str:
@@ -207,6 +238,10 @@ def _both(port: int) -> str:
 
 def _drop(counter: str) -> str:
     return f'counter name "{counter}" drop'
+
+
+def _either(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else _set(values)
 
 
 def _set(values: Iterable[object]) -> str:
