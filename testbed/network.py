@@ -339,14 +339,14 @@ class Network:
         for switch in self.topology.switches:
             snooping = int(switch.multicast_snooping)
             lines.append(
-                f"link add {switch.name} group {_GROUP} type bridge stp_state 0 "
+                f"link add name {switch.name} group {_GROUP} type bridge stp_state 0 "
                 f"mcast_snooping {snooping}"
             )
         ports = self._switch_ports()
         for port, link in ports.items():
             mtu = f" mtu {link.mtu}" if link.mtu else ""
             lines.append(f"link set {port} master {link.ends[1]}{mtu} up")
-        lines += [f"link set {switch.name} up" for switch in self.topology.switches]
+        lines += [f"link set dev {switch.name} up" for switch in self.topology.switches]
         network_batch.batch("ip", lines, _SWITCHES)
         network_queues.configure(ports, _SWITCHES)
 
