@@ -45,7 +45,10 @@ LOCAL_PORTS: Final = (47501, 47502)
 """UDP ports of idpd and miked on ::1; ten higher for each further leg of a gateway."""
 
 REQID: Final = 7
-"""Of the first leg's SAs and policies."""
+"""Of the first leg's SAs and policies; ten higher for each further leg of a gateway."""
+
+LEG_METRIC: Final = 1024
+"""Of the first leg's routes."""
 
 DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
 """Mode ``paper`` shares one SA among all senders, which an AEAD forbids (RFC 6054)."""
@@ -147,7 +150,8 @@ def render(
             "group": str(group.black_group),
             "interface": xfrm_interface(node.leg),
             "if_id": group.if_id + node.leg,
-            "reqid": REQID + node.leg,
+            "reqid": REQID + 10 * node.leg,
+            "route_metric": 0 if node.host is None else LEG_METRIC + node.leg,
             "ipv4": ipv4,
             "unicast": "group" if topology.gateways else "off",
         },

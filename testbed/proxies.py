@@ -120,13 +120,12 @@ def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> li
     return found
 
 
-def gateways_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> list[Proxy]:
+def gateways_of(topology: Topology, directory: Path) -> list[Proxy]:
     """Return the gatewayd of each gateway.
 
     Args:
         topology: of the network.
         directory: of the run, where the legs' files are; gatewayd's go below it too.
-        tunnel: empty if the legs have no xfrm interfaces, and so no multicast to forward.
     """
     wiring = Wiring(topology)
     found = []
@@ -134,7 +133,6 @@ def gateways_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> l
         home = directory / node.name
         lines = ["[device]", f"name = {json.dumps(node.name)}"]
         lines += [f"run_directory = {json.dumps(str(home))}", "[gateway]"]
-        lines.append(f"multicast = {json.dumps(bool(tunnel))}")
         for leg in topology.legs:
             if leg.host == node.name:
                 lines += [

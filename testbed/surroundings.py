@@ -92,7 +92,7 @@ class Surroundings:
         for proxy in proxies_of(self._topology, self._directory / "mproxy", tunnel=tunnel):
             proxy.launch(self._network, processes, nursery)
             self._proxies[proxy.node] = proxy
-        for gateway in gateways_of(self._topology, self._directory, tunnel=tunnel):
+        for gateway in gateways_of(self._topology, self._directory):
             gateway.launch(self._network, processes, nursery)
             self._gateways[gateway.node] = gateway
 

@@ -83,6 +83,8 @@ class DeviceConfig:
         mike: settings of the MIKE engine.
         backend: ``netlink``, ``command``, ``pfkey`` or ``memory``.
         xfrm_interface: name of the xfrm interface.
+        route_metric: of the routes to others' prefixes, 0 for the kernel's default. The legs of a
+            gateway need one each: they may know the same prefix.
         responder_port: port of the NTP on-wire responder, 0 for none.
         injected_offset_us: shift of the wall clock, for tests of the clock measurement only.
         park: wait for ``start`` on the control socket.
@@ -99,6 +101,7 @@ class DeviceConfig:
     mike: MikeConfig
     backend: str
     xfrm_interface: str
+    route_metric: int
     responder_port: int
     injected_offset_us: int
     park: bool
@@ -144,6 +147,7 @@ class _DeviceReader(TableReader):
             mike_channel=self.channel("mike", MIKE_GROUP, MIKE_PORT),
             backend=self.choice("ipsec", "backend", BACKENDS, "netlink"),
             xfrm_interface=self.interface("ipsec", "interface", "xfrm0"),
+            route_metric=self.integer("ipsec", "route_metric", 0, (1 << 31) - 1, 0),
             idp=self.idp(),
             mike=self.mike(),
             responder_port=self.integer("clock", "responder_port", 0, 65535, 0),

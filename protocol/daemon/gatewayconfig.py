@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from ipaddress import ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from protocol.daemon import config
 from protocol.daemon.config import DeviceConfig
 from protocol.daemon.tables import ConfigFileError, RunFiles, TableReader, read_tables
 from protocol.gateway.config import RANGES, GatewayConfig, Leg, Network
+
+ROUTE_METRIC = 512
+"""Of gatewayd's routes: before those of the legs' idpd, which do not know of one another."""
 
 _SECTION = "gateway"
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(GatewayConfig)}
@@ -35,7 +39,8 @@ class GatewayFile:
         config: settings of the engine.
         legs: the files of the legs' daemons, by partition.
         poll_interval_ms: how often each leg's idpd is asked.
-        multicast: whether red multicast is forwarded; only where the legs have xfrm interfaces.
+        tunnels: whether the legs have xfrm interfaces, so that there is something to forward: not
+            with the memory backend.
         ipv4: whether IPv4 multicast is, too: every leg's SAs carry it.
     """
 
@@ -43,7 +48,7 @@ class GatewayFile:
     config: GatewayConfig
     legs: dict[str, DeviceConfig]
     poll_interval_ms: int
-    multicast: bool
+    tunnels: bool
     ipv4: bool
 
 
@@ -62,8 +67,8 @@ class _Reader(TableReader):
             self.fail(_SECTION, "", "is missing: gatewayd has nothing to do here")
         files = RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
         poll_interval_ms = self.integer(_SECTION, "poll_interval_ms", 50, 60_000, 500)
-        multicast = self.boolean(_SECTION, "multicast", default=True)
         legs = self._legs()
+        tunnels = all(leg.backend != "memory" for leg in legs.values())
         self._check_apart(legs)
         values: dict[str, Any] = {
             "legs": tuple(
@@ -81,7 +86,7 @@ class _Reader(TableReader):
         except LocalError as error:
             raise ConfigFileError(f"{self._path.name}: [gateway] {error}") from error
         ipv4 = all(leg.idp.ipv4 for leg in legs.values())
-        return GatewayFile(files, settings, legs, poll_interval_ms, multicast, ipv4)
+        return GatewayFile(files, settings, legs, poll_interval_ms, tunnels, ipv4)
 
     def _legs(self) -> dict[str, DeviceConfig]:
         section = "gateway.leg"
@@ -103,7 +108,7 @@ class _Reader(TableReader):
         for what, values in (
             ("[black] interface", [leg.black_interface for leg in legs.values()]),
             ("[ipsec] if_id", [leg.idp.if_id for leg in legs.values()]),
-            ("[ipsec] reqid", [leg.idp.reqid for leg in legs.values()]),
+            ("[ipsec] route_metric", [leg.route_metric for leg in legs.values()]),
             ("[local] idp_port", [leg.local.idp_port for leg in legs.values()]),
             ("[local] mike_port", [leg.local.mike_port for leg in legs.values()]),
             ("[device] run_directory", [leg.device.run_directory for leg in legs.values()]),
@@ -111,6 +116,18 @@ class _Reader(TableReader):
             if len(set(values)) != len(values):
                 said = ", ".join(str(value) for value in values)
                 self.fail("gateway.leg", "config", f"has the same {what} twice: {said}")
+
+        reqids = sorted(leg.idp.reqid for leg in legs.values())
+        if any(two - one < 2 for one, two in pairwise(reqids)):
+            said = ", ".join(str(reqid) for reqid in reqids)
+            self.fail("gateway.leg", "config", f"needs [ipsec] reqid at least 2 apart, not {said}")
+        for partition, leg in legs.items():
+            if leg.route_metric <= ROUTE_METRIC:
+                self.fail(
+                    "gateway.leg",
+                    "config",
+                    f"needs [ipsec] route_metric above {ROUTE_METRIC} for {partition}",
+                )
 
     def _networks(self, key: str) -> tuple[Network, ...]:
         value = self.take(_SECTION, key, [])

@@ -14,26 +14,31 @@ from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import DeviceConfig
 from protocol.daemon.controlclient import ControlClient
 from protocol.daemon.effects import CommonEffects, Performer
-from protocol.daemon.gatewayconfig import GatewayFile
+from protocol.daemon.gatewayconfig import ROUTE_METRIC, GatewayFile
 from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
 from protocol.daemon.mproxysockets import IgmpSocket
 from protocol.daemon.ownidentity import read_identity
 from protocol.daemon.process import DaemonProcess
-from protocol.daemon.sockets import GroupSocket
+from protocol.daemon.reconcile import remove_own_routes
+from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
+from protocol.daemon.sockets import GroupSocket, interface_index
 from protocol.gateway.engine import GatewayEngine
 from protocol.gateway.events import (
     AnnouncePrefix,
+    DeleteRoute,
     FetchKey,
     KeyFetched,
     LegPolled,
     LegView,
+    SetRoute,
     WithdrawPrefix,
 )
 from protocol.gateway.messages import KIND_TABLE
 from protocol.identity.envelope import KIND_OFFSET
 from protocol.identity.identity import Identity
+from protocol.idp.events import AddRoute, RemoveRoute, RouteOperation
 from protocol.mproxy.events import (
     CountersRead,
     DeleteMfc,
@@ -92,6 +97,8 @@ class GatewayService(DaemonProcess):
         self._idpds: dict[str, LegIdpd] = {}
         self._keys: dict[str, KeyDirectory] = {}
         self._routers: dict[Family, MulticastRouter] = {}
+        self._routes: dict[str, Routes] = {leg: MemoryRoutes() for leg in config.legs}
+        self._failed: Counter[str] = Counter()
 
     def open_all(self, stack: ExitStack) -> None:
         """Open every leg's channel and control socket, and take over multicast routing."""
@@ -102,7 +109,7 @@ class GatewayService(DaemonProcess):
         common = CommonEffects(self.runtime, self.loop, self.trace, self.log, self._channels)
         self.runtime.perform_with(common.table())
         self.runtime.perform_with(self._table())
-        if self._file.multicast:
+        if self._file.tunnels:
             self._open_routers(stack)
         for partition, channel in self._channels.items():
             self.loop.add_reader(channel.fileno(), self._reader(partition, channel))
@@ -131,6 +138,11 @@ class GatewayService(DaemonProcess):
         self._keys[partition] = KeyDirectory(leg.key_directory)
 
     def _open_routers(self, stack: ExitStack) -> None:
+        for leg in self._file.config.legs:
+            routes = KernelRoutes(interface_index(leg.tunnel), ROUTE_METRIC, GATEWAY_PROTOCOL)
+            stack.callback(routes.close)
+            remove_own_routes(routes)  # of a killed gatewayd
+            self._routes[leg.partition] = routes
         tunnels = [leg.tunnel for leg in self._file.config.legs]
         router6 = Ip6Router(tunnels)
         stack.callback(router6.close)
@@ -196,6 +208,8 @@ class GatewayService(DaemonProcess):
             FetchKey: self._fetch_key,
             AnnouncePrefix: lambda effect: self._idpds[effect.leg].announce(effect.prefix),
             WithdrawPrefix: lambda effect: self._idpds[effect.leg].withdraw(effect.prefix),
+            SetRoute: lambda effect: self._route(effect.leg, AddRoute(effect.prefix)),
+            DeleteRoute: lambda effect: self._route(effect.leg, RemoveRoute(effect.prefix)),
             SetMfc: self._set_mfc,
             DeleteMfc: lambda effect: self._router(effect.key).delete_route(effect.key),
             ReadCounters: self._read_counters,
@@ -204,6 +218,12 @@ class GatewayService(DaemonProcess):
     def _fetch_key(self, effect: FetchKey) -> None:
         group_key = self._keys[effect.leg].fetch(str(effect.epoch))
         self.runtime.deliver(KeyFetched(effect.leg, effect.epoch, group_key))
+
+    def _route(self, leg: str, operation: RouteOperation) -> None:
+        (outcome,) = self._routes[leg].apply([operation])
+        if not outcome.ok:
+            self._failed["gateway.route_failed"] += 1
+            self.log.write("warning", f"route {operation.prefix} by leg {leg}: {outcome.text}")
 
     def _router(self, key: FlowKey) -> MulticastRouter:
         return self._routers[Family.of(key.group)]
@@ -223,7 +243,7 @@ class GatewayService(DaemonProcess):
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what sockets, kernel and the legs' idpd refused."""
-        counters: Counter[str] = Counter()
+        counters = Counter(self._failed)
         parts = (self._channels, self._idpds, self._routers)
         for source in [part.counters for table in parts for part in table.values()]:
             counters.update(source)

@@ -115,7 +115,7 @@ class IdpService(Service):
         if not self._backend.kernel:
             self.common.add_channel(PAIR, self.group.send)
             return
-        kernel = KernelRoutes(interface_index(config.xfrm_interface))
+        kernel = KernelRoutes(interface_index(config.xfrm_interface), config.route_metric)
         self._routes = kernel
         stack.callback(kernel.close)
         kernel.add_address(link_local(config.device.address))

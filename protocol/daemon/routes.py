@@ -24,6 +24,9 @@ from protocol.ipsec.model import Prefix
 ROUTE_PROTOCOL = 29
 """Marks our routes (``ip route show proto 29``); free in /etc/iproute2/rt_protos."""
 
+GATEWAY_PROTOCOL = 30
+"""The same of a gateway's gatewayd, which chooses among its legs."""
+
 BATCH_MAX = 64
 """Requests in one send, so that the answers fit into the smallest receive buffer."""
 
@@ -38,7 +41,7 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
-_RTA_DST, _RTA_OIF = 1, 4
+_RTA_DST, _RTA_OIF, _RTA_PRIORITY = 1, 4, 6
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
 
 _HEADER = struct.Struct("=IHHII")
@@ -95,13 +98,17 @@ class KernelRoutes:
 
     Args:
         index: of the interface.
+        metric: of the routes; of two to one destination the lower counts. 0: the kernel's default.
+        protocol: marks the routes that are ours.
 
     Raises:
         LocalError: no rtnetlink socket.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, metric: int = 0, protocol: int = ROUTE_PROTOCOL) -> None:
         self._index = index
+        self._metric = metric
+        self._protocol = protocol
         self._sequence = 0
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
@@ -183,19 +190,20 @@ class KernelRoutes:
             0,
             0,
             _RT_TABLE_MAIN,
-            ROUTE_PROTOCOL,
+            self._protocol,
             scope,
             _RTN_UNICAST,
             0,
         )
         destination = _attribute(_RTA_DST, prefix.network_address.packed)
         through = _attribute(_RTA_OIF, self._index.to_bytes(4, "little"))
-        return kind, flags, header + destination + through
+        metric = _attribute(_RTA_PRIORITY, self._metric.to_bytes(4, "little"))
+        return kind, flags, header + destination + through + (metric if self._metric else b"")
 
     def _ours(self, payload: bytes) -> Iterator[Prefix]:
         """Yield the destination of a route if it is one of ours."""
         family, length, _, _, table, protocol, _, _, _ = _RTMSG.unpack_from(payload)
-        if (table, protocol) != (_RT_TABLE_MAIN, ROUTE_PROTOCOL):
+        if (table, protocol) != (_RT_TABLE_MAIN, self._protocol):
             return
         attributes = dict(_attributes(payload[_RTMSG.size :]))
         through = int.from_bytes(attributes.get(_RTA_OIF, b""), "little")

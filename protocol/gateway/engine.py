@@ -25,9 +25,11 @@ from protocol.gateway import rules
 from protocol.gateway.config import GatewayConfig, Network
 from protocol.gateway.events import (
     AnnouncePrefix,
+    DeleteRoute,
     FetchKey,
     KeyFetched,
     LegPolled,
+    SetRoute,
     WithdrawPrefix,
 )
 from protocol.gateway.forwarding import Forwarding
@@ -69,6 +71,7 @@ class GatewayEngine:
         }
         self._own = {identity.me.fingerprint for identity in self._identities.values()}
         self._reach = Reach()
+        self._routes: dict[Network, str] = {}
         self._forwarding = Forwarding(self._config)
 
     def handle(self, event: Event, now: Instant) -> Sequence[Effect]:
@@ -117,6 +120,7 @@ class GatewayEngine:
         """GATE-17: leave nothing behind. The others hear what we say no longer, and take over."""
         for leg in self._legs.values():
             out += [WithdrawPrefix(leg.name, net) for net in _ordered(leg.told)]
+        out += [DeleteRoute(net, leg) for net, leg in self._routes.items()]
         out += self._forwarding.end()
         out += [CancelTimer(name) for name in (_REFRESH, _SETTLE, _SWEEP)]
         self._running = False
@@ -201,6 +205,7 @@ class GatewayEngine:
         before, settled = self._reach, self._settled(now, out)
         self._reach = reach(self._legs, self._config, settled)
         self._forwarding.refit(self._reach, out)
+        self._route(out)
         for rule, origin, reason in self._reach.left_out:
             if self._refusals.note(origin, rule, reason, now):
                 self._counters.count(rule)
@@ -215,6 +220,18 @@ class GatewayEngine:
                     for body in bodies
                 ]
         self._report(before, out)
+
+    def _route(self, out: list[Effect]) -> None:
+        """GATE-6: route each prefix by the best way to it, whatever legs may lead there."""
+        wanted = {net: way.leg for way in self._reach.ways.values() for net in way.prefixes}
+        for net, leg in list(self._routes.items()):
+            if wanted.get(net) != leg:
+                del self._routes[net]
+                out.append(DeleteRoute(net, leg))
+        for net, leg in wanted.items():
+            if net not in self._routes:
+                self._routes[net] = leg
+                out.append(SetRoute(net, leg))
 
     @staticmethod
     def _announce(leg: LegState, wanted: set[Network], out: list[Effect]) -> None:

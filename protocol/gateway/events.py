@@ -96,3 +96,24 @@ class WithdrawPrefix(Effect):
 
     leg: str
     prefix: Network
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoute(Effect):
+    """Route a red prefix into a leg's tunnel, before any route that a leg's idpd has made.
+
+    Attributes:
+        prefix: of the partition that the leg leads to.
+        leg: which.
+    """
+
+    prefix: Network
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoute(Effect):
+    """Undo a `SetRoute`."""
+
+    prefix: Network
+    leg: str

@@ -229,12 +229,12 @@ def is_old(version: int, known_version: int) -> bool:
     return version < known_version
 
 
-def check_authorised(prefix: Prefix, authorised: Iterable[Prefix], *, gateway: bool) -> None:
+def check_authorised(prefix: Prefix, authorised: Iterable[Prefix]) -> None:
     """IDP-21: refuse a prefix that the nation's CA did not give to the device.
 
-    A gateway speaks for the red networks of other partitions, whatever they are (docs/gateways.md).
+    The certificate of a gateway's leg names those of the other partitions (docs/gateways.md).
     """
-    if not gateway and not any(_within(prefix, whole) for whole in authorised):
+    if not any(_within(prefix, whole) for whole in authorised):
         raise PeerError("IDP-21", f"its certificate does not authorise {prefix}")
 
 

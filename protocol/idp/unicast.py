@@ -392,7 +392,7 @@ class UnicastPairs:
         elsewhere = len(self._table) - len(self._table.of(address))
         for prefix in pair.announced:
             try:
-                rules.check_authorised(prefix, pair.peer.prefixes, gateway=pair.peer.gateway)
+                rules.check_authorised(prefix, pair.peer.prefixes)
                 rules.check_kind(prefix, black)
                 other = self._table.overlap(prefix, address)
                 rules.check_overlap(prefix, self._announcer.prefixes, other)
@@ -424,7 +424,7 @@ class UnicastPairs:
     def _check_own(self, prefix: Prefix) -> None:
         me = self._identity.me
         try:
-            rules.check_authorised(prefix, me.prefixes, gateway=me.gateway)
+            rules.check_authorised(prefix, me.prefixes)
             rules.check_kind(prefix, self._black_networks())
             holder = self._table.overlap(prefix, self._own)
             rules.check_overlap(prefix, (), holder)

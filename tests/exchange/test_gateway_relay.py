@@ -13,6 +13,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from protocol.gateway.events import DeleteRoute, SetRoute
 from protocol.gateway.messages import Claim
 from tests.support.gateways import POLL_S, World, group_key, prefixes
 
@@ -295,3 +296,22 @@ def test_GATE_18_a_captured_gateway_cannot_speak_for_what_its_certificate_lacks(
     world.deliver()
     assert any("GATE-18" in line for line in world.boxes["g3"].log)
     assert world.partition_as_seen("g3", "a")["prefixes"] != ["fd00:3::/64"]  # type: ignore[index]
+
+
+def test_GATE_6_each_prefix_is_routed_by_the_best_way() -> None:
+    # GATE-6
+    world = row()
+    routes = {}
+    for effect in world.boxes["g2"].effects:
+        if isinstance(effect, SetRoute):
+            routes[str(effect.prefix)] = effect.leg
+        elif isinstance(effect, DeleteRoute):
+            assert routes.pop(str(effect.prefix)) == effect.leg
+    # Also where it stands by: its leg a hears b's prefixes from g1, and b's own devices are nearer.
+    assert routes == {
+        "fd00:1::/64": "a",
+        "fd00:2::/64": "a",
+        "fd00:3::/64": "b",
+        "fd00:4::/64": "b",
+        "10.4.0.0/24": "b",
+    }

@@ -47,10 +47,12 @@ def test_red_networks_are_fine(prefix: str) -> None:
     rules.check_kind(ip_network(prefix), BLACK)  # type: ignore[arg-type]
 
 
-def test_a_gateway_speaks_for_other_partitions() -> None:
+def test_a_certificate_authorises_what_lies_within_its_blocks() -> None:
     with pytest.raises(PeerError, match="IDP-21"):
-        rules.check_authorised(ip_network("fd00:9::/64"), (), gateway=False)
-    rules.check_authorised(ip_network("fd00:9::/64"), (), gateway=True)
+        rules.check_authorised(ip_network("fd00:9::/64"), ())
+    with pytest.raises(PeerError, match="IDP-21"):
+        rules.check_authorised(ip_network("fd00:8::/31"), [ip_network("fd00:9::/32")])
+    rules.check_authorised(ip_network("fd00:9::/64"), [ip_network("fd00:9::/32")])
 
 
 def test_overlap_with_our_own() -> None:
