@@ -325,12 +325,14 @@ class Fleet:
         return when
 
     def revive(self, node: str) -> None:
-        """Start those daemons of a device or LAN router again that were killed.
+        """Start those daemons of a device, LAN router or gateway again that were killed.
 
-        Returns when they answer: idpd and miked parked, mproxyd at work.
+        Returns when they answer: idpd and miked parked, mproxyd and gatewayd at work.
         """
-        if node in self._devices:
-            self._devices[node].launch(self.network, self.processes, self._nursery)
+        legs = [leg.name for leg in self.topology.legs if leg.host == node]
+        for name in (node, *legs):
+            if name in self._devices:
+                self._devices[name].launch(self.network, self.processes, self._nursery)
         self.surroundings.revive(node, self.processes, self._nursery)
         self._await_daemons()
         self.surroundings.wait_proxies()
