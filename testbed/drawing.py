@@ -168,10 +168,12 @@ def _draw_nodes(axes: Axes, wiring: Wiring, layout: Layout) -> None:
                 _box(axes, (x, y), (0.56, 0.3), "white", INK[Side.RED])
                 _label(axes, x, y, name, INK[Side.RED], size=_SMALL + 0.5)
             case _:
-                side = Side.BLACK if node.kind is NodeKind.ROUTER else Side.RED
+                side = Side.RED if node.kind is NodeKind.LAN_ROUTER else Side.BLACK
                 edge = RENDEZVOUS if node.rendezvous_point else INK[side]
                 _disc(axes, (x, y), INK[side], edge)
                 _label(axes, x, y, name, "white")
+                if node.kind is NodeKind.GATEWAY:
+                    _label(axes, x, y + 0.37, "gateway", INK[side], size=_SMALL)
                 if node.rendezvous_point:
                     backup = node.rendezvous_point is RendezvousPoint.BACKUP
                     what = "backup" if backup else "rendezvous point"

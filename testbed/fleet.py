@@ -247,14 +247,16 @@ class Fleet:
         self._watch = GroupWatch(self.addresses, self.status, self.check_alive)
         self._idle = IdleSampler()
         self._stack.callback(self._idle.close)
-        # Without gateways: the SADs of all legs of one are one.
-        nodes = {node.name: self.network.pid(node.name) for node in self.topology.devices}
+        nodes = {name: self.network.pid(name) for name in self.devices}
         self._sads = SadReader(nodes)
         self._stack.callback(self._sads.close)
         if not self.options.kernel:
             return
         if self.options.observe_kernel:
-            self._observer = KernelObserver(nodes)
+            # Without gateways: of one, all legs' SAs are in one kernel.
+            self._observer = KernelObserver(
+                {node.name: nodes[node.name] for node in self.topology.devices}
+            )
             self._stack.callback(self._observer.close)
         for node in self.topology.devices:
             assert node.red is not None

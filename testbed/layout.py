@@ -7,6 +7,7 @@ Lengths are in units of about an inch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,8 @@ _CORE_ABOVE: Final = 1.45
 _MESH_ABOVE: Final = 2.9
 """Instead of _CORE_ABOVE where links cross between the rows: room for the label of each."""
 
+_GATEWAY_ABOVE: Final = 0.85
+_LEGS_APART: Final = 1.2
 _RED_STEP: Final = 1.15
 _BAR_BELOW: Final = 0.62
 _BAR_MARGIN: Final = 0.3
@@ -83,6 +86,7 @@ def lay_out(wiring: Wiring) -> Layout:
     layout = Layout()
     _place_devices(wiring, layout)
     _place_black(wiring, layout)
+    _place_gateways(wiring, layout)
     for wire in wiring.wires:
         _draw_wire(wiring, layout, wire)
     return layout
@@ -155,6 +159,29 @@ def _place_black(wiring: Wiring, layout: Layout) -> None:
         layout.places[name] = (x, _ROUTERS_Y + (_MESH_ABOVE if meshed else _CORE_ABOVE))
 
 
+def _place_gateways(wiring: Wiring, layout: Layout) -> None:
+    """Put gateways above the gap between their partitions, redundant ones above one another."""
+    taken: Counter[float] = Counter()
+    for gateway in wiring.topology.gateways:
+        centres = []
+        for port in wiring.ports[gateway.name]:
+            near = [other.node for other in wiring.neighbours(port)]
+            xs = [layout.places[name][0] for name in near if name in layout.places]
+            centres.append(sum(xs) / len(xs) if xs else 0.0)
+        x = round(sum(centres) / len(centres), 2)
+        layout.places[gateway.name] = (x, _ROUTERS_Y + _GATEWAY_ABOVE * taken[x])
+        taken[x] += 1
+
+
+def _foot(wiring: Wiring, layout: Layout, port: Port) -> float:
+    """Return where a node's cable meets the bar: those of a gateway's legs stand apart."""
+    x = layout.places[port.node][0]
+    if wiring.kind(port) is not NodeKind.GATEWAY:
+        return x
+    ports = wiring.ports[port.node]
+    return x + (ports.index(port) - (len(ports) - 1) / 2) * _LEGS_APART
+
+
 def _draw_wire(wiring: Wiring, layout: Layout, wire: Wire) -> None:
     prefix = next((str(at.network) for port in wire.ports for at in port.addresses), "")
     links = [wiring.topology.links[port.link] for port in wire.ports]
@@ -166,11 +193,11 @@ def _draw_wire(wiring: Wiring, layout: Layout, wire: Wire) -> None:
         return
     spots = [layout.places[port.node] for port in wire.ports]
     y = _bar_height(wiring, wire, [y for _, y in spots])
-    xs = [x for x, _ in spots]
+    xs = [_foot(wiring, layout, port) for port in wire.ports]
     bar = Bar(wire.name, wire.side, min(xs) - _BAR_MARGIN, max(xs) + _BAR_MARGIN, y, prefix)
     layout.bars[wire.name] = bar
-    for link, spot in zip(links, spots, strict=True):
-        layout.cables.append(Cable(link, wire.side, spot, (spot[0], y), 0.0, ""))
+    for link, spot, x in zip(links, spots, xs, strict=True):
+        layout.cables.append(Cable(link, wire.side, spot, (x, y), 0.0, ""))
 
 
 def _bar_height(wiring: Wiring, wire: Wire, ys: Iterable[float]) -> float:

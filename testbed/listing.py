@@ -64,7 +64,9 @@ def _wire(wiring: Wiring, wire: Wire) -> Iterator[str]:
 
 def _port(wiring: Wiring, port: Port) -> str:
     node = wiring.nodes[port.node]
-    what = node.nation or node.kind.replace("_", " ")
+    what = node.kind.replace("_", " ")
+    if node.kind is NodeKind.DEVICE and node.nation:
+        what = node.nation
     addresses = "  ".join(str(address) for address in port.addresses)
     return f"{node.name:<6} {what:<10} {port.interface:<6} {addresses:<22}"
 

@@ -42,7 +42,7 @@ def read_view(answer: Mapping[str, Any] | None) -> LegView | None:
             ),
             announced=None if own is None else frozenset(ip_network(text) for text in own),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, LocalError) as error:
         raise LocalError(f"idpd's status cannot be read: {error!r}") from error
 
 

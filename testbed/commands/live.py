@@ -82,7 +82,7 @@ def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
 @_run_option
 @click.option("--json", "as_json", is_flag=True, help="Print all that the daemons say.")
 def status(run_id: str | None, as_json: bool) -> None:
-    """Show what a network says: devices (state, members, epoch, SAs), routers, proxies.
+    """Show what a network says: devices (state, members, epoch, SAs), routers, proxies, gateways.
 
     \b
     Examples:
@@ -175,11 +175,15 @@ def _report_up(run: Run, options: UpOptions) -> None:
 
 
 def _others(answer: dict[str, Any]) -> list[str]:
-    """Return a line for each router and each multicast proxy."""
+    """Return a line for each router, each multicast proxy and each gateway."""
     lines = [f"router {name}: {text}" for name, text in answer["routers"].items()]
     for node, proxy in answer["proxies"].items():
         text = proxy.get("error") or f"{proxy['groups']} groups heard, {proxy['flows']} flows"
         lines.append(f"proxy {node}: {text}")
+    for node, spoken in answer["gateways"].items():
+        into = (f"for {', '.join(names)} in {place}" for place, names in spoken.items() if names)
+        text = spoken.get("error") or "; ".join(into) or "stands by"
+        lines.append(f"gateway {node}: {text}")
     return lines
 
 

@@ -101,3 +101,47 @@ def test_it_is_never_loaded_on_top_of_another() -> None:
 def test_what_nftables_would_misread_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(LocalError, match="guard: "):
         replace(RULES, **wrong)  # type: ignore[arg-type]
+
+
+LEGS = (
+    replace(RULES, red=()),
+    replace(
+        RULES,
+        black_address=IPv6Address("2001:db8:c::1"),
+        black="black1",
+        tunnel="xfrm1",
+        red=(),
+    ),
+)
+
+
+def test_a_gateway_passes_packets_from_tunnel_to_tunnel_and_nothing_black() -> None:
+    (forward, inward, outward, arp_in, _) = chains(*LEGS)
+    accepts = [rule for rule in forward.rules if rule.endswith("accept")]
+    assert accepts == [
+        'iifname "xfrm0" oifname "xfrm1" accept',
+        'iifname "xfrm1" oifname "xfrm0" accept',
+    ]
+    assert forward.policy == inward.policy == outward.policy == "drop"
+    both = '{ "black0", "black1" }'
+    assert f'oifname {both} counter name "forward_to_black" drop' in forward.rules
+    assert arp_in.rules == (f'iifname {both} counter name "arp_in" drop',)
+
+
+def test_each_leg_of_a_gateway_has_its_own_address_only() -> None:
+    (_, inward, outward, _, _) = chains(*LEGS)
+    for leg, other in zip(LEGS, LEGS[::-1], strict=True):
+        here = [rule for rule in inward.rules if f'"{leg.black}" ' in rule and "!=" not in rule]
+        assert any(str(leg.black_address) in rule for rule in here)
+        assert not any(str(other.black_address) in rule for rule in here)
+        assert here[-1].endswith('counter name "input_black" drop')
+        source = f'oifname "{leg.black}" ip6 saddr != {leg.black_address}'
+        assert any(rule.startswith(source) for rule in outward.rules)
+    # Nothing that is said of one black interface holds for the other.
+    first = inward.rules.index('iifname != { "black0", "black1" } counter name "input_other" drop')
+    assert all(rule.startswith('iifname "black') for rule in inward.rules[first + 1 :])
+
+
+def test_two_legs_on_one_interface_are_refused() -> None:
+    with pytest.raises(LocalError, match="named twice"):
+        chains(LEGS[0], replace(LEGS[1], black="black0"))

@@ -27,6 +27,11 @@ class FakeFleet:
         status=lambda: {
             "routers": {"r1": "OSPF 3 of 3 Full"},
             "proxies": {"l1": {"groups": 2, "flows": 5}, "d1": {"error": "d1/mproxyd: gone"}},
+            "gateways": {
+                "g1": {"a": ["b", "c"], "b": ["a"]},
+                "g2": {"a": [], "b": []},
+                "g3": {"error": "g3/gatewayd: gone"},
+            },
         }
     )
 
@@ -73,6 +78,9 @@ def test_questions_are_answered_until_it_goes_down(tmp_path: Path) -> None:
         "router r1: OSPF 3 of 3 Full",
         "proxy l1: 2 groups heard, 5 flows",
         "proxy d1: d1/mproxyd: gone",
+        "gateway g1: for b, c in a; for a in b",
+        "gateway g2: stands by",
+        "gateway g3: g3/gatewayd: gone",
     ]
     assert mailbox.ask("cut", device="d1")["result"] == 7
     assert fleet.done == [("cut", "d1")]

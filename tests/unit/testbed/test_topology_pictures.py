@@ -20,7 +20,15 @@ from testbed.listing import limits
 from testbed.spec import Node, NodeKind, Topology
 from testbed.wiring import Wiring
 
-NAMES = ["measurement", "coalition", "coalition-wan", "line(5)", "coalition(5,2)", "star(1)"]
+NAMES = [
+    "measurement",
+    "coalition",
+    "coalition-wan",
+    "line(5)",
+    "coalition(5,2)",
+    "star(1)",
+    "partitions",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +38,7 @@ def test_black_is_above_and_red_below_the_devices(name: str) -> None:
     assert set(layout.places) == set(wiring.ports)
     for node, (_, y) in layout.places.items():
         kind = wiring.nodes[node].kind
-        assert (y > 0) == (kind is NodeKind.ROUTER), node
+        assert (y > 0) == (kind in (NodeKind.ROUTER, NodeKind.GATEWAY)), node
         assert (y == 0) == (kind is NodeKind.DEVICE), node
     for bar in layout.bars.values():
         assert (bar.y > 0) == (bar.side == "black")

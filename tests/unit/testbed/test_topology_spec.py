@@ -157,7 +157,7 @@ def test_topologies_are_found_by_name_family_and_path(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text(GOOD)
     assert topologies.find(str(path)).name == "small"
-    with pytest.raises(TestbedError, match=r"known: .*measurement, star"):
+    with pytest.raises(TestbedError, match=r"known: .*measurement, partitions, star"):
         topologies.find("mesurement")
 
 
