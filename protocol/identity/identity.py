@@ -1,6 +1,7 @@
 """One device's identity: it seals our messages and opens those of known devices.
 
-`Identity.open` is the only door for black-side datagrams. Cheap checks come before the signature,
+`Identity.open` is the only door for black-side datagrams (IDP's light hellos continue one that came
+through it). Cheap checks come before the signature,
 and nothing but a counter changes before the signature was verified. Chains were verified when the
 certificates were read (`protocol.identity.certificates`); per message only the validity windows,
 a few comparisons and one Ed25519 verification remain.
@@ -406,6 +407,22 @@ class Identity:
             digest=envelope.digest(datagram),
         )
 
+    def vouch(self, fingerprint: bytes, source: IPv6Address, now: Instant) -> Peer:
+        """Return whose certificate this is, if messages from there may be believed at all.
+
+        For messages that are no envelopes (IDP's light hello): nothing is authenticated here.
+
+        Raises:
+            RefusedError: unknown, revoked or invalid certificate, or another address (AUTH-4 to
+                AUTH-8); already counted.
+        """
+        device = self._devices.get(fingerprint)
+        if device is None:
+            reason = f"unknown certificate {fingerprint.hex()}"
+            self._refuse_stranger(RULE_UNKNOWN, reason, source, now)
+        self._check_certificate(device, source, source, now)
+        return device.peer
+
     def _check_claims(
         self, message: Envelope, device: KnownDevice, source: IPv6Address, now: Instant
     ) -> None:
@@ -417,12 +434,18 @@ class Identity:
             self._refuse(RULE_FRESHNESS, reason, device, now)
         if message.startup_wall_ns > message.sent_wall_ns + self._freshness_ns:
             self._refuse(RULE_FRESHNESS, "start-up time-stamp lies in the future", device, now)
+        self._check_certificate(device, message.sender, source, now)
+
+    def _check_certificate(
+        self, device: KnownDevice, sender: IPv6Address, source: IPv6Address, now: Instant
+    ) -> None:
+        """Refuse a certificate that is not acceptable now, or not for this address."""
         problem = device.problem(now.wall_ns)
         if problem is not None:
             self._refuse(*problem, device, now)
         certified = device.peer.address
-        if message.sender != certified or source != certified:
-            reason = f"sent from {source} as {message.sender}, its certificate is for {certified}"
+        if sender != certified or source != certified:
+            reason = f"sent from {source} as {sender}, its certificate is for {certified}"
             self._refuse(RULE_ADDRESS, reason, device, now)
         barred = self._barred.get(certified)
         if barred is not None:

@@ -41,9 +41,11 @@ class Absentees:
         self, up: Iterable[IPv6Address], now_mono_ns: int
     ) -> tuple[tuple[IPv6Address, ...], int | None]:
         """Return the members that are not up, and when to look again."""
-        absent = rules.absent_members(self._members, self._own, up)
-        return absent, self._when(up, now_mono_ns)
+        return self.absent(up), self._when(up, now_mono_ns)
+
+    def absent(self, up: Iterable[IPv6Address]) -> tuple[IPv6Address, ...]:
+        """Return the members that are not up."""
+        return rules.absent_members(self._members, self._own, up)
 
     def _when(self, up: Iterable[IPv6Address], now_mono_ns: int) -> int | None:
-        absent = rules.absent_members(self._members, self._own, up)
-        return now_mono_ns + self._patience_ns if absent else None
+        return now_mono_ns + self._patience_ns if self.absent(up) else None

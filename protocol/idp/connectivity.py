@@ -16,7 +16,12 @@ from typing import Any
 from protocol.core.transitions import Move, TransitionTable
 from protocol.identity import Peer
 from protocol.idp.messages import Hello
-from protocol.idp.rules import check_startup_not_older, check_table_room, is_silent
+from protocol.idp.rules import (
+    check_startup_not_older,
+    check_table_room,
+    falls_silent,
+    is_silent,
+)
 from protocol.idpmike import EpochId, SignalKind
 
 
@@ -180,6 +185,20 @@ class ConnectivityTable:
             for entry in self.entries()
         ]
 
+    def falling_silent(self, now_mono_ns: int) -> tuple[IPv6Address, ...]:
+        """Return the devices that are up and to be asked (IDP-36)."""
+        return tuple(
+            entry.address
+            for entry in self._entries.values()
+            if entry.state is PeerState.UP
+            and falls_silent(
+                entry.last_mono_ns,
+                entry.hello_interval_ms * 1_000_000,
+                entry.dead_interval_ns,
+                now_mono_ns,
+            )
+        )
+
     @property
     def up_count(self) -> int:
         """Number of devices that are up."""
@@ -258,9 +277,10 @@ class ConnectivityTable:
                     changes.append(change)
         return changes
 
-    def excuse(self, until_mono_ns: int) -> None:
-        """Let no device be down before this time: we did not listen, so silence proves nothing."""
+    def excuse(self, now_mono_ns: int) -> None:
+        """Let no device be down for a hello interval: we did not listen, silence proves nothing."""
         for entry in self._entries.values():
+            until_mono_ns = now_mono_ns + entry.hello_interval_ms * 1_000_000
             if entry.state is PeerState.UP and entry.deadline_mono_ns < until_mono_ns:
                 entry.last_mono_ns = until_mono_ns - entry.dead_interval_ns
 

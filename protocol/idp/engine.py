@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.counters import RefusalLog, RuleCounters
@@ -35,6 +34,7 @@ from protocol.identity import (
     PROTOCOL_IDP,
     Identity,
     Opened,
+    Peer,
     RefusedError,
     UnknownCertificateError,
 )
@@ -43,9 +43,12 @@ from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
-from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Hellos
+from protocol.idp.followers import Followers
+from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Around, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
+from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
+from protocol.idp.news import TIMER_NEWS, News
 from protocol.idp.signalling import Signalling
 from protocol.idp.unicast import EngineCalls, UnicastPairs
 from protocol.idpmike import CHANNEL as LOCAL
@@ -56,7 +59,6 @@ NS_PER_MS = 1_000_000
 
 TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
-TIMER_NEWS = "idp.news"
 TIMER_ABSENT = "idp.absent"
 TIMER_BEGIN = "idp.begin"
 TIMERS = (
@@ -99,7 +101,7 @@ class IdpEngine:
         config: settings.
         identity: who we are, how we sign, whom we trust.
         local_secret: the per-device secret of the interface to MIKE.
-        keys: where unpredictable bytes come from (jitter, pair keys).
+        keys: where unpredictable bytes come from (hash chains, jitter, pair keys).
 
     Raises:
         LocalError: on construction: our certificate does not authorise what we shall announce.
@@ -111,8 +113,9 @@ class IdpEngine:
         self._config = config
         self._identity = identity
         self._me = identity.me.address
-        self._hellos = Hellos(config, identity, keys, self._own_hello)
+        self._hellos = Hellos(config, identity, keys, self._own_hello, self._around)
         self._mike = Signalling(local_secret)
+        self._news = News(self._me, config.news_delay_ms * NS_PER_MS, self._mike)
         self._counters = RuleCounters()
         self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
@@ -131,7 +134,8 @@ class IdpEngine:
         self._table = ConnectivityTable(self._config.max_peers)
         self._expiry_mono_ns: int | None = None
         self._hellos.forget()
-        self._news: dict[IPv6Address, Change] = {}
+        self._followers = Followers(self._identity, self._counters, self._refuse)
+        self._news.forget()
         self._plan_wake_mono_ns: int | None = None
         self._absentees.forget()
         self._exchange.forget()
@@ -184,6 +188,7 @@ class IdpEngine:
                 for peer in self._table.describe(now.mono_ns)
             ],
             **self.unicast.status(),
+            "hello_interval_ms": self._hellos.interval_ms,
             "link_up": self._hellos.link_up,
             "cut_off": self._hellos.cut_off,
             "local": self._mike.status(),
@@ -225,7 +230,7 @@ class IdpEngine:
         effects.append(Report("t_hello"))
         if self._config.if_id is not None:
             effects += self._sync.start()
-        effects.append(self._hellos.next_timer(now))
+        effects.append(self._hellos.next_timer())
         return effects
 
     def _on_stopped(self, now: Instant) -> list[Effect]:
@@ -241,15 +246,26 @@ class IdpEngine:
 
     # Hellos.
 
-    def _own_hello(self, triggered: bool) -> Hello:
+    def _own_hello(self) -> Hello:
         """Return what a hello of ours says now."""
+        config = self._config
         return Hello(
-            hello_interval_ms=self._config.hello_interval_ms,
-            dead_factor=self._config.dead_factor,
-            triggered=triggered,
+            hello_interval_ms=rules.paced_interval_ms(
+                config.hello_interval_ms, self._table.up_count + 1, config.hello_budget_per_s
+            ),
+            dead_factor=config.dead_factor,
             epoch=self._sync.epoch,
             pair_key=self.unicast.pair_key,
             trust_digest=self._exchange.trust_digest,
+        )
+
+    def _around(self, now: Instant) -> Around:
+        """Return how the others are, for our next hello."""
+        up = dict(self._table.instances_up())
+        return Around(
+            up=len(up),
+            lost=len(self._table) - len(up),
+            to_ask=self._table.falling_silent(now.mono_ns) + self._absentees.absent(up),
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -257,6 +273,9 @@ class IdpEngine:
         if not rules.may_read(self._running):
             self._counters.count("IDP-15")
             return []
+        if event.payload.startswith(LIGHT):
+            heard, effects = self._followers.read_light(event, self._table, now)
+            return effects if heard is None else self._on_hello(*heard, now)
         try:
             opened = self._identity.open(
                 event.payload, PROTOCOL_IDP, event.source, now, wanted=WANTED
@@ -273,14 +292,24 @@ class IdpEngine:
                 return self._exchange.on_message(opened, now) + self._trust_changed(now)
             hello = Hello.decode(opened.body)
             rules.check_hello(hello)
-            return self._on_hello(opened, hello, now)
+            return self._on_signed(opened, hello, now)
         except PeerError as error:
             return self._refuse(opened.peer.name, error, now)
 
-    def _on_hello(self, opened: Opened, hello: Hello, now: Instant) -> list[Effect]:
+    def _on_signed(self, opened: Opened, hello: Hello, now: Instant) -> list[Effect]:
+        """A device has signed that it is there."""
+        self._followers.check_signed(opened, hello, now.mono_ns)
+        effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, now)
+        self._followers.take_signed(opened, hello, now.mono_ns)
+        if hello.asking:
+            effects += self._hellos.answer_later(opened.peer.address, now)
+        return effects
+
+    def _on_hello(
+        self, peer: Peer, startup_wall_ns: int, hello: Hello, now: Instant
+    ) -> list[Effect]:
         """A device is there."""
-        peer = opened.peer
-        change = self._table.heard(peer, opened.startup_wall_ns, hello, now.mono_ns)
+        change = self._table.heard(peer, startup_wall_ns, hello, now.mono_ns)
         entry = self._table.get(peer.address)
         assert entry is not None
         effects: list[Effect] = []
@@ -288,7 +317,7 @@ class IdpEngine:
             effects += self._rejoin(now)
         if change is not None:
             effects += self._detected(change, now)
-            effects += self.unicast.on_up(peer, opened.startup_wall_ns, hello.pair_key, now)
+            effects += self.unicast.on_up(peer, startup_wall_ns, hello.pair_key, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)
         if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
@@ -325,17 +354,7 @@ class IdpEngine:
     # Changes of the connectivity table.
 
     def _detected(self, change: Change, now: Instant) -> list[Effect]:
-        """Tell MIKE of a change: at once if it has to act, else with the next news (IDP-16)."""
-        fields = {"peer": str(change.address), "name": change.name, "kind": change.kind.value}
-        effects: list[Effect] = [Report("t_detect", fields)]
-        if rules.may_wait(change.signal, change.address, self._me):
-            if not self._news:
-                delay_ns = self._config.news_delay_ms * NS_PER_MS
-                effects.append(SetTimer(TIMER_NEWS, now.mono_ns + delay_ns))
-            self._news[change.address] = change
-            return effects
-        self._news.pop(change.address, None)
-        return effects + self._signalled(change, now)
+        return self._news.detected(change, now)
 
     def _gone(self, changes: list[Change], now: Instant) -> list[Effect]:
         """Act upon devices that have left."""
@@ -348,14 +367,6 @@ class IdpEngine:
         """Have MIKE make us a member anew."""
         own = (self._me, self._identity.me.name, self._startup_wall_ns)
         return self._detected(Change(ChangeKind.RESTORE, *own), now)
-
-    def _signalled(self, change: Change, now: Instant) -> list[Effect]:
-        return self._mike.signal(change.signal, change.address, change.startup_wall_ns, now)
-
-    def _on_news_due(self, now: Instant) -> list[Effect]:
-        """IDP-16: tell MIKE of the devices that came meanwhile."""
-        news, self._news = self._news, {}
-        return [effect for change in news.values() for effect in self._signalled(change, now)]
 
     def _expiry_timer(self) -> list[Effect]:
         """Set the timer for the device that would be down first.
@@ -375,7 +386,7 @@ class IdpEngine:
             return []
         if rules.was_not_running(due_mono_ns, self._interval_ns, now.mono_ns):
             self._counters.count("idp.excused")
-            self._table.excuse(now.mono_ns + self._interval_ns)
+            self._table.excuse(now.mono_ns)
         effects: list[Effect] = []
         changes = self._table.expire(now.mono_ns)
         effects += self._gone(changes, now)
@@ -433,7 +444,7 @@ class IdpEngine:
         effects: list[Effect] = []
         for address in absent:
             self._counters.count("IDP-40")
-            self._news.pop(address, None)
+            self._news.drop(address)
             effects += self._mike.signal(SignalKind.LEAVE, address, 0, now)
         if again_ns is not None:
             effects.append(SetTimer(TIMER_ABSENT, again_ns))
@@ -481,7 +492,7 @@ class IdpEngine:
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
             TIMER_BEGIN: self._on_begin_due,
-            TIMER_NEWS: self._on_news_due,
+            TIMER_NEWS: self._news.on_due,
             TIMER_ABSENT: self._on_absent_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }

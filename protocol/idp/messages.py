@@ -2,7 +2,8 @@
 
 A body travels in the signed envelope of `protocol.identity`, which carries the sender's address,
 certificate fingerprint, start-up time-stamp, sequence number and send time. Decoding here is syntax
-only; `protocol.idp.rules` judges the values.
+only; `protocol.idp.rules` judges the values. The light hello is no envelope and has a module of its
+own, `protocol.idp.lighthello`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import IntEnum, IntFlag
 from ipaddress import IPv4Network, IPv6Network
 
 from protocol.core.wire import Reader, Writer
+from protocol.idp.lighthello import COMMITMENT_LENGTH, KIND, Commitment
 from protocol.idpmike import EpochId
 from protocol.ipsec.model import Prefix
 
@@ -26,7 +28,9 @@ PAIR_KEY_LENGTH = 32
 DIGEST_LENGTH = 8
 NO_DIGEST = bytes(DIGEST_LENGTH)
 HELLO_LENGTH = 76
-"""Bytes of a hello's body."""
+"""Bytes of a hello's body without a chain."""
+
+CHAINED_HELLO_LENGTH = HELLO_LENGTH + COMMITMENT_LENGTH
 
 NO_PAIR_KEY = bytes(PAIR_KEY_LENGTH)
 """In place of a pair key: this device makes no unicast SAs from one."""
@@ -36,9 +40,10 @@ PREFIXES_MAX = 256
 
 
 class MessageKind(IntEnum):
-    """Kinds of IDP messages in the envelope; 3 is kept for a good-bye, 8 for others.
+    """Kinds of IDP messages; 3 is kept for a good-bye.
 
-    Kinds 4 to 7 are those of `protocol.idp.documents`.
+    Kinds 4 to 7 are those of `protocol.idp.documents`. 8 is never in the envelope: an envelope of
+    this kind is dropped like one of an unknown kind.
     """
 
     HELLO = 1
@@ -47,20 +52,24 @@ class MessageKind(IntEnum):
     CERTIFICATE = 5
     REVOCATIONS = 6
     POLICY = 7
+    LIGHT_HELLO = KIND
 
 
 class HelloFlag(IntFlag):
     """Bits of a hello's flags field; the others are zero.
 
     ``TRIGGERED``: sent out of turn (first hello of an instance, answer to a new device, link back).
-    ``KEYED``: the epoch fields are valid.
+    ``KEYED``: the epoch fields are valid. ``ASKING``: the receiver shall answer by a triggered
+    hello, known or not. ``CHAINED``: a commitment to a chain follows.
     """
 
     TRIGGERED = 0x01
     KEYED = 0x02
+    ASKING = 0x04
+    CHAINED = 0x08
 
 
-KNOWN_FLAGS = int(HelloFlag.TRIGGERED | HelloFlag.KEYED)
+KNOWN_FLAGS = sum(HelloFlag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class Hello:
         policy_version: of the domain policy the sender keeps, 0 if it has none.
         policy_digest: of that policy; zeros if it has none.
         trust_digest: of the revocation lists the sender has; zeros if it has none.
+        asking: to be answered.
+        chain: where the sender's light hellos go on from, or None if they do not.
     """
 
     hello_interval_ms: int
@@ -86,6 +97,8 @@ class Hello:
     policy_version: int = 0
     policy_digest: bytes = NO_DIGEST
     trust_digest: bytes = NO_DIGEST
+    asking: bool = False
+    chain: Commitment | None = None
 
     @property
     def dead_interval_ns(self) -> int:
@@ -101,6 +114,10 @@ class Hello:
         if self.epoch is not None:
             flags |= HelloFlag.KEYED
             number, tag = self.epoch.number, self.epoch.tag
+        if self.asking:
+            flags |= HelloFlag.ASKING
+        if self.chain is not None:
+            flags |= HelloFlag.CHAINED
         writer = Writer()
         writer.push_u32(self.hello_interval_ms, "hello_interval_ms")
         writer.push_u8(self.dead_factor, "dead_factor")
@@ -112,6 +129,8 @@ class Hello:
         writer.push_u32(self.policy_version, "policy_version")
         writer.push_bytes(self.policy_digest, DIGEST_LENGTH, "policy_digest")
         writer.push_bytes(self.trust_digest, DIGEST_LENGTH, "trust_digest")
+        if self.chain is not None:
+            self.chain.push(writer)
         return writer.finish()
 
     @classmethod
@@ -134,6 +153,7 @@ class Hello:
         policy_version = reader.pull_u32("policy_version")
         policy_digest = reader.pull_bytes(DIGEST_LENGTH, "policy_digest")
         trust_digest = reader.pull_bytes(DIGEST_LENGTH, "trust_digest")
+        chain = Commitment.pull(reader) if flags & HelloFlag.CHAINED else None
         reader.finish()
         if (policy_version == 0) != (policy_digest == NO_DIGEST):
             reader.fail("policy", "a version without a digest, or a digest without a version")
@@ -149,6 +169,8 @@ class Hello:
             policy_version=policy_version,
             policy_digest=policy_digest,
             trust_digest=trust_digest,
+            asking=bool(flags & HelloFlag.ASKING),
+            chain=chain,
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from typing import NoReturn
 
 from protocol.core.errors import PeerError
 from protocol.idp.config import (
@@ -19,6 +20,7 @@ from protocol.idp.config import (
     HELLO_INTERVAL_MS_MAX,
     HELLO_INTERVAL_MS_MIN,
 )
+from protocol.idp.lighthello import CHAIN_LENGTH_MAX, Commitment
 from protocol.idp.messages import Hello
 from protocol.idpmike import SignalKind
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome
@@ -57,6 +59,16 @@ RULES: dict[str, str] = {
     "IDP-27": "A pair's SAs of an epoch are never installed twice; rather the group is rejoined",
     "IDP-28": "An SPI at which another peer's SA is received is refused",
     "IDP-29": "The prefixes of all devices together are bounded",
+    "IDP-30": "A light hello is exactly 68 bytes",
+    "IDP-31": "A chain has at most 256 values, each due 3/4 to 1 hello interval after the last",
+    "IDP-32": "A light hello counts only after a signed one of the same instance and chain",
+    "IDP-33": "Each value of a chain counts once, and only in rising order",
+    "IDP-34": "A light hello's value hashes to the newest one known of its chain",
+    "IDP-35": "A hello that comes a hello interval later than its chain allows does not count",
+    "IDP-36": "Who falls silent, and a member that is not there, is asked once per hello interval",
+    "IDP-37": "A value is revealed in its own time only, and never after the content has changed",
+    "IDP-38": "The hello interval grows so that all hellos together stay within the budget",
+    "IDP-39": "A hello that was overtaken by a later signed one does not count",
     "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
     "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
     "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
@@ -71,11 +83,22 @@ RULES: dict[str, str] = {
 
 
 def check_hello(hello: Hello) -> None:
-    """IDP-2 and IDP-3: refuse absurd intervals, which would keep a dead peer alive or flood us."""
+    """IDP-2, IDP-3, IDP-31: refuse what would keep a dead peer alive, flood us or cost too much."""
     if not HELLO_INTERVAL_MS_MIN <= hello.hello_interval_ms <= HELLO_INTERVAL_MS_MAX:
         raise PeerError("IDP-2", f"hello interval of {hello.hello_interval_ms} ms")
     if not DEAD_FACTOR_MIN <= hello.dead_factor <= DEAD_FACTOR_MAX:
         raise PeerError("IDP-3", f"dead factor of {hello.dead_factor}")
+
+    if hello.chain is not None:
+        _check_chain(hello.hello_interval_ms, hello.chain)
+
+
+def _check_chain(hello_interval_ms: int, chain: Commitment) -> None:
+    """IDP-31: refuse a chain that would cost us too many hashes or be valid for too long."""
+    if not (chain.index <= chain.length and 1 <= chain.length <= CHAIN_LENGTH_MAX):
+        raise PeerError("IDP-31", f"chain at {chain.index} of {chain.length}")
+    if not hello_interval_ms * 3 <= chain.step_ms * 4 <= hello_interval_ms * 4:
+        raise PeerError("IDP-31", f"chain step of {chain.step_ms} ms")
 
 
 def check_not_own_address(sender: IPv6Address, own: IPv6Address) -> None:
@@ -181,6 +204,70 @@ def may_read(running: bool) -> bool:
 def may_wait(kind: SignalKind, peer: IPv6Address, own: IPv6Address) -> bool:
     """IDP-16: whether a signal is only news: no MIKE acts on another device's JOIN or RESTORE."""
     return kind is not SignalKind.LEAVE and peer != own
+
+
+def fail_unknown_chain() -> NoReturn:
+    """IDP-32: a light hello of a chain that no signed hello has told us of proves nothing."""
+    raise PeerError("IDP-32", "light hello of a chain that we do not know")
+
+
+def check_index(index: int, known: int, length: int) -> None:
+    """IDP-33 and IDP-31: refuse a value that was revealed before, or beyond the chain's end."""
+    if index <= known:
+        raise PeerError("IDP-33", "light hello repeated or overtaken")
+    if index > length:
+        raise PeerError("IDP-31", f"light hello {index} of a chain of {length}")
+
+
+def check_value(leads_to_known: bool) -> None:
+    """IDP-34: refuse a value that does not lead to the one we know."""
+    if not leads_to_known:
+        raise PeerError("IDP-34", "light hello is not of its chain")
+
+
+def check_in_time(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> None:
+    """IDP-35: refuse what says only that a device was there some time ago."""
+    late_ns = now_mono_ns - due_mono_ns
+    if late_ns > hello_interval_ns:
+        raise PeerError("IDP-35", f"hello is {late_ns / 1e6:.0f} ms late in its chain")
+
+
+def falls_silent(
+    last_mono_ns: int, hello_interval_ns: int, dead_interval_ns: int, now_mono_ns: int
+) -> bool:
+    """IDP-36: whether a device is to be asked before it is taken for down.
+
+    Not before one and a half hello intervals, when a hello is certainly missing.
+    """
+    silent_ns = now_mono_ns - last_mono_ns
+    return 2 * silent_ns >= max(dead_interval_ns, 3 * hello_interval_ns)
+
+
+def may_reveal(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> bool:
+    """IDP-37: whether a value that was due then may still be revealed; if not, a chain begins.
+
+    A quarter of a hello interval is for a timer that fires late; a device that did not run for
+    longer signs.
+    """
+    return now_mono_ns - due_mono_ns <= hello_interval_ns // 4
+
+
+def paced_interval_ms(hello_interval_ms: int, devices: int, budget_per_s: int) -> int:
+    """IDP-38: the hello interval among so many devices, in steps of a quarter of ours.
+
+    Steps, because the interval is announced, and every new announcement needs a signed hello.
+    """
+    needed_ms = devices * 1000 / budget_per_s
+    if needed_ms <= hello_interval_ms:
+        return hello_interval_ms
+    step_ms = max(hello_interval_ms // 4, 1)
+    return min(-int(-needed_ms // step_ms) * step_ms, HELLO_INTERVAL_MS_MAX)
+
+
+def check_not_overtaken(sequence: int, newest: int) -> None:
+    """IDP-39: refuse a signed hello that a later one of its sender has overtaken."""
+    if sequence < newest:
+        raise PeerError("IDP-39", "hello was overtaken by a later one")
 
 
 def absent_members(

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from protocol.core.engine import DatagramReceived, Log
 from protocol.core.errors import DecodeError, PeerError
 from protocol.idp import rules
-from protocol.idp.messages import HELLO_LENGTH, Hello, PrefixAnnouncement, prefix_order
+from protocol.idp.lighthello import HEADER, Commitment, LightHello
+from protocol.idp.messages import (
+    CHAINED_HELLO_LENGTH,
+    HELLO_LENGTH,
+    Hello,
+    PrefixAnnouncement,
+    prefix_order,
+)
 from protocol.idpmike import EpochId
 from tests.support.fakelink import LOOPBACK, Network
 from tests.support.identities import address
@@ -20,8 +27,19 @@ digests = st.binary(min_size=8, max_size=8)
 policies = st.just((0, bytes(8))) | st.tuples(
     st.integers(1, 2**32 - 1), digests.filter(lambda digest: digest != bytes(8))
 )
+u16, u32 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)
+values = st.binary(min_size=32, max_size=32)
+chains = st.builds(Commitment, u32, u16, u16, u32, u32, values)
+lights = st.builds(
+    LightHello,
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 2**64 - 1),
+    u32,
+    u32,
+    values,
+)
 hellos = st.builds(
-    lambda fixed, policy, trust: Hello(*fixed, *policy, trust),
+    lambda fixed, policy, *more: Hello(*fixed, *policy, *more),
     st.tuples(
         st.integers(0, 2**32 - 1),
         st.integers(0, 255),
@@ -31,6 +49,8 @@ hellos = st.builds(
     ),
     policies,
     digests,
+    st.booleans(),
+    st.none() | chains,
 )
 networks = st.one_of(
     st.builds(
@@ -78,17 +98,35 @@ def test_a_damaged_announcement_is_refused_or_another_one(
 @given(hellos)
 def test_round_trip(hello: Hello) -> None:
     body = hello.encode()
-    assert len(body) == HELLO_LENGTH
+    assert len(body) == (HELLO_LENGTH if hello.chain is None else CHAINED_HELLO_LENGTH)
     assert Hello.decode(body) == hello
 
 
-@given(st.binary(max_size=90) | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH))
+@given(
+    st.binary(max_size=90)
+    | st.binary(min_size=HELLO_LENGTH, max_size=HELLO_LENGTH)
+    | st.binary(min_size=CHAINED_HELLO_LENGTH, max_size=CHAINED_HELLO_LENGTH)
+)
 def test_decoder_raises_one_error_and_one_string_stands_for_each_hello(body: bytes) -> None:
     try:
         hello = Hello.decode(body)
     except DecodeError:
         return
     assert hello.encode() == body
+
+
+@given(lights)
+def test_light_hellos_round_trip(light: LightHello) -> None:
+    assert LightHello.decode(light.encode()) == light
+
+
+@given(st.binary(max_size=80).map(lambda tail: HEADER + tail) | st.binary(max_size=80))
+def test_light_decoder_raises_one_error_and_one_string_stands_for_each(datagram: bytes) -> None:
+    try:
+        light = LightHello.decode(datagram)
+    except DecodeError:
+        return
+    assert light.encode() == datagram
 
 
 @given(hellos, st.integers(0, HELLO_LENGTH * 8 - 1))
@@ -117,7 +155,7 @@ def test_checked_hello_has_a_bounded_dead_interval(hello: Hello) -> None:
         st.tuples(
             st.sampled_from(["group", "local"]),
             st.sampled_from([address(0), address(1), address(9), LOOPBACK]),
-            st.binary(max_size=300),
+            st.binary(max_size=300) | st.binary(max_size=70).map(lambda tail: HEADER + tail),
         ),
         max_size=20,
     )
@@ -139,6 +177,6 @@ def test_engine_survives_rubbish_and_stays_as_it_was(
     refused = sum(
         amount
         for rule, amount in a.status()["counters"].items()
-        if rule.startswith(("AUTH", "LOCAL"))
+        if rule.startswith(("AUTH", "LOCAL", "IDP-30"))
     )
     assert refused == len(datagrams)

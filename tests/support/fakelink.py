@@ -301,6 +301,7 @@ class Network:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.wire: list[tuple[Device, SendDatagram]] = []
+        self.drops: Callable[[Device, Device], bool] = lambda sender, receiver: False
         # News of others at once, unless the test is about the waiting (IDP-16); the group alone,
         # unless it is about pairs of devices.
         config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0, unicast=Unicast.OFF)
@@ -339,7 +340,7 @@ class Network:
             return
         event = DatagramReceived("group", sender.address, effect.payload)
         for device in self.devices:
-            if effect.destination in (None, device.address):
+            if effect.destination in (None, device.address) and not self.drops(sender, device):
                 self.after(LATENCY_NS, lambda device=device: self._deliver(device, event))
 
     def transmit_inside(self, sender: Device, effect: SendDatagram) -> None:

@@ -16,6 +16,7 @@ from protocol.idp import rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import DEVICE
 from protocol.idp.engine import INSTANCE
+from protocol.idp.lighthello import Commitment
 from protocol.idp.messages import Hello, PrefixAnnouncement
 from protocol.idp.pairplan import PAIR
 from protocol.idp.saplan import EPOCH
@@ -45,7 +46,7 @@ def test_timing_table_of_the_document_has_the_defaults() -> None:
     config = IdpConfig(sa_group=SA_GROUP)
     rows = re.findall(r"^\| (\w+) \| (\d+) \| .+ \|$", DOCUMENT, re.MULTILINE)
     named = {name: int(value) for name, value in rows if hasattr(config, name)}
-    assert len(named) == 11
+    assert len(named) == 13
     assert named == {name: getattr(config, name) for name in named}
 
 
@@ -69,6 +70,15 @@ def test_timing_table_of_the_document_has_the_defaults() -> None:
                 trust_digest=bytes.fromhex("1112131415161718"),
             ),
             "000003e80400" + "0" * 100 + "0000000301020304050607081112131415161718",
+        ),
+        (
+            Hello(
+                1000,
+                4,
+                asking=True,
+                chain=Commitment(3, 5, 64, 980, 5500, bytes.fromhex("a5" * 32)),
+            ),
+            "000003e8040c" + "0" * 140 + "0000000300050040000003d40000157c" + "a5" * 32,
         ),
     ],
 )

@@ -1,0 +1,182 @@
+"""What we know of the others' hello chains: whether a hello, signed or light, still counts.
+
+Pure state, owned and driven by the engine. A signed hello is taken in after its envelope was
+verified; a light one is nothing but a claim until its value leads to one that was signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import DatagramReceived, Effect, Instant
+from protocol.core.errors import PeerError
+from protocol.identity import Identity, Opened, Peer, RefusedError
+from protocol.idp import lighthello, rules
+from protocol.idp.connectivity import ConnectivityTable
+from protocol.idp.lighthello import Commitment, LightHello
+from protocol.idp.messages import Hello
+
+NS_PER_MS = 1_000_000
+
+
+@dataclass(slots=True)
+class Follower:
+    """The newest signed hello of one certificate, and how far its chain was revealed to us.
+
+    Attributes:
+        peer: who signed it.
+        startup_wall_ns: its instance.
+        sequence: its number in the envelope.
+        hello: what it said.
+        chain: number of its chain, or None if it began none.
+        chain_context: see `lighthello.context`.
+        index: newest index known to us.
+        value: the value with that index.
+        length: largest index of the chain.
+        step_ns: a value is revealed up to this long after the one before.
+        interval_ns: the announced hello interval.
+        began_mono_ns: when the chain began, never too early.
+    """
+
+    peer: Peer
+    startup_wall_ns: int
+    sequence: int
+    hello: Hello
+    chain: int | None = None
+    chain_context: bytes = field(default=b"", repr=False)
+    index: int = 0
+    value: bytes = field(default=b"", repr=False)
+    length: int = 0
+    step_ns: int = 0
+    interval_ns: int = 0
+    began_mono_ns: int = 0
+
+    def earlier(self, began_mono_ns: int) -> None:
+        """A hello shows that the chain began no later than this; the windows get narrower."""
+        self.began_mono_ns = min(self.began_mono_ns, began_mono_ns)
+
+
+Refuse = Callable[[str, PeerError, Instant], list[Effect]]
+"""Counts what broke a rule, logs it if a line is due; the peer's name comes first."""
+
+Heard = tuple[Peer, int, Hello]
+"""Whose hello, the start-up time-stamp of which instance, and what it says."""
+
+
+class Followers:
+    """One `Follower` for each certificate that has signed a hello, by fingerprint.
+
+    Args:
+        identity: whom we trust.
+        counters: count the hellos that count.
+        refuse: the engine's.
+    """
+
+    def __init__(self, identity: Identity, counters: RuleCounters, refuse: Refuse) -> None:
+        self._identity = identity
+        self._counters = counters
+        self._refuse = refuse
+        self._known: dict[bytes, Follower] = {}
+
+    def check_signed(self, opened: Opened, hello: Hello, now_mono_ns: int) -> None:
+        """Refuse a signed hello that does not count any more; changes nothing.
+
+        Raises:
+            PeerError: overtaken by a later one (IDP-39), or too late (IDP-35).
+        """
+        known = self._known.get(opened.peer.fingerprint)
+        if known is None or known.startup_wall_ns != opened.startup_wall_ns:
+            return
+        rules.check_not_overtaken(opened.sequence, known.sequence)
+        commitment = hello.chain
+        if commitment is not None and commitment.chain == known.chain:
+            sent_mono_ns = known.began_mono_ns + commitment.age_ms * NS_PER_MS
+            rules.check_in_time(sent_mono_ns, known.interval_ns, now_mono_ns)
+
+    def take_signed(self, opened: Opened, hello: Hello, now_mono_ns: int) -> None:
+        """Remember a signed hello that counts, and where its chain is."""
+        self._counters.count("idp.hello_signed")
+        fingerprint = opened.peer.fingerprint
+        fresh = Follower(opened.peer, opened.startup_wall_ns, opened.sequence, hello)
+        if hello.chain is not None:
+            self._commit(fresh, hello, hello.chain, now_mono_ns)
+            known = self._known.get(fingerprint)
+            if known is not None and (known.startup_wall_ns, known.chain) == (
+                fresh.startup_wall_ns,
+                fresh.chain,
+            ):
+                fresh.earlier(known.began_mono_ns)
+                if known.index > fresh.index:
+                    fresh.index, fresh.value = known.index, known.value
+        self._known[fingerprint] = fresh
+
+    @staticmethod
+    def _commit(fresh: Follower, hello: Hello, commitment: Commitment, now_mono_ns: int) -> None:
+        fresh.chain = commitment.chain
+        fresh.chain_context = lighthello.context(
+            fresh.peer.fingerprint, fresh.startup_wall_ns, commitment.chain
+        )
+        fresh.index, fresh.value = commitment.index, commitment.value
+        fresh.length = commitment.length
+        fresh.step_ns = commitment.step_ms * NS_PER_MS
+        fresh.interval_ns = hello.hello_interval_ms * NS_PER_MS
+        fresh.began_mono_ns = now_mono_ns - commitment.age_ms * NS_PER_MS
+
+    def read_light(
+        self, event: DatagramReceived, table: ConnectivityTable, now: Instant
+    ) -> tuple[Heard | None, list[Effect]]:
+        """Take a datagram that begins as a light hello; return what it repeats if it counts."""
+        try:
+            light = LightHello.decode(event.payload)
+        except PeerError as error:
+            return None, self._refuse(str(event.source), error, now)
+        if light.fingerprint == self._identity.me.fingerprint:
+            return None, []
+        try:
+            peer = self._identity.vouch(light.fingerprint, event.source, now)
+        except RefusedError as refused:
+            return None, refused.effects
+        try:
+            rules.check_not_own_address(peer.address, self._identity.me.address)
+            entry = table.get(peer.address)
+            listed_wall_ns = None if entry is None else entry.startup_wall_ns
+            known = self.take_light(light, listed_wall_ns, now.mono_ns)
+        except PeerError as error:
+            return None, self._refuse(peer.name, error, now)
+        self._counters.count("idp.hello_light")
+        return (peer, light.startup_wall_ns, known.hello), []
+
+    def take_light(
+        self, light: LightHello, listed_wall_ns: int | None, now_mono_ns: int
+    ) -> Follower:
+        """Verify a light hello; return whose it is and what it repeats.
+
+        Args:
+            light: from an address that its certificate is for.
+            listed_wall_ns: start-up time-stamp of that device in the connectivity table, or None:
+                only a signed hello makes an entry.
+            now_mono_ns: the time.
+
+        Raises:
+            PeerError: it continues nothing that we know (IDP-32), its index is used up (IDP-33), it
+                is too late (IDP-35), or its value is not of the chain (IDP-34).
+        """
+        known = self._known.get(light.fingerprint)
+        if known is None or not listed_wall_ns == known.startup_wall_ns == light.startup_wall_ns:
+            rules.fail_unknown_chain()
+        if known.chain != light.chain:
+            rules.fail_unknown_chain()
+        rules.check_index(light.index, known.index, known.length)
+        due_ns = light.index * known.step_ns
+        rules.check_in_time(known.began_mono_ns + due_ns, known.interval_ns, now_mono_ns)
+        rules.check_value(
+            lighthello.leads_to(
+                known.chain_context, light.index, light.value, known.index, known.value
+            )
+        )
+        known.index, known.value = light.index, light.value
+        # It was revealed no earlier than the jitter before its time.
+        known.earlier(now_mono_ns - due_ns + known.interval_ns - known.step_ns)
+        return known

@@ -1,0 +1,59 @@
+"""Changes of the connectivity table on their way to MIKE: some at once, some together (IDP-16).
+
+Pure state, owned and driven by the engine.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from protocol.core.engine import Effect, Instant, Report, SetTimer
+from protocol.idp import rules
+from protocol.idp.connectivity import Change
+from protocol.idp.signalling import Signalling
+
+TIMER_NEWS = "idp.news"
+
+
+class News:
+    """Tells MIKE of changes.
+
+    Args:
+        own: our address.
+        delay_ns: how long news waits.
+        mike: our end of the local interface.
+    """
+
+    def __init__(self, own: IPv6Address, delay_ns: int, mike: Signalling) -> None:
+        self._own = own
+        self._delay_ns = delay_ns
+        self._mike = mike
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with an instance."""
+        self._waiting: dict[IPv6Address, Change] = {}
+
+    def drop(self, address: IPv6Address) -> None:
+        """Something newer is said of this device: what waits is not true any more."""
+        self._waiting.pop(address, None)
+
+    def detected(self, change: Change, now: Instant) -> list[Effect]:
+        """Tell MIKE of a change: at once if it has to act, else with the next news."""
+        fields = {"peer": str(change.address), "name": change.name, "kind": change.kind.value}
+        effects: list[Effect] = [Report("t_detect", fields)]
+        if rules.may_wait(change.signal, change.address, self._own):
+            if not self._waiting:
+                effects.append(SetTimer(TIMER_NEWS, now.mono_ns + self._delay_ns))
+            self._waiting[change.address] = change
+            return effects
+        self.drop(change.address)
+        return effects + self._signalled(change, now)
+
+    def on_due(self, now: Instant) -> list[Effect]:
+        """Tell MIKE of the devices that came meanwhile."""
+        waiting, self._waiting = self._waiting, {}
+        return [effect for change in waiting.values() for effect in self._signalled(change, now)]
+
+    def _signalled(self, change: Change, now: Instant) -> list[Effect]:
+        return self._mike.signal(change.signal, change.address, change.startup_wall_ns, now)
