@@ -6,16 +6,8 @@ and its import is dear under emulation.
 """
 
 from protocol.identity.envelope import BODY_MAX, BODY_RECOMMENDED, PROTOCOL_IDP, PROTOCOL_MIKE
-from protocol.identity.identity import (
-    CrlEntry,
-    Identity,
-    KnownDevice,
-    Opened,
-    Peer,
-    RefusedError,
-    UnknownCertificateError,
-    ValidityWindow,
-)
+from protocol.identity.identity import Identity, Opened, RefusedError, UnknownCertificateError
+from protocol.identity.known import CrlEntry, KnownDevice, Peer, ValidityWindow
 
 __all__ = [
     "BODY_MAX",

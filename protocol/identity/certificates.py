@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from protocol.core.errors import LocalError, PeerError
 from protocol.identity.files import list_files, read_file, read_private
-from protocol.identity.identity import FRESHNESS_MS_DEFAULT, Identity, describe_time
+from protocol.identity.identity import FRESHNESS_MS_DEFAULT, Identity
+from protocol.identity.known import describe_time
 from protocol.identity.profile import (
     MALFORMED,
     UNUSABLE,

@@ -22,7 +22,8 @@ from cryptography.x509.oid import ExtensionOID, NameOID, ObjectIdentifier
 
 from protocol.identity import addressblocks
 from protocol.identity.envelope import FINGERPRINT_LENGTH
-from protocol.identity.identity import RULE_CHAIN, KnownDevice, Peer, ValidityWindow
+from protocol.identity.identity import RULE_CHAIN
+from protocol.identity.known import KnownDevice, Peer, ValidityWindow
 from protocol.ipsec.model import Prefix
 
 NS_PER_S = 1_000_000_000

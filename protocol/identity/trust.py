@@ -20,13 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.core.errors import PeerError
 from protocol.identity.envelope import SIGNATURE_LENGTH
-from protocol.identity.identity import (
-    RULE_ADDRESS,
-    RULE_REVOKED,
-    CrlEntry,
-    KnownDevice,
-    describe_time,
-)
+from protocol.identity.identity import RULE_ADDRESS, RULE_REVOKED
+from protocol.identity.known import CrlEntry, KnownDevice, describe_time
 from protocol.identity.profile import (
     MALFORMED,
     NS_PER_S,

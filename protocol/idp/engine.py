@@ -43,6 +43,7 @@ from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
+from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Around, Hellos
 from protocol.idp.keying import TIMER_KEY, GroupSync
@@ -57,7 +58,6 @@ from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
 
 NS_PER_MS = 1_000_000
 
-TIMER_EXPIRY = "idp.expiry"
 TIMER_PLAN = "idp.plan"
 TIMER_ABSENT = "idp.absent"
 TIMER_BEGIN = "idp.begin"
@@ -122,9 +122,7 @@ class IdpEngine:
         self._exchange = exchange.Exchange(identity, self._counters, keys, self._mike, self._refuse)
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
-        self._interval_ns = config.hello_interval_ms * NS_PER_MS
-        self._dead_interval_ns = config.dead_interval_ms * NS_PER_MS
-        self._absentees = Absentees(identity.me.address, self._dead_interval_ns)
+        self._absentees = Absentees(self._me, config.dead_interval_ms * NS_PER_MS)
         calls = EngineCalls(self._refuse, self._rejoin, self._hellos.answer_early)
         self.unicast = UnicastPairs(config, identity, keys, self._counters, calls)
         self._reset()
@@ -132,7 +130,8 @@ class IdpEngine:
     def _reset(self) -> None:
         """Drop everything that belongs to one instance, except what must outlive it."""
         self._table = ConnectivityTable(self._config.max_peers)
-        self._expiry_mono_ns: int | None = None
+        interval_ns = self._config.hello_interval_ms * NS_PER_MS
+        self._expiry = Expiry(self._table, interval_ns, self._counters)
         self._hellos.forget()
         self._followers = Followers(self._identity, self._counters, self._refuse)
         self._news.forget()
@@ -320,8 +319,7 @@ class IdpEngine:
             effects += self.unicast.on_up(peer, startup_wall_ns, hello.pair_key, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)
-        if self._expiry_mono_ns is None or entry.deadline_mono_ns < self._expiry_mono_ns:
-            effects += self._expiry_timer()
+        effects += self._expiry.heard(entry)
         return effects + self._exchange.on_hello(peer, hello, now)
 
     # Trust.
@@ -368,31 +366,13 @@ class IdpEngine:
         own = (self._me, self._identity.me.name, self._startup_wall_ns)
         return self._detected(Change(ChangeKind.RESTORE, *own), now)
 
-    def _expiry_timer(self) -> list[Effect]:
-        """Set the timer for the device that would be down first.
-
-        Hellos move deadlines back without touching the timer: when it fires too early, it is set
-        again, at most once per dead interval.
-        """
-        self._expiry_mono_ns = self._table.next_deadline_mono_ns
-        if self._expiry_mono_ns is None:
-            return []
-        return [SetTimer(TIMER_EXPIRY, self._expiry_mono_ns)]
-
     def _on_expiry_due(self, now: Instant) -> list[Effect]:
-        """IDP-7: find who is down; IDP-10: unless it was us who did not run."""
-        due_mono_ns = self._expiry_mono_ns
-        if due_mono_ns is None:
-            return []
-        if rules.was_not_running(due_mono_ns, self._interval_ns, now.mono_ns):
-            self._counters.count("idp.excused")
-            self._table.excuse(now.mono_ns)
-        effects: list[Effect] = []
-        changes = self._table.expire(now.mono_ns)
-        effects += self._gone(changes, now)
+        """IDP-7: devices are down."""
+        changes = self._expiry.due(now)
+        effects = self._gone(changes, now)
         if changes and self._table.up_count == 0:
             self._hellos.note_alone(now)
-        return effects + self._expiry_timer()
+        return effects + self._expiry.timer()
 
     def _on_link_changed(self, up: bool, now: Instant) -> list[Effect]:
         """The black interface lost or found its carrier."""

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, IPv6Network
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.identity import Identity, KnownDevice, Peer
-from protocol.identity.identity import SigningKey
+from protocol.identity.known import SigningKey
 from protocol.mike.schedule import NodeSecret
 from testbed.sim.modelled import ModelledSecret, ModelledSigner
 

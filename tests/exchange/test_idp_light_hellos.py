@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 
 from protocol.core.engine import DatagramReceived, SendDatagram
-from protocol.identity.identity import RULE_REVOKED, KnownDevice
+from protocol.identity.identity import RULE_REVOKED
+from protocol.identity.known import KnownDevice
 from protocol.idp.config import IdpConfig
 from protocol.idp.lighthello import HEADER, LIGHT_HELLO_LENGTH, LightHello
 from tests.support.fakelink import MS, SA_GROUP, Device, Network
