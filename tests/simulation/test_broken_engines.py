@@ -50,7 +50,7 @@ def caught(verdict: Verdict) -> str:
 
 DEATH = scenario(Fault(Kind.CRASH, SETTLED_MS, FOR_GOOD, (3,)), theme=Theme.DEATH)
 CUT = scenario(Fault(Kind.PARTITION, 3_000, 9_000, (0, 1)))
-FORGER = scenario(Fault(Kind.FORGERY, 3_000, 12_000, (), 30.0))
+FORGER = scenario(Fault(Kind.FORGERY, 3_000, 12_000, (), 150.0))
 REPEATER = scenario(Fault(Kind.REPLAY, 3_000, 12_000, (), 30.0), members=3)
 QUIET = scenario()
 
