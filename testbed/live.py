@@ -78,6 +78,8 @@ def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
         keep=options.keep,
         sa_backend=options.sa_backend,
         sa_mode=options.sa_mode,
+        # PF_KEY has no xfrm interface, through which unicast between red LANs goes.
+        ipsec={"unicast": "off" if options.sa_backend == "pfkey" else "group"},
         capture=options.capture,
     )
     with Fleet(topology, fleet_options) as fleet:
