@@ -1,4 +1,4 @@
-"""Prefix announcements between real daemons natively: the memory backend, no IPsec in the kernel."""
+"""Prefix announcements between real daemons natively: memory backend, no IPsec in the kernel."""
 
 from __future__ import annotations
 
