@@ -46,10 +46,11 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class _Client:
-    __slots__ = ("inbox", "last_mono_ns", "outbox", "socket")
+    __slots__ = ("inbox", "last_mono_ns", "number", "outbox", "socket")
 
-    def __init__(self, sock: socket.socket, now_mono_ns: int) -> None:
+    def __init__(self, sock: socket.socket, now_mono_ns: int, number: int) -> None:
         self.socket = sock
+        self.number = number
         self.inbox = bytearray()
         self.outbox = bytearray()
         self.last_mono_ns = now_mono_ns
@@ -62,14 +63,19 @@ class ControlServer:
 
     Attributes:
         rejected_total: requests that were not a line of JSON with a command we have.
+        client: while a request is handled, a number that stands for its connection, else 0.
+        on_gone: called with that number when the connection has ended.
     """
 
     def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
         self.rejected_total = 0
+        self.client = 0
+        self.on_gone: Callable[[int], None] = lambda client: None
         self._path = path
         self._loop = loop
         self._handlers = handlers
         self._clients: dict[int, _Client] = {}
+        self._accepted = 0
         self._socket = _listen(path)
         self._inode = path.stat().st_ino
         loop.add_reader(self._socket.fileno(), self._accept)
@@ -97,7 +103,8 @@ class ControlServer:
             oldest = min(self._clients.values(), key=lambda client: client.last_mono_ns)
             self._drop(oldest)
         sock.setblocking(False)
-        client = _Client(sock, now_mono_ns)
+        self._accepted += 1
+        client = _Client(sock, now_mono_ns, self._accepted)
         fd = sock.fileno()
         try:
             self._loop.add_reader(fd, lambda: self._readable(client))
@@ -124,6 +131,7 @@ class ControlServer:
             self._loop.remove_writer(fd)
             self._clients.pop(fd, None)
             client.socket.close()
+            self.on_gone(client.number)
 
     def _readable(self, client: _Client) -> None:
         try:
@@ -147,7 +155,10 @@ class ControlServer:
                 client.inbox[:] = line
                 break
             if line.strip():
-                self._answer(client, self._dispatch(line))
+                self.client = client.number
+                answer = self._dispatch(line)
+                self.client = 0
+                self._answer(client, answer)
         if len(client.inbox) > REQUEST_BYTES_MAX and client.socket.fileno() >= 0:
             self.rejected_total += 1
             error = f"a request has at most {REQUEST_BYTES_MAX} bytes"

@@ -99,7 +99,8 @@ class LegIdpd:
                 reason = "no answer" if answer is None else str(answer.get("error"))
                 self._say(f"{command} {prefix}: {reason}")
 
-        self._client.ask({"cmd": command, "prefix": str(prefix)}, done)
+        message = {"cmd": command, "prefix": str(prefix), "while_connected": True}
+        self._client.ask(message, done)
 
     def _say(self, text: str) -> None:
         """Log a refusal once; there may be one in every poll."""

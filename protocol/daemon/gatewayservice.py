@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from protocol.core.engine import DatagramReceived, Started, Stopped
+from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import DeviceConfig
 from protocol.daemon.controlclient import ControlClient
@@ -19,7 +20,7 @@ from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
 from protocol.daemon.mproxysockets import IgmpSocket
-from protocol.daemon.ownidentity import read_identity
+from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.reconcile import remove_own_routes
 from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
@@ -49,6 +50,9 @@ from protocol.mproxy.events import (
     Upcall,
 )
 from protocol.mproxy.messages import Family
+
+REREAD_NS = 5_000_000_000
+"""Certificates are read again at most so often."""
 
 _POLL = "gatewayd.poll"
 _UDP_HEADER_BYTES = 8
@@ -99,6 +103,7 @@ class GatewayService(DaemonProcess):
         self._routers: dict[Family, MulticastRouter] = {}
         self._routes: dict[str, Routes] = {leg: MemoryRoutes() for leg in config.legs}
         self._failed: Counter[str] = Counter()
+        self._reread_mono_ns: dict[str, int] = {}
 
     def open_all(self, stack: ExitStack) -> None:
         """Open every leg's channel and control socket, and take over multicast routing."""
@@ -168,9 +173,25 @@ class GatewayService(DaemonProcess):
     def _teller(self, partition: str) -> Callable[[LegView | None], None]:
         def tell(view: LegView | None) -> None:
             if self._running:
+                self._learn_certificates(partition, view)
                 self.runtime.deliver(LegPolled(partition, view))
 
         return tell
+
+    def _learn_certificates(self, partition: str, view: LegView | None) -> None:
+        """Read what idpd has learned from others, if it hears somebody whom we do not know."""
+        identity, now = self._identities[partition], self.clock.now()
+        if view is None or now.mono_ns < self._reread_mono_ns.get(partition, 0):
+            return
+        if all(identity.peer_by_address(member.address) is not None for member in view.up):
+            return
+        self._reread_mono_ns[partition] = now.mono_ns + REREAD_NS
+        from protocol.identity.certificates import reload_trust
+
+        try:
+            reload_trust(identity, identity_files(self._file.legs[partition]), now.wall_ns)
+        except LocalError as error:
+            self.log.write("warning", f"leg {partition}: {error}")
 
     def _upcalls(self, router: Ip6Router | IgmpSocket) -> Callable[[], None]:
         def readable() -> None:

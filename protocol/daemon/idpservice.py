@@ -38,6 +38,7 @@ from protocol.idp.messages import MessageKind
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.backend import IpsecBackend
 from protocol.ipsec.memory import MemoryBackend
+from protocol.ipsec.model import Prefix
 from protocol.ipsec.pairpolicy import link_local
 
 
@@ -53,6 +54,7 @@ class IdpService(Service):
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
         config = self.config
+        self._held: dict[Prefix, int] = {}
         self._idp = IdpEngine(config.idp, identity, config.local.secret, OsKeySource())
         return self._idp
 
@@ -166,8 +168,23 @@ class IdpService(Service):
         else:
             self._idp.unicast.check_removal(prefix)
             self.runtime.deliver(PrefixRemoved(prefix))
+        self._held.pop(prefix, None)
+        if add and request.get("while_connected") is True:
+            self._held[prefix] = self.control.client
+            self.control.on_gone = self._on_gone
         status = self._idp.unicast.status()
         return {"prefix": str(prefix), "own_prefixes": status["own_prefixes"]}
+
+    def _on_gone(self, client: int) -> None:
+        """Withdraw what a gatewayd wanted announced: it has ended, and another speaks now."""
+        for prefix in [one for one, holder in self._held.items() if holder == client]:
+            del self._held[prefix]
+            try:
+                self._idp.unicast.check_removal(prefix)
+            except LocalError:
+                continue  # withdrawn already, or a new instance that never announced it
+            self.log.write("info", f"{prefix} is withdrawn: who announced it has gone")
+            self.runtime.deliver(PrefixRemoved(prefix))
 
     def _open_backend(self) -> IpsecBackend:
         if self.config.backend == "memory":

@@ -135,25 +135,26 @@ class LegState:
             self.since_mono_ns = now_mono_ns
         return before != self.counts
 
-    def is_gateway(self, address: IPv6Address) -> bool:
-        """Return whether a device here is another gateway's leg."""
+    def is_plain(self, address: IPv6Address) -> bool:
+        """Return whether this is a device here, and no gateway's leg; who is not known is neither.
+
+        What a gateway announces in IDP is of another partition, whatever its certificate's place.
+        """
         peer = self.identity.peer_by_address(address)
-        return peer is not None and peer.gateway
+        return peer is not None and not peer.gateway
 
     def members(self) -> tuple[Member, ...]:
         """Return the partition's devices that are up, without gateways."""
         if self.view is None:
             return ()
-        return tuple(sorted(m for m in self.view.up if not self.is_gateway(m.address)))
+        return tuple(sorted(m for m in self.view.up if self.is_plain(m.address)))
 
     def prefixes(self) -> tuple[Network, ...]:
         """Return what the partition's own devices announce."""
         if self.view is None:
             return ()
         return tuple(
-            net
-            for net, peer in self.view.prefixes
-            if peer in self._up and not self.is_gateway(peer)
+            net for net, peer in self.view.prefixes if peer in self._up and self.is_plain(peer)
         )
 
     # What other gateways say.

@@ -9,7 +9,7 @@ exactly one gateway, and the ways form a tree (docs/gateways.md section 5).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
 from protocol.gateway import rules
@@ -104,13 +104,23 @@ def reach(legs: Mapping[str, LegState], config: GatewayConfig, settled: Sequence
     for partition in settled:
         own, said = legs[partition].leg.address, _ranks(legs[partition])
         found.spoken[partition] = {
-            origin: way
+            origin: _authorised(way, legs[partition], found)
             for origin, way in found.ways.items()
             if rules.may_say(way.path, partition)
             and len(way.path) <= config.max_path
             and rules.speaks(rules.rank(way.path, own), said.get(origin, ()))
         }
     return found
+
+
+def _authorised(way: Way, leg: LegState, found: Reach) -> Way:
+    """GATE-18: leave out what our certificate does not authorise: a table with it is refused."""
+    wrong = rules.unauthorised(way.prefixes, leg.identity.me)
+    if not wrong:
+        return way
+    reason = f"the certificate of our leg {leg.name} does not authorise {wrong[0]}"
+    found.left_out.append(("GATE-18", way.origin, reason))
+    return replace(way, prefixes=tuple(net for net in way.prefixes if net not in wrong))
 
 
 def _ways(leg: LegState) -> list[Way]:

@@ -79,11 +79,15 @@ def check_bounds(claims: Sequence[Claim], config: GatewayConfig) -> None:
 
 def check_authority(claims: Sequence[Claim], peer: Peer) -> None:
     """GATE-18: refuse prefixes that the nation's CA has not given to the leg (RFC 3779)."""
-    own = {version: _sorted(peer.prefixes, version) for version in (4, 6)}
     for claim in claims:
-        for net in claim.prefixes:
-            if not _inside(net, own[net.version]):
-                raise PeerError("GATE-18", f"its certificate does not authorise {net}")
+        for net in unauthorised(claim.prefixes, peer):
+            raise PeerError("GATE-18", f"its certificate does not authorise {net}")
+
+
+def unauthorised(prefixes: Iterable[Network], peer: Peer) -> list[Network]:
+    """GATE-18: the prefixes that a leg's certificate, another's or our own, does not authorise."""
+    own = {version: _sorted(peer.prefixes, version) for version in (4, 6)}
+    return [net for net in prefixes if not _inside(net, own[net.version])]
 
 
 def _sorted(prefixes: Iterable[Network], version: int) -> list[tuple[int, int]]:

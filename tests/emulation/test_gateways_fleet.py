@@ -94,14 +94,22 @@ def test_members_of_one_end_are_known_at_the_other_and_the_second_gateway_takes_
 
 
 def test_a_killed_gatewayd_is_replaced_too_and_takes_its_place_again() -> None:
+    both = {"a": ["b"], "b": ["a"]}
+
     def inside() -> None:
         with Fleet(partitions(2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
             start_all(fleet, WAIT_S)
-            await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
+            await_spoken(fleet, "g1", both, WAIT_S)
+            await_accepted(fleet, "d1", {"fd00:b::/64": "g1-a"})
             fleet.processes.kill("g1/gatewayd")
-            await_spoken(fleet, "g2", {"a": ["b"], "b": ["a"]}, WAIT_S)
+            # Its idpds withdraw at once what it had them announce.
+            await_accepted(fleet, "d1", {})
+            await_spoken(fleet, "g2", both, WAIT_S)
+            await_accepted(fleet, "d1", {"fd00:b::/64": "g2-a"})
             fleet.revive("g1")
-            await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
+            await_spoken(fleet, "g1", both, WAIT_S)
             await_spoken(fleet, "g2", NONE, WAIT_S)
+            await_accepted(fleet, "d1", {"fd00:b::/64": "g1-a"})
+            await_accepted(fleet, "d2", {"fd00:a::/64": "g1-b"})
 
     session.call(inside)

@@ -315,3 +315,17 @@ def test_GATE_6_each_prefix_is_routed_by_the_best_way() -> None:
         "fd00:4::/64": "b",
         "10.4.0.0/24": "b",
     }
+
+
+def test_GATE_2_who_is_known_by_no_certificate_is_no_member_and_has_no_prefix() -> None:
+    # GATE-2
+    world = row()
+    others = [one for name, one in world.everybody.items() if name != "d1"]
+    for box in ("g1", "g2"):
+        world.boxes[box].engine._legs["a"].identity.trust(others)
+    world.device("d2").prefixes = prefixes("fd00:7::/64")  # something changes, all is judged anew
+    world.run(2)
+    seen = world.partition_as_seen("g3", "a")
+    assert seen is not None
+    assert [member["name"] for member in seen["members"]] == ["d2"]  # type: ignore[index]
+    assert not set(prefixes("fd00:1::/64")) & world.announcers("b").keys()

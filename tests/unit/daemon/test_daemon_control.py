@@ -238,3 +238,29 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path) -> None:
         mute.listen()
         with pytest.raises(ControlError, match=r"no answer within 0\.05 s"):
             request(tmp_path / "d.sock", {"cmd": "status"}, 0.05)
+
+
+def test_the_end_of_a_connection_is_told_with_the_number_its_requests_had(tmp_path: Path) -> None:
+    loop, gone, served = Loop(), [], []
+    server = ControlServer(tmp_path / "numbered.sock", loop, {"who": lambda _: note()})
+
+    def note() -> dict[str, Any]:
+        served.append(server.client)
+        return {}
+
+    server.on_gone = gone.append
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        for _ in range(2):
+            request(tmp_path / "numbered.sock", {"cmd": "who"})
+        wait_until(lambda: len(gone) == 2, 5.0, "both connections' ends")
+    finally:
+        loop.set_timer("end", 0, lambda _: loop.stop())
+        with socket.socket(socket.AF_UNIX) as wake:
+            wake.connect(str(tmp_path / "numbered.sock"))
+            thread.join(5)
+        server.close()
+    assert served == gone[:2]
+    assert len(set(served)) == 2
+    assert server.client == 0
