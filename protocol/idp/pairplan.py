@@ -101,14 +101,20 @@ class _Record:
     routes: dict[Prefix, None] = field(default_factory=dict)
 
 
+_Lost = tuple[list[SaId], list[PolicyId], list[Prefix]]
+
+
 @dataclass(slots=True)
 class _Batch:
-    """The batch under way; ``waits``: how many answers lack."""
+    """The batch under way.
+
+    ``lost``: for each peer concerned what is removed. ``waits``: how many answers lack.
+    """
 
     label: str
     operations: list[Operation]
     routes: list[RouteOperation]
-    peers: list[IPv6Address]
+    lost: dict[IPv6Address, _Lost]
     generations: list[_Generation]
     waits: int = 0
     repeated: bool = False
@@ -274,7 +280,7 @@ class PairPlan:
             generation.move(PairPhase.TRAILING, now_mono_ns + self._deactivation_ns)
 
     def _differences(self, peers: list[IPv6Address]) -> _Batch:
-        """Compare what shall be with the record; the record is as if it were done."""
+        """Compare what shall be with the record, which has from now on what is added."""
         gone: list[Operation] = []
         new: list[Operation] = []
         policies: list[Operation] = []
@@ -282,6 +288,7 @@ class PairPlan:
         removed: list[RouteOperation] = []
         added: list[RouteOperation] = []
         generations: list[_Generation] = []
+        lost: dict[IPv6Address, _Lost] = {}
         for peer in peers:
             link = self._links.get(peer)
             record = self._records.setdefault(peer, _Record())
@@ -297,7 +304,10 @@ class PairPlan:
                 for policy in link.path.policies(current.outbound.spi, link.prefixes):
                     wanted.policies[policy.id] = policy
                 wanted.routes = dict.fromkeys(link.prefixes)
-            gone += [DeletePolicy(name) for name in record.policies if name not in wanted.policies]
+            lost_policies = [name for name in record.policies if name not in wanted.policies]
+            lost_sas = [sa_id for sa_id in record.sas if sa_id not in wanted.sas]
+            lost_routes = [one for one in record.routes if one not in wanted.routes]
+            gone += [DeletePolicy(name) for name in lost_policies]
             for sa_id, sa in wanted.sas.items():
                 if record.sas.get(sa_id) != sa:
                     new += [DeleteSa(sa_id)] if sa_id in record.sas else []
@@ -307,18 +317,18 @@ class PairPlan:
                 for name, policy in wanted.policies.items()
                 if record.policies.get(name) != policy
             ]
-            old += [DeleteSa(sa_id) for sa_id in record.sas if sa_id not in wanted.sas]
-            removed += [RemoveRoute(one) for one in record.routes if one not in wanted.routes]
+            old += [DeleteSa(sa_id) for sa_id in lost_sas]
+            removed += [RemoveRoute(one) for one in lost_routes]
             added += [AddRoute(one) for one in wanted.routes if one not in record.routes]
-            if wanted.sas or wanted.policies:
-                self._records[peer] = wanted
-            else:
-                del self._records[peer]
+            record.sas.update(wanted.sas)
+            record.policies.update(wanted.policies)
+            record.routes.update(wanted.routes)
+            lost[peer] = (lost_sas, lost_policies, lost_routes)
         self._serial += 1
         # Policies go first, for another peer's may take the same selector in the same batch.
         operations = [*gone, *new, *policies, *old]
         label = f"{LABEL}{self._serial}"
-        return _Batch(label, operations, [*removed, *added], peers, generations)
+        return _Batch(label, operations, [*removed, *added], lost, generations)
 
     def _hand_out(self, batch: _Batch) -> list[Effect]:
         self._batch = batch
@@ -378,7 +388,8 @@ class PairPlan:
     def _conclude(self, batch: _Batch, now_mono_ns: int) -> list[Effect]:
         """Move the generations of a batch that is over."""
         unwritten = {o.sa.id for o in batch.failed if isinstance(o, AddSa)}
-        for peer in batch.peers:
+        for peer, lost in batch.lost.items():
+            self._strike_out(peer, lost, batch.failed)
             link = self._links.get(peer)
             for generation in [] if link is None else list(link.generations):
                 if generation not in batch.generations:
@@ -403,6 +414,25 @@ class PairPlan:
         }
         return [Report("t_unicast_written", fields)]
 
+    def _strike_out(
+        self, peer: IPv6Address, lost: _Lost, failed: Sequence[Operation | RouteOperation]
+    ) -> None:
+        """Take what was removed out of the record; what could not be is tried again some day."""
+        record = self._records[peer]
+        kept = {o.id for o in failed if isinstance(o, DeleteSa | DeletePolicy)}
+        kept_routes = {o.prefix for o in failed if isinstance(o, RemoveRoute)}
+        for sa_id in lost[0]:
+            if sa_id not in kept:
+                record.sas.pop(sa_id, None)
+        for name in lost[1]:
+            if name not in kept:
+                record.policies.pop(name, None)
+        for prefix in lost[2]:
+            if prefix not in kept_routes:
+                record.routes.pop(prefix, None)
+        if not (record.sas or record.policies or record.routes):
+            del self._records[peer]
+
 
 def _repair(batch: _Batch) -> _Batch:
     """Return what tries the failed operations once more."""
@@ -414,7 +444,7 @@ def _repair(batch: _Batch) -> _Batch:
         else:
             operations += repetition(operation)
     label = f"{LABEL}repair:{batch.label.removeprefix(LABEL)}"
-    return _Batch(label, operations, routes, batch.peers, batch.generations, repeated=True)
+    return _Batch(label, operations, routes, batch.lost, batch.generations, repeated=True)
 
 
 def _is_done(operation: Operation | RouteOperation, outcome: Outcome) -> bool:
