@@ -45,7 +45,7 @@ class GatewayConfig:
         refresh_ms: period in which a gateway repeats what it says. 1000: as the hello.
         dead_factor: silent for this many periods, and what it said is forgotten. 4: the paper's.
         settle_ms: so long a leg listens before it speaks. 2000: who speaks already is heard twice.
-        max_origins: partitions that we know of, beside our own.
+        max_origins: partitions that we know of, our own among them.
         max_path: partitions on the way from one of them to us.
         max_prefixes: of one partition, after summarising.
         max_members: of one partition.
@@ -115,7 +115,7 @@ RANGES: tuple[tuple[str, int, int], ...] = (
     ("refresh_ms", 100, 60_000),
     ("dead_factor", 2, 20),
     ("settle_ms", 0, 600_000),
-    ("max_origins", 1, 64),
+    ("max_origins", LEGS_MAX, 64),
     ("max_path", 2, 16),
     ("max_prefixes", 1, 256),
     ("max_members", 1, 256),

@@ -214,6 +214,10 @@ class GatewayEngine:
             leg = self._legs[partition]
             self._announce(leg, self._reach.prefixes(partition), out)
             news, bodies = leg.say(self._reach.claims(partition))
+            if news and leg.left_out:
+                self._counters.count("GATE-11", leg.left_out)
+                text = f"table in {partition}: {leg.left_out} claims shortened (GATE-11)"
+                out.append(Log("warning", text))
             if news or repeat:
                 out += [
                     SendDatagram(partition, leg.identity.seal(PROTOCOL_IDP, KIND_TABLE, body, now))

@@ -11,7 +11,7 @@ from protocol.core.errors import PeerError
 from protocol.gateway import protection, rules
 from protocol.gateway.config import GatewayConfig, Leg, Network
 from protocol.gateway.events import LegView
-from protocol.gateway.messages import Claim, Member, Part, decode_table, encode_table, split
+from protocol.gateway.messages import Claim, Member, Part, decode_table, encode_table, fitted, split
 from protocol.gateway.protection import Sealed
 from protocol.identity import Identity, Opened
 from protocol.idpmike import EpochId
@@ -66,6 +66,7 @@ class LegState:
         speakers: the other gateways by the address of their leg here.
         told: the prefixes that idpd was told to announce.
         table: what we said last.
+        left_out: of how many claims it lacks something, for want of room (GATE-11).
     """
 
     def __init__(self, leg: Leg, identity: Identity, config: GatewayConfig) -> None:
@@ -76,6 +77,7 @@ class LegState:
         self.speakers: dict[IPv6Address, Speaker] = {}
         self.told: set[Network] = set()
         self.table: bytes | None = None
+        self.left_out = 0
         self._config = config
         self._keys: OrderedDict[EpochId, bytes] = OrderedDict()
         self._up: frozenset[IPv6Address] = frozenset()
@@ -216,7 +218,8 @@ class LegState:
         startup_wall_ns = self.identity.startup_wall_ns
         assert epoch is not None
         assert startup_wall_ns is not None
-        table = encode_table(claims)
+        kept, self.left_out = fitted(claims)
+        table = encode_table(kept)
         news = table != self.table
         if news:
             self.table = table

@@ -7,7 +7,7 @@ Decoding here is syntax only; `protocol.gateway.rules` judges the values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from protocol.core.errors import LocalError
@@ -118,6 +118,23 @@ def split(table: bytes, generation: int) -> list[Part]:
     if len(chunks) > PARTS_MAX:
         raise LocalError(f"a table of {len(table)} bytes does not fit in {PARTS_MAX} parts")
     return [Part(generation, index, len(chunks), chunk) for index, chunk in enumerate(chunks)]
+
+
+def fitted(claims: Sequence[Claim]) -> tuple[list[Claim], int]:
+    """Return claims that fit into one table, and how many had to give something up.
+
+    First members go, which are for people to know, then claims; each time the farthest one's.
+    """
+    kept = sorted(claims, key=lambda claim: (len(claim.path), claim.path))
+    given_up = 0
+    for shorter in (lambda claim: replace(claim, members=()), lambda claim: None):
+        for place in reversed(range(len(kept))):
+            if len(kept) <= CLAIMS_MAX and len(encode_table(kept)) <= CHUNK_MAX * PARTS_MAX:
+                return kept, given_up
+            less = shorter(kept[place])
+            kept[place : place + 1] = [] if less is None else [less]
+            given_up += 1
+    return kept, given_up
 
 
 def encode_table(claims: Sequence[Claim]) -> bytes:

@@ -18,6 +18,9 @@ from protocol.gateway.legs import LegState
 from protocol.gateway.messages import Claim, Member
 from protocol.gateway.prefixes import PrefixOwners
 
+ANNOUNCED_MAX = 256
+"""Prefixes that a leg's idpd announces (PREFIXES_MAX of `protocol.idp.messages`), nearest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -103,13 +106,21 @@ def reach(legs: Mapping[str, LegState], config: GatewayConfig, settled: Sequence
     _settle_prefixes(best, legs, config, found)
     for partition in settled:
         own, said = legs[partition].leg.address, _ranks(legs[partition])
-        found.spoken[partition] = {
-            origin: _authorised(way, legs[partition], found)
-            for origin, way in found.ways.items()
-            if rules.may_say(way.path, partition)
-            and len(way.path) <= config.max_path
-            and rules.speaks(rules.rank(way.path, own), said.get(origin, ()))
-        }
+        room = ANNOUNCED_MAX
+        spoken = found.spoken.setdefault(partition, {})
+        for origin, best_way in found.ways.items():
+            if (
+                rules.may_say(best_way.path, partition)
+                and len(best_way.path) <= config.max_path
+                and rules.speaks(rules.rank(best_way.path, own), said.get(origin, ()))
+            ):
+                way = _authorised(best_way, legs[partition], found)
+                if len(way.prefixes) > room:
+                    reason = f"more than {ANNOUNCED_MAX} prefixes to be announced in {partition}"
+                    found.left_out.append(("GATE-11", origin, reason))
+                    way = replace(way, prefixes=way.prefixes[:room])
+                room -= len(way.prefixes)
+                spoken[origin] = way
     return found
 
 
@@ -149,9 +160,8 @@ def _settle_prefixes(
     black = [address for leg in legs.values() for address in _black(leg)]
     for way in sorted(best.values(), key=lambda way: way.rank):
         origin = way.origin
-        # Our own partitions always have room: they are in the configuration.
-        others = sum(name not in legs for name in found.ways)
-        if origin not in legs and others >= config.max_origins:
+        # The nearest come first, so our own partitions always have room.
+        if len(found.ways) >= config.max_origins:
             found.left_out.append(("GATE-11", origin, f"more than {config.max_origins} partitions"))
             continue
         defects = {net: rules.prefix_defect(net, black) for net in way.prefixes}

@@ -11,6 +11,7 @@ import pytest
 
 from testbed import session
 from testbed.fleet import Fleet, FleetOptions
+from testbed.guard import red_drops
 from testbed.wait import wait_until
 from tests.support.gatewayfleet import (
     ALL,
@@ -64,6 +65,9 @@ def test_members_of_one_end_are_known_at_the_other_and_the_second_gateway_takes_
             seen["c at g1"] = known(fleet, "g1", "c")
             await_accepted(fleet, "d1", {f"fd00:{n}::/64": "g1-a" for n in "bc"})
             await_accepted(fleet, "d3", {f"fd00:{n}::/64": "g3-c" for n in "ab"})
+            seen["drops"] = [
+                red_drops(fleet.network.namespace(name)) for name in ("d1", "g1", "g2", "g3")
+            ]
             seen["status"] = fleet.surroundings.status()["gateways"]
             killed = time.monotonic()
             kill_gateway(fleet, "g1")
@@ -88,6 +92,7 @@ def test_members_of_one_end_are_known_at_the_other_and_the_second_gateway_takes_
     assert [one["name"] for one in seen["a at g3"]["members"]] == ["d1"]
     assert seen["c at g1"]["path"] == ["c", "b"]
     assert [one["name"] for one in seen["c at g1"]["members"]] == ["d3"]
+    assert seen["drops"] == [0, 0, 0, 0]
     assert seen["status"] == {"g1": ALL, "g2": NONE, "g3": LAST}
     print(f"take-over after {seen['takeover_s']:.2f} s, routes {seen['routes_s']:.2f} s")
     assert DEAD_S * 0.75 < seen["takeover_s"] < DEAD_S + POLL_S + 1.0

@@ -329,3 +329,15 @@ def test_GATE_2_who_is_known_by_no_certificate_is_no_member_and_has_no_prefix() 
     assert seen is not None
     assert [member["name"] for member in seen["members"]] == ["d2"]  # type: ignore[index]
     assert not set(prefixes("fd00:1::/64")) & world.announcers("b").keys()
+
+
+def test_GATE_11_a_leg_announces_so_many_prefixes_and_the_nearest_first() -> None:
+    # GATE-11
+    many = {where: [f"fd00:{where}{n:x}::/64" for n in range(0, 400, 2)] for where in ("1", "2")}
+    devices = {"a": {"d1": many["1"]}, "b": {"d2": many["2"]}, "c": {"d3": []}}
+    world = World(devices, {"g1": ("a", "b"), "g2": ("b", "c")})
+    world.run(8)
+    announced = {str(net) for net in world.announcers("c")}
+    assert len(announced) == 256
+    assert set(many["2"]) <= announced
+    assert any("GATE-11" in line for line in world.boxes["g2"].log)

@@ -14,11 +14,13 @@ from protocol.core.errors import DecodeError
 from protocol.gateway import rules
 from protocol.gateway.messages import (
     CHUNK_MAX,
+    PARTS_MAX,
     Claim,
     Member,
     Part,
     decode_table,
     encode_table,
+    fitted,
     split,
 )
 from protocol.gateway.prefixes import PrefixOwners
@@ -65,6 +67,21 @@ def test_a_table_comes_back_as_it_was(claims: tuple[Claim, ...]) -> None:
     assert all(len(part.chunk) <= CHUNK_MAX for part in parts)
     back = b"".join(Part.decode(part.encode()).chunk for part in parts)
     assert decode_table(back) == claims
+
+
+def test_GATE_11_a_table_that_is_too_long_loses_the_farthest_members_first() -> None:
+    # GATE-11
+    members = tuple(Member(IPv6Address(n), f"device-{n}") for n in range(256))
+    claims = [Claim(tuple(f"p{n}-{hop}" for hop in range(n % 3 + 1)), (), members)
+              for n in range(40)]  # fmt: skip
+    kept, given_up = fitted(claims)
+    assert len(kept) == 40
+    assert 0 < given_up < 40
+    assert len(encode_table(kept)) <= CHUNK_MAX * PARTS_MAX
+    lengths = {len(claim.path) for claim in kept if claim.members}
+    assert lengths == {1}
+    assert fitted(claims[:2]) == (sorted(claims[:2], key=lambda claim: len(claim.path)), 0)
+    assert len(fitted([Claim((f"q{n}",)) for n in range(80)])[0]) == 64
 
 
 def refusal(decode, data: bytes):  # type: ignore[no-untyped-def]
