@@ -7,7 +7,7 @@ and its share of what is common (Pss), with a margin of a tenth.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from testbed.errors import TestbedError
 from testbed.spec import NodeKind, Topology
@@ -20,7 +20,7 @@ ROUTER_KIB: Final = 19_000
 """zebra, ospf6d and pim6d."""
 
 DAEMON_KIB: Final = 10_500
-"""idpd, miked or mproxyd, forked by the nursery."""
+"""idpd, miked, mproxyd or gatewayd, forked by the nursery."""
 
 
 def refuse_without_memory(topology: Topology, *, daemons: bool) -> None:
@@ -55,8 +55,12 @@ def _daemons_kib(topology: Topology) -> int:
             case NodeKind.DEVICE:
                 lan = any(port.interface == RED for port in wiring.ports[node.name])
                 total += DAEMON_KIB * (3 if lan else 2)
+            case NodeKind.GATEWAY:  # idpd and miked for each leg
+                total += DAEMON_KIB * (1 + 2 * len(wiring.ports[node.name]))
             case NodeKind.SWITCH | NodeKind.CLIENT:
                 pass
+            case _:
+                assert_never(node.kind)
     return total
 
 
