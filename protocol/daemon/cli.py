@@ -185,7 +185,7 @@ def _trust_command(daemon: str) -> click.Group:
     @trust.command("reload")
     @_where
     def reload(socket: Path | None, config: Path | None) -> None:
-        """Read anchors, certificates and revocation lists again.
+        """Read anchors, certificates, revocation lists and the domain policy again.
 
         idpd hands what is new to miked, and new revocation lists to all other devices. What a
         malformed file would change stays as it is.
@@ -193,6 +193,8 @@ def _trust_command(daemon: str) -> click.Group:
         answer = _ask(daemon, socket, config, {"cmd": "trust_reload"}, timeout_s=30.0)
         certificates, lists = answer["certificates"], answer["revocation_lists"]
         click.echo(f"new: {certificates} certificates, {lists} revocation lists")
+        if answer["policy"] is not None:
+            click.echo(f"domain policy in the file: version {answer['policy']}")
 
     return trust
 

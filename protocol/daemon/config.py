@@ -54,6 +54,14 @@ class IdentitySection:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicySection:
+    """``[policy]``: the signed domain policy, and the CA whose signer it must be from."""
+
+    file: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class LocalSection:
     """``[local]``: the interface between the two daemons on ::1."""
 
@@ -75,6 +83,7 @@ class DeviceConfig:
     """Everything the daemons of one device are told.
 
     Attributes:
+        policy: the domain policy to keep to, or None.
         black_interface: interface on the black network.
         multicast_hops: hop limit of the protocols' multicast.
         idp_channel: group and port of IDP.
@@ -92,6 +101,7 @@ class DeviceConfig:
 
     device: DeviceSection
     identity: IdentitySection
+    policy: PolicySection | None
     local: LocalSection
     black_interface: str
     multicast_hops: int
@@ -140,6 +150,7 @@ class _DeviceReader(TableReader):
         config = DeviceConfig(
             device=device,
             identity=self.identity(),
+            policy=self.policy(),
             local=self.local(),
             black_interface=self.interface("black", "interface", None),
             multicast_hops=self.integer("black", "multicast_hops", 1, 255, 32),
@@ -173,6 +184,11 @@ class _DeviceReader(TableReader):
             freshness_ms=self.integer("identity", "freshness_ms", 100, 3_600_000, 30_000),
             cache=self.path("identity", "cache") if has_cache else None,
         )
+
+    def policy(self) -> PolicySection | None:
+        if "policy" not in self._tables:
+            return None
+        return PolicySection(self.path("policy", "file"), self.path("policy", "authority"))
 
     def local(self) -> LocalSection:
         path = self.path("local", "secret")

@@ -55,7 +55,7 @@ class IdpService(Service):
         """Return the parked engine."""
         config = self.config
         self._held: dict[Prefix, int] = {}
-        self._idp = IdpEngine(config.idp, identity, config.local.secret, OsKeySource())
+        self._idp = IdpEngine(config.idp, identity, config.local.secret, OsKeySource(), self.policy)
         return self._idp
 
     def channel(self) -> ChannelSection:

@@ -22,14 +22,13 @@ from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.ownidentity import identity_files, read_identity
+from protocol.daemon.policyfile import load_policy
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
-
-if TYPE_CHECKING:
-    pass
+from protocol.idp.policykeeper import OwnPolicy
 
 SPIN_NS = 2_000_000
 """The daemon wakes this long before the trigger and watches the clock for the rest: a sleep alone
@@ -123,6 +122,7 @@ class Service(DaemonProcess):
         """Load the identity, make the engine, open both channels."""
         self.keys = KeyDirectory(self.config.key_directory)
         self.identity = self.load_identity()
+        self.policy = self.load_policy()
         self.engine = self.make_engine(self.identity)
         self.group = GroupSocket(
             self.config.black_interface,
@@ -163,6 +163,15 @@ class Service(DaemonProcess):
         """Read certificates and keys; say so if others will refuse ours."""
         return read_identity(self.config, self.clock.now(), self.log)
 
+    def load_policy(self) -> OwnPolicy | None:
+        """Read the domain policy; refuse to run if our settings break it."""
+        config = self.config
+        now = self.clock.now()
+        policy, notices = load_policy(config.policy, config.identity, config.idp, now.wall_ns)
+        for notice in notices:
+            self.log.write("warning", notice)
+        return policy
+
     def reread_trust(self) -> TrustReread:
         """Read anchors, certificates and CRLs again; return what is new.
 
@@ -173,6 +182,7 @@ class Service(DaemonProcess):
 
         store = self.identity.store
         assert store is not None
+        policy = self.load_policy()
         known, numbers = {**store.deployed, **store.learned}, store.entries()
         notices = reload_trust(self.identity, identity_files(self.config), self.clock.now().wall_ns)
         for notice in notices:
@@ -181,6 +191,7 @@ class Service(DaemonProcess):
         return TrustReread(
             {key: der for key, der in store.deployed.items() if key not in known},
             {item.issuer_id: item.der for item in store.revocations if item.issuer_id in newer},
+            policy,
         )
 
     # Datagrams.
@@ -235,7 +246,11 @@ class Service(DaemonProcess):
     def _on_trust_reload(self, _request: dict[str, Any]) -> dict[str, Any]:
         event = self.reread_trust()
         self.on_reread(event)
-        return {"certificates": len(event.certificates), "revocation_lists": len(event.revocations)}
+        return {
+            "certificates": len(event.certificates),
+            "revocation_lists": len(event.revocations),
+            "policy": None if event.policy is None else event.policy.policy.version,
+        }
 
     def _on_start(self, request: dict[str, Any]) -> dict[str, Any]:
         at_wall_ns = request.get("at_wall_ns")

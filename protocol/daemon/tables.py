@@ -23,8 +23,8 @@ INTERFACE_NAME_MAX = 15
 
 
 SECTIONS = (
-    "device", "black", "identity", "local", "idp", "mike", "ipsec", "clock", "start", "mproxy",
-    "gateway",
+    "device", "black", "identity", "policy", "local", "idp", "mike", "ipsec", "clock", "start",
+    "mproxy", "gateway",
 )  # fmt: skip
 """Every section that one of the daemons reads."""
 

@@ -174,6 +174,14 @@ def load_anchors(directory: Path) -> list[Anchor]:
     return anchors
 
 
+def load_anchor_file(path: Path) -> Anchor:
+    """Read one CA from a file of its own, for one purpose (the authority of the domain policy)."""
+    try:
+        return inspect_anchor(_one_certificate(path))
+    except UNUSABLE as error:
+        raise LocalError(f"{path}: certificate {error}") from None
+
+
 def load_devices(
     directory: Path, anchors: Sequence[Anchor]
 ) -> tuple[list[DeviceCertificate], list[str]]:

@@ -199,6 +199,10 @@ class Identity:
         elif address in self._by_address:
             self._barred[address] = reason
 
+    def bar_nobody(self) -> None:
+        """Forget whom `bar` named."""
+        self._barred.clear()
+
     def own_problem(self, now: Instant) -> str | None:
         """Say why other devices will refuse our own certificate, or None."""
         problem = self._own.problem(now.wall_ns)

@@ -160,9 +160,9 @@ class Authority:
     def write(self, directory: Path) -> None:
         """Write ``ca.pem``, ``ca.key`` and an empty ``crl.pem``."""
         directory.mkdir(parents=True, mode=0o700)
-        _write(directory / "ca.pem", self.certificate.public_bytes(Encoding.PEM))
-        _write(directory / "ca.key", _key_pem(self._key), private=True)
-        _write(directory / "crl.pem", self.revoke([]))
+        write_file(directory / "ca.pem", self.certificate.public_bytes(Encoding.PEM))
+        write_file(directory / "ca.key", key_pem(self._key), private=True)
+        write_file(directory / "crl.pem", self.revoke([]))
 
     def issue(
         self,
@@ -189,6 +189,25 @@ class Authority:
             oid = x509.ObjectIdentifier(addressblocks.OID)
             blocks = x509.UnrecognizedExtension(oid, addressblocks.encode(spec.prefixes))
             builder = builder.add_extension(blocks, critical=True)
+        return builder.sign(self._key, None)
+
+    def certify_signer(
+        self,
+        public_key: Ed25519PublicKey,
+        purpose: x509.ObjectIdentifier,
+        not_before: datetime,
+        not_after: datetime,
+    ) -> x509.Certificate:
+        """Certify a key that signs for one purpose only (`protocol.identity.signed`)."""
+        subject = _name(f"{self.nation} signer", self.nation)
+        issuer = self.certificate.subject
+        builder = _builder(subject, issuer, public_key, not_before, not_after)
+        for extension, critical in (
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (_key_usage(authority=False), True),
+            (x509.ExtendedKeyUsage([purpose]), True),
+        ):
+            builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, None)
 
     def revoke(
@@ -278,10 +297,10 @@ class Coalition:
         )
         pem = certificate.public_bytes(Encoding.PEM)
         files = self.files(spec.name)
-        _write(files.key, _key_pem(key), private=True)
-        _write(files.certificate, pem)
+        write_file(files.key, key_pem(key), private=True)
+        write_file(files.certificate, pem)
         for name in self.devices():
-            _write(self.files(name).peers / f"{spec.name}.pem", pem)
+            write_file(self.files(name).peers / f"{spec.name}.pem", pem)
 
     def revoke(
         self,
@@ -307,9 +326,9 @@ class Coalition:
             path = self.directory / "authorities" / nation / "crl.pem"
             previous = x509.load_pem_x509_crl(read_file(path))
             pem = self.authority(nation).revoke(certificates, on=on, previous=previous)
-            _write(path, pem)
+            write_file(path, pem)
             for name in self.devices() if receivers is None else receivers:
-                _write(self.files(name).revocations / f"{nation}.pem", pem)
+                write_file(self.files(name).revocations / f"{nation}.pem", pem)
 
 
 def make_coalition(
@@ -355,15 +374,17 @@ def _build(directory: Path, devices: Sequence[DeviceSpec], not_after: datetime) 
         key = Ed25519PrivateKey.generate()
         certificate = authorities[spec.nation].issue(spec, key.public_key(), not_after=not_after)
         shared["peers"][spec.name] = certificate.public_bytes(Encoding.PEM)
-        _write(files.certificate, shared["peers"][spec.name])
-        _write(files.key, _key_pem(key), private=True)
-        _write(files.local_secret, secrets.token_hex(SECRET_LENGTH).encode() + b"\n", private=True)
+        write_file(files.certificate, shared["peers"][spec.name])
+        write_file(files.key, key_pem(key), private=True)
+        write_file(
+            files.local_secret, secrets.token_hex(SECRET_LENGTH).encode() + b"\n", private=True
+        )
     for spec in devices:
         for folder, contents in shared.items():
             target = directory / "devices" / spec.name / folder
             target.mkdir()
             for name, pem in contents.items():
-                _write(target / f"{name}.pem", pem)
+                write_file(target / f"{name}.pem", pem)
 
 
 def _check_devices(devices: Sequence[DeviceSpec]) -> None:
@@ -443,12 +464,12 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _key_pem(key: Ed25519PrivateKey) -> bytes:
+def key_pem(key: Ed25519PrivateKey) -> bytes:
     """Return a private key as unencrypted PKCS #8; the file's mode protects it."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file in one step, a private one never readable by others, not for an instant."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     mode = 0o600 if private else 0o644

@@ -149,7 +149,7 @@ def issuer_id(name: x509.Name) -> bytes:
 
 def inspect_anchor(certificate: x509.Certificate) -> Anchor:
     """Check a nation CA against our profile."""
-    key = _ed25519_key(certificate)
+    key = ed25519_key(certificate)
     extensions = _extensions(certificate)
     constraints = _extension(extensions, x509.BasicConstraints)
     usage = _extension(extensions, x509.KeyUsage)
@@ -168,19 +168,19 @@ def inspect_device(certificate: x509.Certificate, anchors: Sequence[Anchor]) -> 
     Raises:
         UnusableError: it does not even name a device with an Ed25519 key.
     """
-    key = _ed25519_key(certificate)
+    key = ed25519_key(certificate)
     extensions = _extensions(certificate)
     name = _required(certificate.subject, NameOID.COMMON_NAME, "common name")
     nation = _required(certificate.subject, NameOID.ORGANIZATION_NAME, "organisation")
     gateway = attribute(certificate.subject, NameOID.ORGANIZATIONAL_UNIT_NAME) == GATEWAY_UNIT
     address, prefixes = _black_address(extensions), _red_prefixes(extensions)
     peer = Peer(address, name, nation, fingerprint(certificate), gateway, prefixes)
-    validity = [_window("certificate", certificate)]
+    validity = [validity_window("certificate", certificate)]
     anchor, reason = find_anchor(certificate, anchors)
     if anchor is None:
         known = KnownDevice(peer, key, tuple(validity), (RULE_CHAIN, reason))
         return DeviceCertificate(known, certificate)
-    validity.append(_window(f"certificate of '{anchor.name}'", anchor.certificate))
+    validity.append(validity_window(f"certificate of '{anchor.name}'", anchor.certificate))
     refusal: tuple[str, str] | None = None
     problem = _profile_problem(certificate, extensions)
     if anchor.nation != nation:
@@ -245,7 +245,7 @@ def _red_prefixes(extensions: x509.Extensions) -> tuple[Prefix, ...]:
     return ()
 
 
-def _ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
+def ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
     """Return the subject's key, which must be Ed25519."""
     try:
         key = certificate.public_key()
@@ -288,7 +288,7 @@ def _required(name: x509.Name, oid: ObjectIdentifier, what: str) -> str:
     return value
 
 
-def _window(subject: str, certificate: x509.Certificate) -> ValidityWindow:
+def validity_window(subject: str, certificate: x509.Certificate) -> ValidityWindow:
     """Return a certificate's validity; its last second belongs to it."""
     return ValidityWindow(
         subject,

@@ -105,6 +105,8 @@ class IdpConfig:
         psk: the pre-shared key, `PSK_LENGTH` bytes, in mode ``psk`` only.
         prefixes: the red prefixes that we announce from the start, sorted.
         max_routes: red prefixes of all other devices together.
+        sa_lifetime_s: the group's SAs are not used longer (IDP-61, IDP-62); 0: as long as the
+            domain policy allows, without one for ever.
     """
 
     sa_group: IPv6Address
@@ -131,6 +133,7 @@ class IdpConfig:
     psk: bytes | None = field(default=None, repr=False)
     prefixes: tuple[Prefix, ...] = ()
     max_routes: int = 4096
+    sa_lifetime_s: int = 0
 
     def __post_init__(self) -> None:
         """Check every field, and those that depend on one another.
@@ -234,6 +237,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("max_peers", 1, 4096),
     ("max_epochs", 2, 4),
     ("retry_ms", 1, 60_000),
+    ("sa_lifetime_s", 0, 30 * 86_400),
     ("max_routes", 0, 65_536),
 )
 
@@ -248,6 +252,7 @@ _IPSEC_FIELDS = {
     "activation_delay_ms": "activation_delay_ms",
     "deactivation_delay_ms": "deactivation_delay_ms",
     "max_epochs": "max_epochs",
+    "sa_lifetime_s": "sa_lifetime_s",
     "unicast": "unicast",
 }
 _FIELD_OF: dict[str, dict[str, str]] = {

@@ -158,6 +158,11 @@ class ConnectivityTable:
         """Return the entry of one device."""
         return self._entries.get(address)
 
+    def is_up(self, address: IPv6Address) -> bool:
+        """Return whether a device is up."""
+        entry = self._entries.get(address)
+        return entry is not None and entry.state is PeerState.UP
+
     def entries(self) -> list[PeerEntry]:
         """Return all entries, sorted by address."""
         return [self._entries[address] for address in sorted(self._entries)]

@@ -10,7 +10,6 @@ Absent on purpose: a good-bye on the wire.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Any
 
 from protocol.core.counters import RefusalLog, RuleCounters
@@ -29,7 +28,7 @@ from protocol.core.engine import (
     TimerExpired,
 )
 from protocol.core.errors import PeerError
-from protocol.core.transitions import Move, StateCell, TransitionTable
+from protocol.core.transitions import StateCell
 from protocol.identity import (
     PROTOCOL_IDP,
     Identity,
@@ -46,10 +45,12 @@ from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Around, Hellos
+from protocol.idp.instance import INSTANCE, EngineState
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.news import TIMER_NEWS, News
+from protocol.idp.policykeeper import OwnPolicy
 from protocol.idp.signalling import Signalling
 from protocol.idp.unicast import EngineCalls, UnicastPairs
 from protocol.idpmike import CHANNEL as LOCAL
@@ -76,24 +77,6 @@ TIMERS = (
 WANTED = frozenset({MessageKind.HELLO, *exchange.KINDS})
 
 
-class EngineState(StrEnum):
-    """State of the instance."""
-
-    PARKED = "parked"
-    RUNNING = "running"
-
-
-INSTANCE = TransitionTable(
-    "instance",
-    EngineState.PARKED,
-    [
-        Move(EngineState.PARKED, EngineState.RUNNING, "Started"),
-        Move(EngineState.RUNNING, EngineState.PARKED, "Stopped"),
-    ],
-)
-"""Every move of the instance (docs/idp.md section 4). Elsewhere these events are ignored."""
-
-
 class IdpEngine:
     """One device's IDP, driven by events and the time.
 
@@ -108,7 +91,12 @@ class IdpEngine:
     """
 
     def __init__(
-        self, config: IdpConfig, identity: Identity, local_secret: bytes, keys: KeySource
+        self,
+        config: IdpConfig,
+        identity: Identity,
+        local_secret: bytes,
+        keys: KeySource,
+        policy: OwnPolicy | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -119,7 +107,15 @@ class IdpEngine:
         self._counters = RuleCounters()
         self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
-        self._exchange = exchange.Exchange(identity, self._counters, keys, self._mike, self._refuse)
+        self._exchange = exchange.Exchange(
+            config,
+            identity,
+            counters=self._counters,
+            keys=keys,
+            mike=self._mike,
+            refuse=self._refuse,
+            policy=policy,
+        )
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
         self._absentees = Absentees(self._me, config.dead_interval_ms * NS_PER_MS)
@@ -248,15 +244,15 @@ class IdpEngine:
     def _own_hello(self) -> Hello:
         """Return what a hello of ours says now."""
         config = self._config
-        return Hello(
+        hello = Hello(
             hello_interval_ms=rules.paced_interval_ms(
                 config.hello_interval_ms, self._table.up_count + 1, config.hello_budget_per_s
             ),
             dead_factor=config.dead_factor,
             epoch=self._sync.epoch,
             pair_key=self.unicast.pair_key,
-            trust_digest=self._exchange.trust_digest,
         )
+        return self._exchange.completed(hello)
 
     def _around(self, now: Instant) -> Around:
         """Return how the others are, for our next hello."""
@@ -308,6 +304,10 @@ class IdpEngine:
         self, peer: Peer, startup_wall_ns: int, hello: Hello, now: Instant
     ) -> list[Effect]:
         """A device is there."""
+        up = self._table.is_up(peer.address)
+        refusal = self._exchange.refused_policy(peer, hello, now, up=up)
+        if refusal is not None:
+            return refusal
         change = self._table.heard(peer, startup_wall_ns, hello, now.mono_ns)
         entry = self._table.get(peer.address)
         assert entry is not None

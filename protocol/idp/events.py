@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from protocol.core.engine import Effect, Event
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.model import Prefix
+
+if TYPE_CHECKING:
+    from protocol.idp.policykeeper import OwnPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,9 @@ class TrustReread(Event):
     Attributes:
         certificates: device certificates (DER) that were not there before, by fingerprint.
         revocations: revocation lists (DER) that were not there before, by issuer.
+        policy: the domain policy in the file, which our settings do not break.
     """
 
     certificates: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     revocations: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    policy: OwnPolicy | None = field(default=None, repr=False)

@@ -9,6 +9,7 @@ to be read again, and after `changed` the devices that are not acceptable any mo
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -17,9 +18,12 @@ from protocol.core.counters import RuleCounters
 from protocol.core.engine import DatagramReceived, Effect, Instant, KeySource, Log, Report
 from protocol.core.errors import PeerError
 from protocol.identity import Identity, KnownDevice, Opened, Peer, UnknownCertificateError
+from protocol.idp.config import IdpConfig
 from protocol.idp.documents import Assembler, Part, Request, Subject
 from protocol.idp.events import DropTrust, KeepTrust, TrustReread
 from protocol.idp.messages import Hello, MessageKind
+from protocol.idp.policy import DomainPolicy
+from protocol.idp.policykeeper import OwnPolicy, PolicyKeeper
 from protocol.idp.revocations import DELAY_NS, TIMER_TRUST, Revocations
 from protocol.idp.signalling import Signalling
 from protocol.idp.strangers import Strangers
@@ -30,6 +34,7 @@ KINDS = frozenset(
         MessageKind.REQUEST,
         MessageKind.CERTIFICATE,
         MessageKind.REVOCATIONS,
+        MessageKind.POLICY,
     }
 )
 """Kinds of message that are ours to read."""
@@ -52,11 +57,13 @@ class Exchange:
     """Owned and driven by the engine.
 
     Args:
+        config: of the engine.
         identity: whose store learns.
         counters: of the engine.
         keys: where unpredictable bytes come from.
         mike: our end of the interface to MIKE.
         refuse: see `Refuse`.
+        policy: the domain policy of the device, or None.
 
     Attributes:
         changed: whether trust has changed since the engine last looked.
@@ -64,11 +71,14 @@ class Exchange:
 
     def __init__(
         self,
+        config: IdpConfig,
         identity: Identity,
+        *,
         counters: RuleCounters,
         keys: KeySource,
         mike: Signalling,
         refuse: Refuse,
+        policy: OwnPolicy | None,
     ) -> None:
         self._identity = identity
         self._counters = counters
@@ -77,6 +87,7 @@ class Exchange:
         self._refuse = refuse
         self._strangers = Strangers(identity, counters)
         self._revocations = Revocations(identity, counters)
+        self._policy = PolicyKeeper(policy, config, identity, counters, mike)
         self._news: dict[bytes, Credential] = {}
         self.changed = False
         self.forget()
@@ -86,22 +97,33 @@ class Exchange:
         if self._identity.store is not None:
             self._strangers.begin(self._keys.random_bytes(SECRET_LENGTH))
         self._revocations.forget()
+        self._policy.forget()
         self._assembler = Assembler()
         self._requests = Bucket(REQUESTS_PER_S, 0)
 
+    def completed(self, hello: Hello) -> Hello:
+        """Return a hello of ours with what it says about policy and revocation lists."""
+        return replace(
+            hello,
+            policy_version=self._policy.version,
+            policy_digest=self._policy.digest,
+            trust_digest=self._revocations.digest,
+        )
+
     @property
-    def trust_digest(self) -> bytes:
-        """What our hello says about our revocation lists."""
-        return self._revocations.digest
+    def policy(self) -> DomainPolicy | None:
+        """The domain policy that we keep to."""
+        return self._policy.policy
 
     def status(self) -> dict[str, Any]:
         """Return our part of ``idpd status``."""
         store = self._identity.store
         if store is None:
-            return {}
+            return self._policy.status()
         return {
+            **self._policy.status(),
             "trust": {
-                "digest": self.trust_digest.hex(),
+                "digest": self._revocations.digest.hex(),
                 "learned": len(store.learned),
                 "awaited": self._strangers.awaited,
                 "operations": dict(sorted(store.operations.items())),
@@ -113,7 +135,7 @@ class Exchange:
                     }
                     for item in store.revocations
                 ],
-            }
+            },
         }
 
     # Messages.
@@ -187,6 +209,8 @@ class Exchange:
         document = self._assembler.add(peer.address, opened.kind, part, now.mono_ns)
         if document is None:
             return []
+        if opened.kind == MessageKind.POLICY:
+            return self._policy.on_document(peer, document, now)
         return self._on_revocations(document, now)
 
     def _on_request(self, peer: Peer, request: Request, now: Instant) -> list[Effect]:
@@ -200,7 +224,7 @@ class Exchange:
             case Subject.REVOCATIONS:
                 return self._revocations.on_request(peer, request, now)
             case Subject.POLICY:
-                return []
+                return self._policy.on_request(peer, now)
 
     def _on_revocations(self, document: bytes, now: Instant) -> list[Effect]:
         """Learn a revocation list."""
@@ -223,17 +247,28 @@ class Exchange:
 
     def _changed_lists(self) -> None:
         store = self._identity.store
-        assert store is not None
+        if store is None:
+            return
         self._identity.trust(store.devices())
         self._revocations.refresh()
         self.changed = True
 
+    def refused_policy(
+        self, peer: Peer, hello: Hello, now: Instant, *, up: bool
+    ) -> list[Effect] | None:
+        """IDP-58: compare a peer's domain policy with ours; return None if the hello counts."""
+        effects, reason = self._policy.judge(peer, hello, now, up=up)
+        if reason:
+            return effects + self._refuse(peer.name, PeerError("IDP-58", reason), now)
+        return None
+
     def on_hello(self, peer: Peer, hello: Hello, now: Instant) -> list[Effect]:
-        """Compare what a peer's hello says about its revocation lists with ours (IDP-55)."""
-        if hello.trust_digest == self.trust_digest:
-            return self._revocations.on_hello(peer, hello.trust_digest, now, 0)
+        """A peer's hello counted: compare its revocation lists with ours (IDP-55)."""
+        admitted = self._policy.admit(peer, now)
+        if hello.trust_digest == self._revocations.digest:
+            return admitted + self._revocations.on_hello(peer, hello.trust_digest, now, 0)
         delay_ns = int.from_bytes(self._keys.random_bytes(4), "big") % DELAY_NS
-        return self._revocations.on_hello(peer, hello.trust_digest, now, delay_ns)
+        return admitted + self._revocations.on_hello(peer, hello.trust_digest, now, delay_ns)
 
     def on_timer(self, now: Instant) -> list[Effect]:
         """Take the steps whose time has come."""
@@ -244,6 +279,8 @@ class Exchange:
     def on_reread(self, event: TrustReread, now: Instant, *, running: bool) -> list[Effect]:
         """The operator changed the files: MIKE is told, and, if we run, everybody of the lists."""
         self._changed_lists()
+        if event.policy is not None:
+            self._policy.replace(event.policy)
         effects: list[Effect] = []
         for key, der in event.certificates.items():
             effects += self._tell(key, Credential(CredentialKind.CERTIFICATE, der), now)
@@ -263,8 +300,9 @@ class Exchange:
 
     def repeat(self, now: Instant) -> list[Effect]:
         """Tell a MIKE that started anew what was learned."""
-        return [
+        effects = [
             effect
             for credential in self._news.values()
             for effect in self._mike.inform(credential, now)
         ]
+        return effects + self._policy.repeat(now)

@@ -78,6 +78,9 @@ RULES: dict[str, str] = {
     "IDP-55": "A peer with other revocation lists is asked for them, ever more rarely",
     "IDP-56": "A device whose certificate is acceptable no more is signalled as LEAVE at once",
     "IDP-57": "At most 100 questions a second of known devices are answered",
+    "IDP-58": "A device that keeps another domain policy is refused, the difference named",
+    "IDP-59": "A policy document counts only if a signer of the configured authority signed it",
+    "IDP-60": "A newer policy is adopted if our settings keep it; an older one never",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 

@@ -153,8 +153,10 @@ class MikeEngine(Renewer):
                 self._on_credential(message)
             case Standing():
                 self.identity.bar(message.peer, message.reason or None)
-            case LinkOpened() if self.current is not None and self.state is not State.JOINING:
-                self.tell_idp(self.current)
+            case LinkOpened():
+                self.identity.bar_nobody()  # a new instance of IDP says anew who is barred
+                if self.current is not None and self.state is not State.JOINING:
+                    self.tell_idp(self.current)
         self._effects += effects
 
     def _on_signal(self, signal: Signal) -> None:

@@ -49,3 +49,53 @@ def revoke(directory: Path, devices: tuple[str, ...]) -> None:
 
     Coalition(directory).revoke(list(devices))
     click.echo(f"revoked: {', '.join(devices)}")
+
+
+@pki.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--to", "receivers", multiple=True, help="Only this device gets the policy (may be repeated)."
+)
+def policy(source: Path, directory: Path, receivers: tuple[str, ...]) -> None:
+    r"""Sign the domain policy in SOURCE, a TOML file, and give it to the devices in DIRECTORY.
+
+    The policy's authority is made the first time. A device keeps to the policy if its file says
+
+    \b
+      [policy]
+      file = ".../policy.signed"
+      authority = ".../policy-authority.pem"
+
+    \b
+    Example of SOURCE:
+      domain = "exercise"
+      version = 1
+      suites = ["aes-gcm-128", "aes-gcm-256"]
+      sa_modes = ["per-sender"]
+      unicast = ["group"]
+      key_bits_min = 128
+      sa_lifetime_min_s = 600
+      sa_lifetime_max_s = 86400
+      hello_interval_min_ms = 500
+      hello_interval_max_ms = 5000
+
+    \b
+    Example:
+      testbed pki policy policy.toml /tmp/coalition
+    """
+    import tomllib
+
+    from protocol.core.errors import LocalError
+    from protocol.identity.policypki import distribute
+    from protocol.idp.policy import DomainPolicy
+
+    try:
+        made = DomainPolicy.from_table(tomllib.loads(source.read_text(encoding="utf-8")))
+    except (LocalError, ValueError) as error:
+        raise click.ClickException(f"{source}: {error}") from None
+    try:
+        for path in distribute(directory, made.encode(), list(receivers) or None):
+            click.echo(path)
+    except LocalError as error:
+        raise click.ClickException(str(error)) from None

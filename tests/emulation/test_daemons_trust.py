@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.devices import JOIN_S, Device, Lan
+from protocol.identity.policypki import ANCHOR, SIGNED, distribute
+from tests.support.coalition import policy
+from tests.support.devices import JOIN_S, START_S, Device, Lan
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -149,3 +151,76 @@ def test_a_bad_file_at_reload_changes_nothing(lan: Lan) -> None:
         with pytest.raises(ControlError, match=r"beta\.pem: not a well-formed PEM CRL"):
             device.ask(daemon, "trust_reload")
         assert device.ask(daemon, "status")["ok"]
+
+
+def keep_policy(lan: Lan, device: Device, content: bytes, **ipsec: object) -> None:
+    """Give a device a signed policy and a configuration that names it."""
+    distribute(lan.coalition.directory, content, [device.name])
+    folder = lan.coalition.files(device.name).directory
+    files = {"file": str(folder / SIGNED), "authority": str(folder / ANCHOR)}
+    device.write_config(lan.coalition, {"policy": files, "ipsec": ipsec})
+
+
+def test_a_device_with_another_policy_is_refused_with_the_difference(lan: Lan) -> None:
+    first, second, other = lan.devices
+    for device in (first, second):
+        keep_policy(lan, device, policy(unicast=["group", "off"]).encode())
+    # A later policy for the third alone, which the others' settings would break.
+    keep_policy(lan, other, policy(suites=["aes-gcm-256"], version=7).encode(), suite="aes-gcm-256")
+    form(first, second)
+    start(other)
+    difference = "suites aes-gcm-256, ours aes-gcm-128+aes-gcm-256"
+
+    def reasons() -> list[str]:
+        refused = first.ask("idpd", "status")["refused"]
+        return [entry["reason"] for entry in refused if entry["peer"] == other.name]
+
+    wait_until(
+        reasons, 20.0, difference, accept=lambda seen: any(difference in each for each in seen)
+    )
+    assert any("we would break it: [ipsec] suite aes-gcm-128" in each for each in reasons())
+    assert first.ask("idpd", "status")["policy"]["version"] == 3
+    # The group goes on without it, in MIKE, too.
+    agree(first, second)
+    epoch = first.ask("miked", "status")["epoch"]
+    alone = wait_until(
+        lambda: other.ask("miked", "status")["members"],
+        JOIN_S,
+        "the third is alone",
+        accept=lambda seen: seen == [str(other.address)],
+    )
+    assert alone == [str(other.address)]
+    agree(first, second)
+    assert first.ask("miked", "status")["epoch"] == epoch
+    tm = next(d for d in (first, second) if d.ask("miked", "status")["role"] == "tm")
+    assert tm.ask("miked", "status")["counters"]["AUTH-11"] >= 1
+
+
+def test_a_newer_policy_spreads_through_a_running_group(lan: Lan) -> None:
+    for device in lan.devices:
+        keep_policy(lan, device, policy().encode())
+    form(*lan.devices)
+    epoch = agree(*lan.devices)
+    first = lan.devices[0]
+    distribute(lan.coalition.directory, policy(version=4).encode(), [first.name])
+    assert first.ask("idpd", "trust_reload")["policy"] == 4
+    for device in lan.devices:
+        wait_until(
+            lambda device=device: device.ask("idpd", "status")["policy"]["version"],
+            15.0,
+            f"{device.name} keeps to policy 4",
+            accept=lambda seen: seen == 4,
+        )
+    assert agree(*lan.devices) == epoch, "nobody left"
+
+
+def test_settings_that_the_policy_forbids_are_refused_at_the_start(lan: Lan) -> None:
+    device = lan.devices[0]
+    keep_policy(lan, device, policy(suites=["aes-gcm-256"]).encode())
+    for daemon in ("idpd", "miked"):
+        process = device.launch(daemon)
+        assert process.wait(START_S) == 1
+        assert device.stderr(daemon) == (
+            f"{daemon}: domain policy 3 of 'exercise' forbids"
+            " [ipsec] suite: aes-gcm-128 is not among aes-gcm-256\n"
+        )

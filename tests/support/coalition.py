@@ -13,10 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.identity import Identity
 from protocol.identity.pki import Authority, DeviceSpec
+from protocol.identity.policypki import PolicyAuthority
 from protocol.identity.profile import inspect_anchor, inspect_device
+from protocol.identity.signed import PURPOSE, open_signed
 from protocol.identity.trust import TrustStore
+from protocol.idp.policy import DomainPolicy
+from protocol.idp.policykeeper import OwnPolicy
 from tests.support.fakelink import WALL_START_NS
 from tests.support.identities import NATIONS, address, signing_key
+from tests.vectors.make_documents import POLICY
 
 START = datetime.fromtimestamp(WALL_START_NS // 10**9, tz=UTC)
 BEFORE, AFTER = START - timedelta(days=1), START + timedelta(days=100)
@@ -78,6 +83,34 @@ def make_identity(
     store = TrustStore(trusted, mine)
     store.deploy(inspect_device(each, trusted) for each in knows)
     return Identity(mine.known, signing_key(index), store.devices(), store=store)
+
+
+def policy(**changes: object) -> DomainPolicy:
+    """A domain policy that the default settings keep, or break with these changes."""
+    return DomainPolicy.from_table(POLICY | changes)
+
+
+@cache
+def policy_authority(
+    purpose: x509.ObjectIdentifier = PURPOSE, *, expired: bool = False, nation: str = ""
+) -> PolicyAuthority:
+    """Who signs policies; made once in a test run."""
+    return PolicyAuthority.create(
+        "policy",
+        authority=authority(nation) if nation else None,
+        not_before=BEFORE,
+        not_after=START - timedelta(hours=1) if expired else AFTER,
+        purpose=purpose,
+    )
+
+
+def own_policy(
+    made: DomainPolicy, signer: PolicyAuthority | None = None, trusted: Authority | None = None
+) -> OwnPolicy:
+    """What a device starts with: a policy of the authority that it trusts."""
+    anchor = inspect_anchor((trusted or policy_authority().authority).certificate)
+    document = (signer or policy_authority()).sign(made.encode())
+    return OwnPolicy(made, document, lambda data, at_ns: open_signed(data, anchor, at_ns))
 
 
 def revocation_list(

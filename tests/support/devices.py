@@ -82,7 +82,7 @@ class Device:
             "start": {},
         }
         for section, settings in (overrides or {}).items():
-            tables[section].update(settings)
+            tables.setdefault(section, {}).update(settings)
         lines = []
         for section, settings in tables.items():
             lines.append(f"[{section}]")

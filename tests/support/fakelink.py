@@ -44,6 +44,7 @@ from protocol.idp.events import (
     SasApplied,
 )
 from protocol.idp.messages import prefix_order
+from protocol.idp.policykeeper import OwnPolicy
 from protocol.idpmike import Credential, EpochId, GroupStatus, LocalLink, Side, Signal, Standing
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.memory import MemoryBackend
@@ -128,13 +129,13 @@ class Device:
         self.identity = net.identities[index]
         self.kept: dict[tuple[str, bytes], bytes] = {}
         self.told_mike: list[Credential | Standing] = []
+        self.policy: OwnPolicy | None = None
         self.new_engine()
 
     def new_engine(self) -> None:
         """Begin a process: parked, knowing what its identity knows."""
-        self.engine = IdpEngine(
-            self.config, self.identity, self.secret, SeededKeys(f"device {self.index}")
-        )
+        keys = SeededKeys(f"device {self.index}")
+        self.engine = IdpEngine(self.config, self.identity, self.secret, keys, self.policy)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from protocol.identity import CrlEntry
 from protocol.idp.documents import Request, Subject, encode_chain, split
+from protocol.idp.policy import DomainPolicy
 from protocol.idpmike import (
     Credential,
     CredentialKind,
@@ -43,6 +44,19 @@ TOLD = {
     "admitted": Standing(IPv6Address("2001:db8:b::7"), "", 4),
 }
 
+POLICY: dict[str, Any] = {
+    "domain": "exercise",
+    "version": 3,
+    "suites": ["aes-gcm-128", "aes-gcm-256"],
+    "sa_modes": ["per-sender"],
+    "unicast": ["group", "off"],
+    "key_bits_min": 128,
+    "sa_lifetime_min_s": 60,
+    "sa_lifetime_max_s": 3600,
+    "hello_interval_min_ms": 500,
+    "hello_interval_max_ms": 2000,
+}
+
 
 def digest(entries: tuple[CrlEntry, ...]) -> str:
     """Return the trust digest of these lists, by the words of docs/idp.md."""
@@ -65,6 +79,11 @@ def vectors() -> dict[str, Any]:
         },
         "parts_of_1100_bytes": [hashlib.sha256(part.encode()).hexdigest() for part in split(LONG)],
         "trust_digest": digest(ENTRIES),
+        "policy": {
+            "table": POLICY,
+            "content": DomainPolicy.from_table(POLICY).encode().hex(),
+            "digest": DomainPolicy.from_table(POLICY).digest().hex(),
+        },
         "local": {
             "secret": secret.hex(),
             "frames": {

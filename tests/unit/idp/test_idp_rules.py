@@ -15,7 +15,7 @@ from protocol.core.transitions import TransitionTable, to_mermaid
 from protocol.idp import rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import DEVICE
-from protocol.idp.engine import INSTANCE
+from protocol.idp.instance import INSTANCE
 from protocol.idp.lighthello import Commitment
 from protocol.idp.messages import Hello, PrefixAnnouncement
 from protocol.idp.pairplan import PAIR
