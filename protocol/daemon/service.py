@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError

@@ -47,6 +47,7 @@ from protocol.idp.followers import Followers
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
 from protocol.idp.keying import TIMER_KEY, GroupSync
+from protocol.idp.lifetimes import TIMER_LIFETIME, Lifetimes
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.news import TIMER_NEWS, News
@@ -71,6 +72,7 @@ TIMERS = (
     TIMER_PLAN,
     TIMER_NEWS,
     TIMER_ABSENT,
+    TIMER_LIFETIME,
     *exchange.TIMERS,
 )
 
@@ -116,6 +118,7 @@ class IdpEngine:
             refuse=self._refuse,
             policy=policy,
         )
+        self._lifetimes = Lifetimes(config, self._exchange.policy, self._hellos.random_below)
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
         self._absentees = Absentees(self._me, config.dead_interval_ms * NS_PER_MS)
@@ -134,6 +137,7 @@ class IdpEngine:
         self._plan_wake_mono_ns: int | None = None
         self._absentees.forget()
         self._exchange.forget()
+        self._lifetimes.forget()
 
     # The two entries.
 
@@ -445,6 +449,7 @@ class IdpEngine:
     def _planned(self, effects: list[Effect], now: Instant) -> list[Effect]:
         """Keep the plan's timer where the plan wants to be woken; pairs follow the group."""
         effects = [*effects, *self.unicast.follow(self._sync, now)]
+        effects += self._lifetimes.follow(self._sync.epoch, self._sync.tm == self._me, now)
         wake_mono_ns = self._sync.wake_mono_ns
         if wake_mono_ns != self._plan_wake_mono_ns:
             self._plan_wake_mono_ns = wake_mono_ns
@@ -452,6 +457,13 @@ class IdpEngine:
                 return [*effects, CancelTimer(TIMER_PLAN)]
             return [*effects, SetTimer(TIMER_PLAN, wake_mono_ns)]
         return effects
+
+    def _on_lifetime_due(self, now: Instant) -> list[Effect]:
+        """IDP-61, IDP-62: the SAs' time is running out, or is over."""
+        over, effects = self._lifetimes.on_due(now)
+        if over:
+            return effects + self._planned(self._sync.expire(now.mono_ns), now)
+        return effects + self._rejoin(now) if effects else []
 
     # Timers and refusals.
 
@@ -474,6 +486,7 @@ class IdpEngine:
             TIMER_BEGIN: self._on_begin_due,
             TIMER_NEWS: self._news.on_due,
             TIMER_ABSENT: self._on_absent_due,
+            TIMER_LIFETIME: self._on_lifetime_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
         return handlers[name](now) if name in handlers else []

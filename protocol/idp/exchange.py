@@ -110,7 +110,6 @@ class Exchange:
             trust_digest=self._revocations.digest,
         )
 
-    @property
     def policy(self) -> DomainPolicy | None:
         """The domain policy that we keep to."""
         return self._policy.policy

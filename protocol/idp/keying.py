@@ -52,6 +52,7 @@ class GroupSync:
 
     Attributes:
         epoch: the newest epoch whose key we have, or None.
+        tm: the transaction manager of MIKE's newest status, or None.
         ended: why we have none: ``excluded``, ``no key``, or None.
     """
 
@@ -77,6 +78,8 @@ class GroupSync:
         self._key_failure = ""
         self._fresh: WrittenEpoch | None = None
         self.epoch: EpochId | None = None
+        self.tm: IPv6Address | None = None
+        self._expired: EpochId | None = None
         self.ended: str | None = None
 
     def take_written(self) -> WrittenEpoch | None:
@@ -126,12 +129,28 @@ class GroupSync:
             effects: list[Effect] = [Report("idp.excluded", {"epoch": str(status.epoch)})]
             return effects + self._plan.want_none(now_mono_ns)
         self._excluded = False
+        self.tm = status.tm
+        if status.epoch == self._expired:
+            self._counters.count("IDP-62")
+            return []
         known = self._wanted.epoch if self._wanted is not None else self.epoch
         if status.epoch == known and not self._key_failure:
             self._counters.count("idp.status_repeated")
             return []
         self._wanted, self._fetched_again, self._key_failure = status, False, ""
         return [CancelTimer(TIMER_KEY), FetchKey(status.pointer)]
+
+    def expire(self, now_mono_ns: int) -> list[Effect]:
+        """IDP-62: remove the SAs of the epoch we have; it does not come back."""
+        self._expired = self.epoch
+        self._wanted, self.epoch = None, None
+        self._fresh, self.ended = None, "excluded"
+        self._counters.count("IDP-62")
+        effects: list[Effect] = [
+            Report("idp.expired", {"epoch": str(self._expired)}),
+            Log("error", f"the lifetime of epoch {self._expired} is over: its SAs are removed"),
+        ]
+        return effects + self._plan.want_none(now_mono_ns)
 
     def on_key(self, pointer: str, group_key: bytes | None, now_mono_ns: int) -> list[Effect]:
         """Take in the key of the newest status; that of an older one comes too late.

@@ -81,6 +81,8 @@ RULES: dict[str, str] = {
     "IDP-58": "A device that keeps another domain policy is refused, the difference named",
     "IDP-59": "A policy document counts only if a signer of the configured authority signed it",
     "IDP-60": "A newer policy is adopted if our settings keep it; an older one never",
+    "IDP-61": "A new epoch is asked for before the SAs' lifetime ends: by the TM, then by anyone",
+    "IDP-62": "At the end of their lifetime the SAs of an epoch are removed and never come back",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 
@@ -396,3 +398,13 @@ def _within(prefix: Prefix, whole: Prefix) -> bool:
 
 def _overlap(one: Prefix, other: Prefix) -> bool:
     return one.version == other.version and one.overlaps(other)
+
+
+def renewal_ns(lifetime_ns: int, spread_ns: int, *, is_tm: bool) -> int:
+    """IDP-61: when to ask for a new epoch; the TM earlier, so that one is enough."""
+    return lifetime_ns * 8 // 10 if is_tm else lifetime_ns * 9 // 10 + spread_ns
+
+
+def is_over(end_mono_ns: int, now_mono_ns: int) -> bool:
+    """IDP-62: whether the lifetime of an epoch's SAs has ended."""
+    return now_mono_ns >= end_mono_ns

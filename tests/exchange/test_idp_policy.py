@@ -17,6 +17,7 @@ from protocol.identity.policypki import PolicyAuthority
 from protocol.idp.config import IdpConfig
 from protocol.idp.documents import Request, Subject, split
 from protocol.idp.events import TrustReread
+from protocol.idp.lighthello import HEADER
 from protocol.idp.messages import MessageKind
 from protocol.idp.policy import DomainPolicy
 from protocol.idp.policykeeper import OwnPolicy
@@ -73,7 +74,8 @@ def lines(device: Device, rule: str = "IDP-58") -> int:
 
 
 def questions(device: Device) -> int:
-    found = [decode(effect.payload) for effect in device.sent]
+    signed = [e.payload for e in device.sent if not e.payload.startswith(HEADER)]
+    found = [decode(payload) for payload in signed]
     requests = [Request.decode(e.body) for e in found if e.kind == MessageKind.REQUEST]
     return sum(request.subject is Subject.POLICY for request in requests)
 
