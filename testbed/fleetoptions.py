@@ -29,7 +29,7 @@ class FleetOptions:
         suite: algorithm suite of the SAs; empty: AES-GCM, in mode ``paper`` 3DES and SHA-1.
         idp: values that replace defaults in section ``[idp]`` of every device.
         mike: the same for ``[mike]``.
-        ipsec: the same for ``[ipsec]``.
+        ipsec: the same for ``[ipsec]``; ``unicast`` is ``off`` unless it says otherwise.
         injected_offset_us: per device, shifts its wall clock (tests of the clock measurement).
         observe_kernel: whether the kernel's SA notifications are collected.
         capture: whether tcpdump records every black link into ``keep``, to the end of all daemons.

@@ -31,6 +31,12 @@ def learnt(fleet: Fleet, device: str) -> dict[str, str]:
     return {item["prefix"]: item["peer"] for item in fleet.status(device)["prefixes"]}
 
 
+def pair_of(fleet: Fleet, device: str, other: str) -> dict[str, Any]:
+    (found,) = [p for p in fleet.status(device)["peers"] if p["name"] == other] or [{}]
+    unicast: dict[str, Any] = found.get("unicast", {})
+    return unicast
+
+
 def await_learnt(fleet: Fleet, device: str, wanted: set[str]) -> None:
     wait_until(
         lambda: set(learnt(fleet, device)) == wanted,
@@ -105,6 +111,41 @@ def test_prefixes_come_change_and_go(tmp_path: Path, mode: str) -> None:
     assert seen["list"][1].splitlines()[0] == "fd00:1:0:0:8000::/65 own"
     assert f"fd00:3::/64 {seen['addresses']['d3']}" in seen["list"][1].splitlines()
     assert [entry for entry in seen["refused"] if entry["rule"].startswith("IDP-2")] == []
+
+
+@pytest.mark.parametrize("daemon", ["idpd", "miked"])
+def test_one_daemon_alone_is_killed_and_comes_back(tmp_path: Path, daemon: str) -> None:
+    def inside() -> dict[str, Any]:
+        options = FleetOptions(
+            sa_backend="memory",
+            keep=tmp_path,
+            ipsec={"unicast": "group", "deactivation_delay_ms": 300},
+            idp={"hello_interval_ms": 300},
+        )
+        with Fleet(star(3), options) as fleet:
+            for count, device in enumerate(fleet.devices, 1):
+                fleet.start(device)
+                fleet.await_members(fleet.devices[:count], deadline_s=WAIT_S)
+            await_learnt(fleet, "d2", {"fd00:1::/64", "fd00:3::/64"})
+            before = pair_of(fleet, "d2", "d1")
+            fleet.processes.kill(f"d1/{daemon}")
+            fleet.revive("d1")
+            fleet.start_daemon("d1", daemon)
+
+            def renewed() -> bool:
+                spis = [pair_of(fleet, *pair) for pair in (("d1", "d2"), ("d2", "d1"))]
+                one, other = ((pair.get("spi_out"), pair.get("spi_in")) for pair in spis)
+                was = before["spi_out"], before["spi_in"]
+                return one == other[::-1] and None not in one and other != was
+
+            wait_until(renewed, WAIT_S, lambda: f"{pair_of(fleet, 'd2', 'd1')} after {before}")
+            fleet.await_members(fleet.devices, deadline_s=WAIT_S)
+            for device in fleet.devices:
+                others = {f"fd00:{n}::/64" for n in range(1, 4)} - {f"fd00:{device[1:]}::/64"}
+                await_learnt(fleet, device, others)
+        return {}
+
+    session.call(inside)
 
 
 def test_a_daemon_whose_certificate_does_not_authorise_its_prefix_says_so(tmp_path: Path) -> None:

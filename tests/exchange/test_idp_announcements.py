@@ -77,6 +77,20 @@ def test_idp_18_only_the_instance_that_is_up_and_only_inside_its_sa() -> None:
     assert routes(a) == ["fd00:2::/64", "fd00:3::/64"]
 
 
+def test_idp_17_ten_thousand_prefixes_are_refused_at_their_number() -> None:
+    """IDP-17."""
+    network, (a, b) = joined(2)
+    head = PrefixAnnouncement(9).encode()[:18]
+    body = head + (10_000).to_bytes(2, "big") + b"\x06\x40" * 3000
+    for _ in range(5):
+        payload = b.engine._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
+        a.feed(DatagramReceived("pair", b.address, payload))
+    assert a.counter("IDP-17") == 5
+    (line,) = [log.text for log in a.logs if "IDP-17" in log.text]
+    assert "10000 elements, not 0 to 256" in line
+    assert routes(a) == ["fd00:2::/64"]
+
+
 def test_idp_19_an_older_list_changes_nothing() -> None:
     """IDP-19."""
     network, (a, _) = joined(2)
