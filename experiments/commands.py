@@ -120,6 +120,7 @@ _command(
     "Red multicast from every LAN to every other: delivery, leaks, tshark's count; joins, leaves.",
 )
 _command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
+_command("unicast", "Joins with unicast SAs, policies and routes to all red LANs besides.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
 
