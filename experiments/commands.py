@@ -220,11 +220,17 @@ def _with_topology(plan: Plan, overrides: Overrides) -> Plan:
 
     Of the path of a file only its name goes into the plan: `_keep_topology` copies the file.
     """
+    from testbed.spec import TopologyError
     from topologies import find
 
     if overrides.topology is None:
         return plan
-    devices = overrides.devices or len(find(overrides.topology).devices)
+    topology = find(overrides.topology)
+    if topology.gateways:
+        raise TopologyError(
+            f"{topology.name} has partitions with their own groups; experiments measure one group"
+        )
+    devices = overrides.devices or len(topology.devices)
     return replace(plan, devices=devices, topology=Path(overrides.topology).name)
 
 

@@ -87,5 +87,5 @@ def _interface(wiring: Wiring, port: Port) -> RouterInterface:
         tuple(address for address in port.addresses if isinstance(address, IPv6Interface)),
         routers > 1,
         routers,
-        others.count(NodeKind.DEVICE),
+        others.count(NodeKind.DEVICE) + others.count(NodeKind.GATEWAY),
     )

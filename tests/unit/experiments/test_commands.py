@@ -182,3 +182,9 @@ def test_delivery_without_kernel_sas_is_refused(tmp_path: Path, world: World) ->
     found = invoke("coalition-multicast", "--sa-backend", "memory", "--output", tmp_path)
     assert found.exit_code == 1
     assert "nothing red crosses the network" in found.output
+
+
+def test_a_network_of_partitions_is_refused_in_one_line(tmp_path: Path) -> None:
+    found = invoke("join", "--topology", "partitions(2)", "--output", tmp_path)
+    assert found.exit_code == 1
+    assert "experiments measure one group" in found.output
