@@ -98,7 +98,7 @@ class GatewayEngine:
             if strayed:
                 self._counters.count("GATE-15", strayed)
         elif isinstance(event, Stopped):
-            self._stop(out)
+            self._stop(now, out)
         return out
 
     # Life.
@@ -116,10 +116,12 @@ class GatewayEngine:
             SetTimer(_SWEEP, now.mono_ns + self._config.sweep_interval_ms * _NS_PER_MS),
         ]
 
-    def _stop(self, out: list[Effect]) -> None:
-        """GATE-17: leave nothing behind. The others hear what we say no longer, and take over."""
+    def _stop(self, now: Instant, out: list[Effect]) -> None:
+        """GATE-17: leave nothing behind; say so, and the others take over at once."""
         for leg in self._legs.values():
             out += [WithdrawPrefix(leg.name, net) for net in _ordered(leg.told)]
+            if leg.table is not None:
+                self._send(leg, leg.say([])[1], now, out)
         out += [DeleteRoute(net, leg) for net, leg in self._routes.items()]
         out += self._forwarding.end()
         out += [CancelTimer(name) for name in (_REFRESH, _SETTLE, _SWEEP)]
@@ -219,11 +221,14 @@ class GatewayEngine:
                 text = f"table in {partition}: {leg.left_out} claims shortened (GATE-11)"
                 out.append(Log("warning", text))
             if news or repeat:
-                out += [
-                    SendDatagram(partition, leg.identity.seal(PROTOCOL_IDP, KIND_TABLE, body, now))
-                    for body in bodies
-                ]
+                self._send(leg, bodies, now, out)
         self._report(before, out)
+
+    @staticmethod
+    def _send(leg: LegState, bodies: Sequence[bytes], now: Instant, out: list[Effect]) -> None:
+        for body in bodies:
+            payload = leg.identity.seal(PROTOCOL_IDP, KIND_TABLE, body, now)
+            out.append(SendDatagram(leg.name, payload))
 
     def _route(self, out: list[Effect]) -> None:
         """GATE-6: route each prefix by the best way to it, whatever legs may lead there."""

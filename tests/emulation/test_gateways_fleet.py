@@ -101,7 +101,7 @@ def test_members_of_one_end_are_known_at_the_other_and_the_second_gateway_takes_
 def test_a_killed_gatewayd_is_replaced_too_and_takes_its_place_again() -> None:
     both = {"a": ["b"], "b": ["a"]}
 
-    def inside() -> None:
+    def inside() -> float:
         with Fleet(partitions(2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
             start_all(fleet, WAIT_S)
             await_spoken(fleet, "g1", both, WAIT_S)
@@ -116,5 +116,12 @@ def test_a_killed_gatewayd_is_replaced_too_and_takes_its_place_again() -> None:
             await_spoken(fleet, "g2", NONE, WAIT_S)
             await_accepted(fleet, "d1", {"fd00:b::/64": "g1-a"})
             await_accepted(fleet, "d2", {"fd00:a::/64": "g1-b"})
+            told = time.monotonic()
+            fleet.processes.stop(["g1/gatewayd"])
+            await_spoken(fleet, "g2", both, WAIT_S)
+            handed_over_s = time.monotonic() - told
+            await_accepted(fleet, "d1", {"fd00:b::/64": "g2-a"})
+        return handed_over_s
 
-    session.call(inside)
+    # A gatewayd that is stopped says so: nobody waits for its silence.
+    assert session.call(inside) < DEAD_S

@@ -259,6 +259,9 @@ def test_GATE_17_a_gateway_that_stops_withdraws_everything() -> None:
     assert box.mfc == {}
     assert all(idpd.told == set() for idpd in box.idpds.values())
     assert box.timers == {}
+    world.deliver()  # its last word: nothing
+    assert {tuple(who) for who in world.announcers("a").values()} == {("g2-a",)}
+    assert world.multicast("a", SOURCE_A) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_red_prefixes_are_nowhere_in_what_is_said_on_the_black_wire() -> None:
