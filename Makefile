@@ -8,6 +8,9 @@ QUICK ?=
 # Extra words for pytest and for the experiment, for example PYTEST_ARGS="-x -k rekey".
 PYTEST_ARGS ?=
 EXPERIMENT_ARGS ?=
+# Which seeds `make sim` runs, and what else testbed sim takes, for example SIM_ARGS="--members 10".
+SEEDS ?= 1..5000
+SIM_ARGS ?=
 # FRR=no: do not build FRR; black routers then use static multicast routes.
 FRR ?=
 # Where kernel tests run: auto, native or vm.
@@ -29,7 +32,7 @@ NONE_CHOSEN := { [ $$? = 5 ] && [ -n '$(strip $(PYTEST_ARGS))' ]; }
 # Under sudo, what root made goes to the owner of the project; the status stays.
 HAND_OVER := status=$$?; testbed/setup/setup.sh owner; exit $$status
 
-.PHONY: help setup check format test test-here test-kernel test-vm experiment bench figures clean distclean
+.PHONY: help setup check format test test-here test-kernel test-vm sim experiment bench figures clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -62,6 +65,9 @@ test-kernel: setup # everything that needs kernel SAs, in one guest if need be
 
 test-vm: setup # the guest itself, seen from outside
 	$(PYTEST) -m vm $(PYTEST_ARGS) || $(NONE_CHOSEN)
+
+sim: setup ## many seeds of the deterministic simulator on all cores (SEEDS=1..5000)
+	$(TESTBED) sim --seeds $(SEEDS) --jobs $$(nproc) $(SIM_ARGS)
 
 experiment: setup ## the main job: joins and leaves measured, figures drawn (QUICK=1: a short run)
 	@$(EXPERIMENT); $(HAND_OVER)
