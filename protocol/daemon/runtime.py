@@ -69,10 +69,12 @@ class Runtime:
             self._queue.clear()
 
     def _step(self, event: Event) -> None:
+        now = self._now()
         if self.recording:
-            self._trace.report("event", recorded(event))
+            # With the very time that the engine gets: a replay needs that.
+            self._trace.report("event", recorded(event), now)
         try:
-            effects = self._engine.handle(event, self._now())
+            effects = self._engine.handle(event, now)
         except Exception:
             # A fault of our own. What others sent must not be able to end the daemon; anything else
             # ends it in order, with the traceback in the log (which never shows local values).

@@ -28,7 +28,7 @@ from protocol.mike.instance import (
 )
 from protocol.mike.keytree import KeyTree
 from protocol.mike.member import Member
-from protocol.mike.membership import absent
+from protocol.mike.membership import GroupFigures, absent
 from protocol.mike.messages import (
     NO_EPOCH,
     Announcement,
@@ -357,6 +357,11 @@ class Manager(Member):
             and message.term > self.term
             and sender in self.members
         ):
+            if self.pending is not None:
+                # What we announced will not be finished, and others may have followed it: our
+                # JOIN makes the next epoch's number larger than those (MIKE-16).
+                self.dissolve(GroupFigures(message.members, message.epoch.number, sender))
+                return
             self.tm = sender
             self.term = message.term
             self.step_down()

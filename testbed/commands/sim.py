@@ -43,6 +43,18 @@ class SeedRange(click.ParamType[range]):
     help="Scenarios, one JSON object a line, as a failing seed prints them.",
 )
 @click.option(
+    "--recording",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Trace of an idpd run with --record-datagrams: its engine once more.",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Configuration of the device of that recording.",
+)
+@click.option(
     "--members", type=click.IntRange(2, 60), metavar="N", help="Devices (default: drawn, 2 to 10)."
 )
 @click.option(
@@ -68,6 +80,8 @@ def sim(
     seed: int | None,
     seeds: range | None,
     replay: Path | None,
+    recording: Path | None,
+    config: Path | None,
     members: int | None,
     theme: str | None,
     mode: str,
@@ -86,13 +100,19 @@ def sim(
       testbed sim --seed 17                    one seed: what was drawn, and the verdict
       testbed sim --seeds 1..1000 --jobs 2     many
       testbed sim --seed 17 --crypto real      with the real cryptography
+      testbed sim --recording run/idpd.trace.jsonl --config d1.toml
     """
     from testbed.sim.people import Crypto
     from testbed.sim.run import run_all
     from testbed.sim.scenario import Scenario, Theme, draw
 
-    if sum(source is not None for source in (seed, seeds, replay)) != 1:
-        raise click.UsageError("give one of --seed, --seeds and --replay")
+    if sum(source is not None for source in (seed, seeds, replay, recording)) != 1:
+        raise click.UsageError("give one of --seed, --seeds, --replay and --recording")
+    if (recording is None) != (config is None):
+        raise click.UsageError("--recording and --config go together")
+    if recording is not None and config is not None:
+        _play(config, recording)
+        return
     if replay is not None:
         lines = [line.strip() for line in replay.read_text().splitlines()]
         scenarios = [Scenario.from_json(line) for line in lines if line and line[0] != "#"]
@@ -153,6 +173,19 @@ def _counted(verdicts: Iterator[Verdict], total: int, *, as_json: bool) -> Itera
         )
         if left_out:
             click.echo(f"not modelled, and not performed: {', '.join(sorted(left_out))}")
+
+
+def _play(config: Path, recording: Path) -> None:
+    """Hand a daemon's recording to the same engine, and compare."""
+    from testbed.sim.recorded import replay
+
+    played = replay(config, recording)
+    click.echo(f"{played.events} events of {played.device}, {played.points} points compared")
+    if played.skipped:
+        click.echo(f"events not recorded in full, left out: {', '.join(played.skipped)}")
+    if played.difference is not None:
+        raise click.ClickException(played.difference)
+    click.echo("the engine says the same again")
 
 
 def _trace(scenario: Scenario) -> None:

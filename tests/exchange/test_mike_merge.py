@@ -88,3 +88,23 @@ def test_of_two_tms_elected_in_one_epoch_one_dissolves_though_neither_finished_a
     assert [world[index].counted("MIKE-16") for index in side] == [0] * 4
     world.filters.clear()
     world.run_until(lambda: world.agreed(*range(6)))
+
+
+def test_a_tm_that_was_cut_off_gives_up_its_unfinished_epoch_for_the_tm_of_a_later_term() -> None:
+    world = World(5)
+    world.form(5)
+    world.hand_over(0, 2)
+    world.run_until(lambda: world[2].engine.state.value == "tm")
+    world.run(100)
+    # Nobody hears device 1, nor it them; it is back before the others notice.
+    world.filters.append(lambda seen, to: 1 in (seen.sender, to))
+    for index in (0, 2):
+        world.signal_leave(1, index)
+    world.run_until(lambda: world[1].engine.state.value == "tm")
+    announced = world[1].engine.highest
+    assert world[1].engine.pending is not None
+    world.filters.clear()
+    world.run_until(lambda: world[1].engine.state.value != "tm", 1_100)
+    world.run_until(lambda: world.agreed(*range(5)))
+    assert world[1].counted("MIKE-16") == 1
+    assert world[1].engine.highest > announced
