@@ -100,27 +100,28 @@ def test_members_of_one_end_are_known_at_the_other_and_the_second_gateway_takes_
 
 def test_a_killed_gatewayd_is_replaced_too_and_takes_its_place_again() -> None:
     both = {"a": ["b"], "b": ["a"]}
+    own = {"fd00:a:0:1::/64": "d2"}  # and of b the summary of its two devices' prefixes
 
     def inside() -> float:
-        with Fleet(partitions(2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
+        with Fleet(partitions(2, 2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
             start_all(fleet, WAIT_S)
             await_spoken(fleet, "g1", both, WAIT_S)
-            await_accepted(fleet, "d1", {"fd00:b::/64": "g1-a"})
+            await_accepted(fleet, "d1", own | {"fd00:b::/63": "g1-a"})
             fleet.processes.kill("g1/gatewayd")
             # Its idpds withdraw at once what it had them announce.
-            await_accepted(fleet, "d1", {})
+            await_accepted(fleet, "d1", own)
             await_spoken(fleet, "g2", both, WAIT_S)
-            await_accepted(fleet, "d1", {"fd00:b::/64": "g2-a"})
+            await_accepted(fleet, "d1", own | {"fd00:b::/63": "g2-a"})
             fleet.revive("g1")
             await_spoken(fleet, "g1", both, WAIT_S)
             await_spoken(fleet, "g2", NONE, WAIT_S)
-            await_accepted(fleet, "d1", {"fd00:b::/64": "g1-a"})
-            await_accepted(fleet, "d2", {"fd00:a::/64": "g1-b"})
+            await_accepted(fleet, "d1", own | {"fd00:b::/63": "g1-a"})
+            await_accepted(fleet, "d3", {"fd00:a::/63": "g1-b", "fd00:b:0:1::/64": "d4"})
             told = time.monotonic()
             fleet.processes.stop(["g1/gatewayd"])
             await_spoken(fleet, "g2", both, WAIT_S)
             handed_over_s = time.monotonic() - told
-            await_accepted(fleet, "d1", {"fd00:b::/64": "g2-a"})
+            await_accepted(fleet, "d1", own | {"fd00:b::/63": "g2-a"})
         return handed_over_s
 
     # A gatewayd that is stopped says so: nobody waits for its silence.
