@@ -40,6 +40,7 @@ class Variant:
         wan_delay_ms: one way between any two black border routers while repetitions run; None: as
             the topology says.
         wan_loss_percent: on each link between them, per direction; None: as the topology says.
+        full_hello_every: one hello of so many is signed, the others are light.
         black_groups: one of `BLACK_GROUPS`: whether the daemons' and the ESP packets' multicast
             groups are joined as a whole or source by source (RFC 4607).
         fresh_fleet: whether the network is built anew for each repetition, so that no router
@@ -58,6 +59,7 @@ class Variant:
     hello_answer_spread_ms: int = 250
     activation_delay_ms: int = 200
     deactivation_delay_ms: int = 500
+    full_hello_every: int = 16
     mike_patience: int = 4
     cpu: str = "measured-first"
     wan_delay_ms: float | None = None
@@ -97,6 +99,10 @@ class Campaign:
         rates_pps: throughput only: packets per second of the stream, in rising order.
         sizes_bytes: throughput only: sizes of its UDP payload.
         stream_ms: throughput only: how long it is sent at each rate.
+        sizes: discovery and hello-cost only: group sizes, each a step; at most the plan's devices.
+        window_ms: hello-cost and hello-interval only: how long is counted.
+        periods_percent: flapping only: periods, each a step, in percent of the hello interval.
+        flaps: flapping only: how often the cable goes out and in.
         packets: delivery only: in each stream.
         packet_interval_ms: delivery only: between the packets of a stream.
         keep_captures: delivery only: whether the captures of the black wire are kept even if
@@ -128,6 +134,10 @@ class Campaign:
     rates_pps: tuple[int, ...] = (100, 200, 400)
     sizes_bytes: tuple[int, ...] = (200,)
     stream_ms: int = 2000
+    sizes: tuple[int, ...] = (10,)
+    window_ms: int = 16_000
+    periods_percent: tuple[int, ...] = (50, 100, 200, 400, 800)
+    flaps: int = 4
     packets: int = 20
     packet_interval_ms: int = 50
     keep_captures: bool = False
@@ -148,6 +158,7 @@ class PlannedStep:
         group_size: members after it.
         jitter_ns: added to the trigger.
         packet_sender: number of the device that sends the check packet.
+        amount: how much of what the campaign is about; its kind says what.
     """
 
     index: int
@@ -156,6 +167,7 @@ class PlannedStep:
     group_size: int
     jitter_ns: int
     packet_sender: int
+    amount: int = 0
 
 
 @dataclass(frozen=True, slots=True)

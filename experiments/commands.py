@@ -121,6 +121,11 @@ _command(
 )
 _command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
 _command("unicast", "Joins with unicast SAs, policies and routes to all red LANs besides.")
+_command("discovery", "One device more: how soon all others know it and it knows them.")
+_command("hello-cost", "What hellos cost a device, by number of devices, signed and light.")
+_command("hello-interval", "How soon a dead device is noticed, and bytes per second, by interval.")
+_command("flapping", "A cable that goes out and in: rekeys by its period.")
+_command("idp-leave", "Leaves by shut-down and cable, and the return: latency and rekeys.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
 
@@ -331,6 +336,7 @@ def _idp(variant: Variant) -> dict[str, int]:
         "hello_interval_ms": interval_ms,
         "jitter_ms": min(20, interval_ms // 4),
         "triggered_hello_spread_ms": min(variant.hello_answer_spread_ms, interval_ms),
+        "full_hello_every": variant.full_hello_every,
     }
 
 

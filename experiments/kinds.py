@@ -133,6 +133,64 @@ def _levels(
     )
 
 
+def _idp_step(
+    campaign: Campaign,
+    draw: random.Random,
+    *,
+    index: int,
+    group_size: int,
+    method: str,
+    amount: int = 0,
+) -> PlannedStep:
+    """Return a step about the last device of a group."""
+    return PlannedStep(
+        index=index,
+        subject=group_size,
+        method=method,
+        group_size=group_size,
+        jitter_ns=_jitter_ns(campaign, draw),
+        packet_sender=1,
+        amount=amount,
+    )
+
+
+def _sizes(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """One step for each group size that the plan has devices for."""
+    return tuple(
+        _idp_step(campaign, draw, index=index, group_size=size, method="start")
+        for index, size in enumerate((s for s in campaign.sizes if s <= devices), 1)
+    )
+
+
+def _deaths(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The last device dies."""
+    return (_idp_step(campaign, draw, index=1, group_size=devices, method="shutdown"),)
+
+
+def _flaps(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The last device's cable goes out and in, with one period after the other."""
+    return tuple(
+        _idp_step(campaign, draw, index=index, group_size=devices, method="flap", amount=period)
+        for index, period in enumerate(campaign.periods_percent, 1)
+    )
+
+
+def _returns(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The last device leaves by shut-down, by its cable, and comes back on its cable."""
+    return tuple(
+        _idp_step(campaign, draw, index=index, group_size=devices, method=method)
+        for index, method in enumerate(("shutdown", "cut", "restore"), 1)
+    )
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
@@ -142,6 +200,11 @@ KINDS: dict[str, Kind] = {
     "leave": Kind(_leaves, "experiments.steps:run"),
     "delivery": Kind(_deliveries, "experiments.delivery:run", capture=True),
     "throughput": Kind(_levels, "experiments.throughput:run"),
+    "discovery": Kind(_sizes, "experiments.hellobench:discover"),
+    "hello-cost": Kind(_sizes, "experiments.hellobench:cost"),
+    "hello-interval": Kind(_deaths, "experiments.hellobench:detect"),
+    "flapping": Kind(_flaps, "experiments.flapping:flap"),
+    "idp-leave": Kind(_returns, "experiments.flapping:leave"),
     "sa-write": Kind(),
 }
 """The kinds by name."""

@@ -156,6 +156,26 @@ THROUGHPUT: dict[str, str] = {
     "reason": "why not",
 }
 
+HELLOS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`discovery`, `hello-cost`, `hello-interval`, `flapping` or `idp-leave`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the step, from 1",
+    "method": "`start`, `shutdown`, `cut`, `restore` (the cable is back) or `flap`",
+    "group_size": "devices that run",
+    "hello_interval_ms": "configured hello interval",
+    "subject": "the device that the step is about",
+    "device": "device that the number is of; empty: of the step",
+    "measure": "`rtt_ms` (round trip of a clock exchange with the first device), `detected_ms` "
+    "(the newcomer known here, from its trigger), `answered_ms` (this device known to it, "
+    "from its trigger); `cpu_percent` (of one processor, idpd's), "
+    "`light_per_s`, `signed_per_s` (hellos heard); `bytes_per_s` (sent to the black link), "
+    "`detection_ms` (LEAVE or RESTORE noticed here, from the trigger), `written_ms` (SAs of the "
+    "newest epoch written, from the trigger), `period_intervals`, `flaps`, `rekeys`",
+    "value": "the number",
+}
+
 SA_WRITES: dict[str, str] = {
     "run": "run id",
     "backend": "`netlink`, `netlink batched`, `pfkey`, `command`, `exec` or `ip -batch`",
@@ -297,6 +317,7 @@ FILES: dict[str, dict[str, str]] = {
     "first_packets.csv": FIRST_PACKETS,
     "unicast.csv": UNICAST,
     "throughput.csv": THROUGHPUT,
+    "hellos.csv": HELLOS,
     "sa_writes.csv": SA_WRITES,
     "deliveries.csv": DELIVERIES,
     "listeners.csv": LISTENERS,
@@ -332,6 +353,8 @@ SUMMARY: dict[str, str] = {
     "written, their ratio, and the batches alone",
     "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
     "ratios of IPsec to clear text",
+    "idp": "per campaign about hellos, variant, method and group size (flapping: period; "
+    "hello-interval: interval): median, least, largest and number of each measure",
     "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
     "and what they divide",
     "clock": "largest offset, largest bound, limit, and rows above the limit",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from experiments import deliverysummary, firstsummary, throughputsummary, unicastsummary, wansummary
+from experiments import (
+    deliverysummary,
+    firstsummary,
+    idpsummary,
+    throughputsummary,
+    unicastsummary,
+    wansummary,
+)
 from experiments.analysis import Run
 
 
@@ -27,5 +34,6 @@ SECTIONS: dict[str, Section] = {
     "first_packets": firstsummary,
     "unicast": unicastsummary,
     "throughput": throughputsummary,
+    "idp": idpsummary,
 }
 """The parts with tables of their own, by their key in summary.json."""

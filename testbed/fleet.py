@@ -300,9 +300,9 @@ class Fleet:
         if device not in self._started:
             self._started.append(device)
 
-    def start_daemon(self, device: str, daemon: str) -> None:
-        """Start one parked daemon of a device whose other one runs: it was killed and revived."""
-        self._device(device).ask(daemon, "start", at_wall_ns=None)
+    def start_daemon(self, device: str, daemon: str, at_wall_ns: int | None = None) -> None:
+        """Start one parked daemon alone: the other runs already, or is not wanted."""
+        self._device(device).ask(daemon, "start", at_wall_ns=at_wall_ns)
 
     def stop(self, device: str) -> None:
         """Shut IDP down on a device, then MIKE: both end parked, without SAs and keys.

@@ -14,11 +14,16 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     from experiments.analysis import read_run
     from experiments.plots import (
         delivery,
+        discovery,
         dispersal,
         fig6_join_latency,
         fig8_phases,
         fig9_sa_write,
         first_packets,
+        flapping,
+        hello_cost,
+        hello_interval,
+        idp_leave,
         leave_latency,
         mike_alone,
         style,
@@ -34,7 +39,8 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     over_a_wan = (wan_joins, wan_phases)
     joins = over_a_wan if wansummary.planned(run) else by_size
     others = (fig9_sa_write, leave_latency, first_packets, unicast, throughput, delivery)
-    modules = (*joins, *others)
+    about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave)
+    modules = (*joins, *others, *about_idp)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):
         for module in modules:
