@@ -26,6 +26,7 @@ class _Receiver:
 
     Attributes:
         has_version: which version of our list it has; 0: none.
+        owed: it waits to hear which version of its list we have.
         heard: its instance and the version of its list that we have.
         changed_mono_ns: when we last had something new to say.
         due_mono_ns: when the next announcement is due, None when it is quiet.
@@ -36,6 +37,7 @@ class _Receiver:
     due_mono_ns: int | None
     pause_ns: int
     has_version: int = 0
+    owed: bool = False
     heard: tuple[int, int] = (0, 0)
 
 
@@ -73,10 +75,18 @@ class Announcer:
             receiver.changed_mono_ns = receiver.due_mono_ns = now
             receiver.pause_ns = self._first_pause_ns
 
-    def reach(self, peer: IPv6Address, now_mono_ns: int) -> None:
-        """A device can be reached: begin to announce."""
+    def reach(self, peer: IPv6Address, now_mono_ns: int, *, first: bool) -> None:
+        """A device can be reached: begin to announce.
+
+        Args:
+            peer: which; nothing happens if it could be reached before.
+            now_mono_ns: the time.
+            first: whether we speak first. The other one waits: it was there earlier, its SAs are
+                ready earlier, and what it says would come before the peer can read it.
+        """
         if peer not in self._receivers:
-            self._receivers[peer] = _Receiver(now_mono_ns, now_mono_ns, self._first_pause_ns)
+            due_ns = now_mono_ns if first else now_mono_ns + self._first_pause_ns
+            self._receivers[peer] = _Receiver(now_mono_ns, due_ns, self._first_pause_ns)
 
     def forget(self, peer: IPv6Address) -> None:
         """A device is gone."""
@@ -90,25 +100,32 @@ class Announcer:
                 continue
             has_it = receiver.has_version == self._version
             quiet = rules.is_quiet(receiver.changed_mono_ns, self._interval_ns, now_mono_ns)
-            if has_it and quiet:
+            if has_it and quiet and not receiver.owed:
                 receiver.due_mono_ns = None
                 continue
             said.append((peer, self._content(receiver)))
+            receiver.owed = False
             pause_ns = self._interval_ns if has_it else receiver.pause_ns
             receiver.pause_ns = min(2 * receiver.pause_ns, self._interval_ns)
             receiver.due_mono_ns = now_mono_ns + pause_ns
         return said
 
     def heard(
-        self, peer: IPv6Address, own: int, startup_wall_ns: int, announcement: PrefixAnnouncement
+        self,
+        peer: IPv6Address,
+        own: int,
+        startup_wall_ns: int,
+        announcement: PrefixAnnouncement,
+        now_mono_ns: int,
     ) -> PrefixAnnouncement | None:
-        """Take note of what a device has of ours and we of its; return an answer if it wants one.
+        """Take note of what a device has of ours and we of its; return an urgent answer, or None.
 
         Args:
             peer: who announced.
             own: start-up time-stamp of our instance.
             startup_wall_ns: of the peer's instance.
             announcement: what it said.
+            now_mono_ns: the time.
         """
         receiver = self._receivers.get(peer)
         if receiver is None:
@@ -116,7 +133,15 @@ class Announcer:
         receiver.heard = (startup_wall_ns, announcement.version)
         if announcement.heard_startup_wall_ns == own:
             receiver.has_version = max(receiver.has_version, announcement.heard_version)
-        return self._content(receiver) if announcement.answer_wanted else None
+        if not announcement.answer_wanted:
+            return None
+        if receiver.has_version != self._version:
+            return self._content(receiver)
+        # It has our list and only wants to know that we have its own: that is not urgent.
+        soon_ns = now_mono_ns + self._first_pause_ns // 4
+        receiver.owed = True
+        receiver.due_mono_ns = min(receiver.due_mono_ns or soon_ns, soon_ns)
+        return None
 
     def _content(self, receiver: _Receiver) -> PrefixAnnouncement:
         return PrefixAnnouncement(

@@ -122,6 +122,7 @@ class UnicastPairs:
         self._table = PrefixTable()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
         self._renewals: dict[IPv6Address, None] = {}
+        self._black: set[IPv6Network] = set()
         self._wake_mono_ns: int | None = None
 
     @property
@@ -159,6 +160,7 @@ class UnicastPairs:
         if not self._on:
             return []
         self._drop(peer.address)
+        self._black_networks().add(_link_of(peer.address))
         pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
         self._pairs[peer.address] = pair
         effects: list[Effect] = []
@@ -281,6 +283,11 @@ class UnicastPairs:
         failures = self._plan.failures
         routes = isinstance(event, RoutesApplied)
         effects = self._plan.applied(event.label, event.outcomes, now.mono_ns, routes=routes)
+        for address, pair in self._pairs.items():
+            if self._plan.is_written(address):
+                # Of two that started at the same moment, one is first all the same.
+                first = (self._startup_wall_ns, self._own) > (pair.keys.startup_wall_ns, address)
+                self._announcer.reach(address, now.mono_ns, first=first)
         if self._plan.failures > failures:
             self._counters.count("IDP-14", self._plan.failures - failures)
         return effects + self._proceed(now)
@@ -299,9 +306,6 @@ class UnicastPairs:
     def _proceed(self, now: Instant) -> list[Effect]:
         """Hand out what is to be done and said now; keep the timer where it is needed next."""
         effects = self._plan.advance(now.mono_ns)
-        for address in self._pairs:
-            if self._plan.is_written(address):
-                self._announcer.reach(address, now.mono_ns)
         for address, announcement in self._announcer.due(now.mono_ns):
             effects.append(self._announcement(address, announcement, now))
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
@@ -365,7 +369,11 @@ class UnicastPairs:
                 )
             )
         answer = self._announcer.heard(
-            event.source, self._startup_wall_ns, pair.keys.startup_wall_ns, announcement
+            event.source,
+            self._startup_wall_ns,
+            pair.keys.startup_wall_ns,
+            announcement,
+            now.mono_ns,
         )
         effects += self._proceed(now)
         if answer is not None:
@@ -416,10 +424,12 @@ class UnicastPairs:
 
     # Our own prefixes.
 
-    def _black_networks(self) -> frozenset[IPv6Network]:
-        """Return the links' networks of all devices' black addresses (RFC 4291 section 2.5.4)."""
-        known = (self._identity.me, *self._identity.trusted_peers())
-        return frozenset(IPv6Network((p.address.packed[:8] + bytes(8), 64)) for p in known)
+    def _black_networks(self) -> set[IPv6Network]:
+        """Return the links' networks of all devices' black addresses."""
+        if not self._black:
+            for peer in (self._identity.me, *self._identity.trusted_peers()):
+                self._black.add(_link_of(peer.address))
+        return self._black
 
     def _check_own(self, prefix: Prefix) -> None:
         me = self._identity.me
@@ -473,3 +483,8 @@ class UnicastPairs:
             "prefixes": [str(prefix) for prefix in self._table.of(address)],
             "unicast": self._plan.describe(address),
         }
+
+
+def _link_of(address: IPv6Address) -> IPv6Network:
+    """Return the network of the link that a black address is on (RFC 4291 section 2.5.4)."""
+    return IPv6Network((address.packed[:8] + bytes(8), 64))

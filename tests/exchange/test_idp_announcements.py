@@ -104,7 +104,7 @@ def test_idp_19_an_older_list_changes_nothing() -> None:
 def test_idp_20_a_flood_of_announcements_costs_no_signature_check() -> None:
     """IDP-20."""
     network, (a, _) = joined(2)
-    network.run(1000)
+    network.run(7000)
     for version in range(100, 140):
         announce(network, 1, a, (f"fd00:2:{version:x}::/64",), version=version)
     assert a.counter("IDP-20") == 40 - 16
