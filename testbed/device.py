@@ -50,6 +50,9 @@ REQID: Final = 7
 LEG_METRIC: Final = 1024
 """Of the first leg's routes."""
 
+_NO_PEERS: Final = "no-peers"
+"""Directory of the certificates that a device without pre-deployed ones begins with: none."""
+
 DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
 """Mode ``paper`` shares one SA among all senders, which an AEAD forbids (RFC 6054)."""
 
@@ -64,6 +67,7 @@ class DeviceSettings:
         suite: algorithm suite of the SAs.
         sections: section -> values that replace or add to the defaults.
         injected_offset_us: shift of this device's wall clock.
+        pre_deployed: whether it has all other devices' certificates from the start.
     """
 
     sa_backend: str
@@ -71,6 +75,7 @@ class DeviceSettings:
     suite: str
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     injected_offset_us: int = 0
+    pre_deployed: bool = True
 
 
 def make_pki(directory: Path, topology: Topology) -> Coalition:
@@ -161,6 +166,9 @@ def render(
         },
         "start": {"park": True},
     }
+    if not settings.pre_deployed:
+        sections["identity"]["peers"] = str(run_directory / _NO_PEERS)
+        sections["identity"]["cache"] = str(run_directory / "learned")
     for name, values in settings.sections.items():
         sections.setdefault(name, {}).update(values)
     if sections["ipsec"]["unicast"] != "off" and node.host is None:
@@ -231,6 +239,8 @@ class Device:
     def prepare(self, node: Node, topology: Topology, settings: DeviceSettings, pki: Path) -> None:
         """Make the run directory and write the configuration."""
         self.directory.mkdir(mode=0o700)
+        if not settings.pre_deployed:
+            (self.directory / _NO_PEERS).mkdir()
         self.config.write_text(
             render(node, topology, settings, pki, self.directory), encoding="utf-8"
         )

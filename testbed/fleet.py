@@ -188,6 +188,7 @@ class Fleet:
             "guard": self.options.guard,
             "clear_text": self.options.clear_text,
             "nursery": self.options.nursery,
+            "pre_deployed": self.options.pre_deployed,
             "kernel_observed": self._observer is not None,
         }
 
@@ -211,6 +212,7 @@ class Fleet:
                 self._suite(),
                 sections,
                 self.options.injected_offset_us.get(node.name, 0),
+                self.options.pre_deployed,
             )
             files = coalition.files(node.name)
             device.prepare(node, self.topology, settings, files.directory)

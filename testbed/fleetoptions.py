@@ -39,6 +39,8 @@ class FleetOptions:
         routing: how black routers route, where the topology has any.
         nursery: whether one process imports the daemons' code and forks them all, which starts
             twenty of them in a tenth of the time; False: each is executed by itself.
+        pre_deployed: whether every device has all certificates from the start; False: they learn
+            each other's (docs/idp.md section 12). Source-specific black groups need them.
         seed: recorded; the fleet itself chooses nothing at random.
     """
 
@@ -57,6 +59,7 @@ class FleetOptions:
     guard: bool = True
     routing: RoutingOptions = field(default_factory=RoutingOptions)
     nursery: bool = True
+    pre_deployed: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class UpOptions:
     parked: bool = False
     keep: Path | None = None
     capture: bool = False
+    learn: bool = False
 
     def arguments(self) -> list[str]:
         """Return the command's arguments for the same network, natively."""
@@ -57,6 +58,7 @@ class UpOptions:
             words += ["--devices", str(self.devices)]
         if self.keep is not None:
             words += ["--keep", str(self.keep.resolve())]
+        words += ["--learn"] * self.learn
         return words + ["--parked"] * self.parked + ["--capture"] * self.capture
 
     def in_vm(self) -> bool:
@@ -81,6 +83,7 @@ def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
         # PF_KEY has no xfrm interface, through which unicast between red LANs goes.
         ipsec={"unicast": "off" if options.sa_backend == "pfkey" else "group"},
         capture=options.capture,
+        pre_deployed=not options.learn,
     )
     with Fleet(topology, fleet_options) as fleet:
         if not options.parked:

@@ -28,6 +28,7 @@ from protocol.idp.revocations import DELAY_NS, TIMER_TRUST, Revocations
 from protocol.idp.signalling import Signalling
 from protocol.idp.strangers import Strangers
 from protocol.idpmike import Credential, CredentialKind
+from protocol.idpmike.messages import DER_MAX
 
 KINDS = frozenset(
     {
@@ -100,6 +101,11 @@ class Exchange:
         self._policy.forget()
         self._assembler = Assembler()
         self._requests = Bucket(REQUESTS_PER_S, 0)
+
+    def _own_trouble(self, now: Instant) -> list[Effect]:
+        """Say in the log if other devices will refuse us from now on."""
+        problem = self._identity.own_problem(now)
+        return [] if problem is None else [Log("error", f"other devices will refuse us: {problem}")]
 
     def completed(self, hello: Hello) -> Hello:
         """Return a hello of ours with what it says about policy and revocation lists."""
@@ -239,6 +245,7 @@ class Exchange:
         effects: list[Effect] = [
             Report("idp.revocations", fields),
             Log("info", text),
+            *self._own_trouble(now),
             KeepTrust("revocations", item.issuer_id, item.der),
         ]
         credential = Credential(CredentialKind.REVOCATIONS, item.der)
@@ -280,7 +287,7 @@ class Exchange:
         self._changed_lists()
         if event.policy is not None:
             self._policy.replace(event.policy)
-        effects: list[Effect] = []
+        effects = self._own_trouble(now)
         for key, der in event.certificates.items():
             effects += self._tell(key, Credential(CredentialKind.CERTIFICATE, der), now)
         for key, der in event.revocations.items():
@@ -291,6 +298,9 @@ class Exchange:
 
     def _tell(self, key: bytes, credential: Credential, now: Instant) -> list[Effect]:
         """Tell MIKE, and remember it for a MIKE that starts anew."""
+        if len(credential.der) > DER_MAX:
+            text = f"{len(credential.der)} bytes are too long to hand to MIKE: reload it there, too"
+            return [Log("error", text)]
         self._news.pop(key, None)
         self._news[key] = credential
         if len(self._news) > NEWS_MAX:

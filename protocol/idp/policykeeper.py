@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -36,7 +37,7 @@ REASON_MAX = 200
 """Characters of a reason for MIKE."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OwnPolicy:
     """The domain policy that a device starts with, and how it judges others.
 
@@ -49,6 +50,11 @@ class OwnPolicy:
     policy: DomainPolicy
     document: bytes
     open: Callable[[bytes, int], bytes]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What our hello says; computed once, for it is compared with that of every hello."""
+        return self.policy.digest()
 
 
 @dataclass(slots=True)
@@ -106,7 +112,7 @@ class PolicyKeeper:
     @property
     def digest(self) -> bytes:
         """Its digest, zeros without one."""
-        return NO_DIGEST if self._own is None else self._own.policy.digest()
+        return NO_DIGEST if self._own is None else self._own.digest
 
     def status(self) -> dict[str, Any]:
         """Return our part of ``idpd status``."""

@@ -52,6 +52,7 @@ _run_option = click.option(
     "--keep", type=click.Path(path_type=Path), help="Keep logs and traces in this folder."
 )
 @click.option("--capture", is_flag=True, help="Record every black cable (needs --keep).")
+@click.option("--learn", is_flag=True, help="No pre-deployed certificates: devices learn them.")
 @click.option("--mailbox", type=click.Path(path_type=Path), hidden=True)
 def up(mailbox: Path | None, foreground: bool, **options: Any) -> None:
     """Build TOPOLOGY, start idpd and miked in every device, and keep it up in the background.

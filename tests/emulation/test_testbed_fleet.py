@@ -202,3 +202,15 @@ def test_ctrl_c_in_the_foreground_cleans_up(tmp_path: Path, private_registry: Pa
     assert process.wait(30) == 130
     assert list(private_registry.iterdir()) == []
     assert "Traceback" not in log.read_text()
+
+
+def test_devices_that_learn_each_others_certificates() -> None:
+    def inside() -> dict[str, Any]:
+        with Fleet(star(4), options(pre_deployed=False)) as fleet:
+            for device in fleet.devices:
+                fleet.start(device)
+            fleet.await_members(fleet.devices, deadline_s=WAIT_S)
+            return {name: fleet.status(name)["trust"] for name in fleet.devices}
+
+    trust = session.call(inside)
+    assert [found["learned"] for found in trust.values()] == [3] * 4

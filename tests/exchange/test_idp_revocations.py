@@ -102,7 +102,7 @@ def test_a_revoked_device_is_excluded_everywhere_at_once() -> None:
         {"issuer": "gamma CA", "number": 2, "revoked": 1}
     ]
     # The revoked device knows it, too, and says so.
-    assert c.identity.own_problem(network.now) is not None
+    assert any("other devices will refuse us: revoked" in log.text for log in c.logs)
 
 
 def test_who_was_not_there_is_told_by_the_digest() -> None:
@@ -162,6 +162,28 @@ def test_a_list_of_many_parts_and_one_lost() -> None:
     assert b.kept == {}
     network.run(1900)
     assert list(b.kept.values()) == [crl]
+
+
+def test_a_list_too_long_to_hand_on_counts_here_and_is_said() -> None:
+    network = coalition(2)
+    a = network.devices[0]
+    long = revocation_list("gamma", serials=range(1000, 1700))
+    assert len(long) > 24 * 1024
+    store = a.identity.store
+    assert store is not None
+    from cryptography import x509
+
+    from protocol.identity.profile import inspect_revocations
+
+    item = inspect_revocations(x509.load_der_x509_crl(long), store.anchors)
+    store.add_revocations(item)
+    a.feed(TrustReread(revocations={item.issuer_id: long}))
+    network.run(5000)
+    assert a.told_mike == []
+    texts = [log.text for log in a.logs if log.level == "error"]
+    assert len([text for text in texts if "too long to hand to MIKE" in text]) == 1
+    assert any("too long to hand on" in text for text in texts)
+    assert a.status()["trust"]["revocation_lists"][0]["revoked"] == 700
 
 
 def test_devices_that_can_never_agree_ask_ever_more_rarely() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from ipaddress import IPv6Address
@@ -120,6 +120,7 @@ def revocation_list(
     number: int = 2,
     issued: datetime = START,
     ca: Authority | None = None,
+    serials: Iterable[int] = (),
 ) -> bytes:
     """A CRL (DER) with this number."""
     issuer = ca or authority(nation)
@@ -130,7 +131,7 @@ def revocation_list(
         .next_update(issued + timedelta(days=30))
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    for each in revoked:
-        entry = x509.RevokedCertificateBuilder().serial_number(each.serial_number)
+    for serial in (*(each.serial_number for each in revoked), *(1 << 150 | n for n in serials)):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial)
         builder = builder.add_revoked_certificate(entry.revocation_date(issued).build())
     return der(builder.sign(issuer._key, None))
