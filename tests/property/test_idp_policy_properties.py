@@ -137,6 +137,7 @@ def test_a_missing_field_is_named() -> None:
             DomainPolicy.from_table(table)
 
 
+@pytest.mark.filterwarnings("ignore")
 @settings(max_examples=200)
 @given(st.integers(0, 2**16))
 def test_no_damaged_document_counts(flip: int) -> None:
