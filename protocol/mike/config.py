@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from protocol.core.errors import LocalError
+from protocol.identity.envelope import DATAGRAM_MAX
 
 NS_PER_MS = 1_000_000
 """Nanoseconds in a millisecond."""
+
+DATAGRAM_SIZE_MIN = 512
+"""Every message but TREE fits: a PATH of 255 members has at most 126 + 35 + 9 * 36 bytes."""
 
 OFF_BY_ZERO = frozenset({"rekey_interval_ms"})
 """What 0 switches off; everything else is at least 1."""
@@ -35,8 +39,9 @@ class MikeConfig:
         tm_silence_ms: a TM unheard for so long is taken for gone even if IDP still hears the device
             (its MIKE died, its IDP lives). 5000: five lost beacons in a row, and longer than IDP's
             own verdict (4 x 1000).
-        repair_delay_ms: how long a member waits for what it misses before it asks. 100: longer than
-            any reordering inside one network, shorter than a human notices.
+        repair_delay_ms: how long a member waits for what it misses before it asks: 0.5 to 1.5 of
+            this, so that of many that lost one datagram a few ask (MIKE-28). 100: longer than any
+            reordering inside one network, shorter than a human notices.
         repair_retry_max_ms: the question is repeated, doubling from `repair_delay_ms` up to this.
             1000.
         repeat_interval_min_ms: the TM answers one device's JOIN or REPAIR at most this often. 50: a
@@ -57,10 +62,11 @@ class MikeConfig:
             long; up to a tenth less by chance. 0: never, so that nothing disturbs a measurement.
         rekey_interval_min_ms: one member renews its share at most this often, by its own operator's
             word and as far as the TM grants it. 1000: a renewal costs every member about a join.
-        members_max: largest group this device serves as TM or follows. 64: the paper's
-            "approximately 50" with room; a TREE of it stays below `datagram_size_max`.
-        datagram_size_max: bytes of UDP payload we refuse to exceed. 8192: fragmentation by the
-            protocol itself is a later step; IP fragments carry it until then.
+        members_max: largest group this device serves as TM or follows. 128: the paper's
+            "approximately 50" with room; its TREE has at most 13 fragments.
+        datagram_size_max: bytes of UDP payload above which a message is sent in fragments of our
+            own (MIKE-26). 1232: what no IPv6 link has to fragment (RFC 8200 section 5). At least
+            512, so that everything but a TREE always fits; at most 8192.
         keys_kept: published keys kept, the newest included. 2: make before break needs the last
             two, the next but one is retired.
     """
@@ -83,8 +89,8 @@ class MikeConfig:
     rejoin_backoff_ms: int = 1000
     rekey_interval_ms: int = 0
     rekey_interval_min_ms: int = 1000
-    members_max: int = 64
-    datagram_size_max: int = 8192
+    members_max: int = 128
+    datagram_size_max: int = 1232
     keys_kept: int = 2
 
     def __post_init__(self) -> None:
@@ -101,5 +107,10 @@ class MikeConfig:
             raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
         if self.members_max > 255:
             raise LocalError("mike.members_max is at most 255: positions are one byte on the wire")
+        if not DATAGRAM_SIZE_MIN <= self.datagram_size_max <= DATAGRAM_MAX:
+            raise LocalError(
+                f"mike.datagram_size_max must be from {DATAGRAM_SIZE_MIN} to {DATAGRAM_MAX}:"
+                f" {self.datagram_size_max}"
+            )
         if self.tm_silence_ms <= self.status_interval_ms:
             raise LocalError("mike.tm_silence_ms must exceed mike.status_interval_ms")

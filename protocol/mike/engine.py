@@ -22,6 +22,7 @@ from protocol.core.engine import (
 )
 from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, Opened, RefusedError
+from protocol.identity.envelope import kind_of
 from protocol.idpmike import TIMER as TIMER_LINK
 from protocol.idpmike import (
     Credential,
@@ -36,6 +37,7 @@ from protocol.mike.instance import (
     CHANNEL,
     TIMER_ELECTION,
     TIMER_FOUND,
+    TIMER_FRAGMENTS,
     TIMER_HANDOVER,
     TIMER_HELD,
     TIMER_JOIN,
@@ -49,9 +51,11 @@ from protocol.mike.instance import (
 )
 from protocol.mike.messages import (
     DECODERS,
+    Fragment,
     Handover,
     Join,
     Kind,
+    Message,
     Path,
     Repair,
     Status,
@@ -229,6 +233,8 @@ class MikeEngine(Renewer):
         kinds = self._wanted()
         if not kinds:
             return
+        if kind_of(event.payload) == Kind.FRAGMENT and self.is_spare(event.payload):
+            return
         try:
             opened = self.identity.open(
                 event.payload, PROTOCOL_MIKE, event.source, self.now, wanted=kinds
@@ -246,8 +252,10 @@ class MikeEngine(Renewer):
     def _on_message(self, opened: Opened) -> None:
         """Decode an authenticated body and act on it."""
         sender = opened.peer.address
-        message = DECODERS[Kind(opened.kind)](opened.body)
+        message: Message | None = DECODERS[Kind(opened.kind)](opened.body)
         self.check_instance(sender, opened.startup_wall_ns)
+        if isinstance(message, Fragment):
+            message = self.gather(message, opened)
         match message:
             case Join():
                 self.on_join(message, opened)
@@ -286,6 +294,7 @@ class MikeEngine(Renewer):
             TIMER_STATUS: self.on_status_timer,
             TIMER_HANDOVER: self.on_handover_timer,
             TIMER_REKEY: self.on_rekey_timer,
+            TIMER_FRAGMENTS: self.on_fragments_timer,
         }[name]
         handler()
 

@@ -1,13 +1,14 @@
 """What all parts of the engine share: the instance's state, its effects, its timers.
 
-The engine is one object in four layers, each a file: `Instance` (this one), `Member` (join, follow,
-repair), `Manager` (the TM's role), `MikeEngine` (events in, effects out). The state of the protocol
+The engine is one object in layers, each a file: `Instance` (this one), `Assembler` (messages in
+fragments), `Joiner`, `Member` (follow, repair), `Manager` (the TM's role), `Renewer`, `MikeEngine`
+(events in, effects out). The state of the protocol
 changes only through `Instance.move` and its table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
 from protocol.core.counters import RefusalLog, RuleCounters
@@ -21,14 +22,17 @@ from protocol.core.engine import (
     SendDatagram,
     SetTimer,
 )
-from protocol.core.errors import LocalError, PeerError
+from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, Identity, Opened
+from protocol.identity.envelope import OVERHEAD
 from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side
 from protocol.mike.agreement import Agreement, KeyPair
+from protocol.mike.answers import Answers
 from protocol.mike.config import NS_PER_MS, MikeConfig
 from protocol.mike.events import PublishKey, RetireKey
+from protocol.mike.fragments import Assemblies, split
 from protocol.mike.membership import Liveness
-from protocol.mike.messages import NO_EPOCH, Handover, Kind, Message, Path
+from protocol.mike.messages import FRAGMENTED, NO_EPOCH, Fragment, Handover, Kind, Message, Path
 from protocol.mike.rules import View
 from protocol.mike.schedule import SECRET_LENGTH, NodeSecret
 from protocol.mike.states import Attempt, Held, Prepared, State, may_move
@@ -47,6 +51,7 @@ TIMER_TREE = "mike.tree"
 TIMER_STATUS = "mike.status"
 TIMER_HANDOVER = "mike.handover"
 TIMER_REKEY = "mike.rekey"
+TIMER_FRAGMENTS = "mike.fragments"
 TIMERS = (
     TIMER_JOIN,
     TIMER_FOUND,
@@ -59,6 +64,7 @@ TIMERS = (
     TIMER_STATUS,
     TIMER_HANDOVER,
     TIMER_REKEY,
+    TIMER_FRAGMENTS,
 )
 
 RECENT_MAX = 8
@@ -66,6 +72,9 @@ RECENT_MAX = 8
 
 HEARD_MAX = 256
 """Devices whose newest message is remembered; only devices with a certificate get in."""
+
+SPLIT_MAX = 2
+"""Messages sent in fragments that are kept, to repeat fragments: the newest TREE and one more."""
 
 
 class Instance:
@@ -84,6 +93,9 @@ class Instance:
         prepared: our first JOIN, made before IDP asked for it.
         liveness: what our IDP says about the members.
         work: what we do, or will do, as TM.
+        assemblies: messages of which fragments are missing.
+        split: our last messages that went out in fragments, by name.
+        answers: which questions were answered lately.
         key_since: when the established epoch was established here.
         share_since: when our leaf secret in it was first part of an established epoch.
     """
@@ -138,6 +150,9 @@ class Instance:
         self.granted: tuple[tuple[IPv6Address, bytes], ...] = ()
         self.key_since: Instant | None = None
         self.share_since: Instant | None = None
+        self.assemblies = Assemblies()
+        self.split: dict[bytes, tuple[Fragment, ...]] = {}
+        self.answers = Answers()
         self.liveness = Liveness()
         self.work = Transaction(self.config.members_max)
 
@@ -190,27 +205,39 @@ class Instance:
             self.log("warning", f"refused a message of {peer}: {error.reason} ({error.rule})")
 
     def send(self, message: Message, destination: IPv6Address | None = None) -> bool:
-        """Sign and send a message; False if it is larger than we may build (MIKE-20)."""
-        datagram = self.sealed(message)
-        if datagram is None:
+        """Sign and send a message, in fragments if it is large (MIKE-26).
+
+        Returns:
+            False if it is larger than we may build (MIKE-20).
+        """
+        body = message.encode()
+        kind = Kind[type(message).__name__.upper()]
+        if len(body) + OVERHEAD <= self.config.datagram_size_max:
+            self.emit(SendDatagram(CHANNEL, self.sealed(kind, body), destination))
+            return True
+        fragments = split(kind, body, self.config.datagram_size_max) if kind in FRAGMENTED else ()
+        if not fragments:
+            self.counters.count("MIKE-20")
+            self.log("error", f"{kind.name} of {len(body)} bytes is too large to be sent")
             return False
-        self.emit(SendDatagram(CHANNEL, datagram, destination))
+        self.split.pop(fragments[0].message, None)
+        self.split[fragments[0].message] = fragments
+        while len(self.split) > SPLIT_MAX:
+            del self.split[next(iter(self.split))]
+        self.send_fragments(fragments, destination)
         return True
 
-    def sealed(self, message: Message) -> bytes | None:
-        """Sign a message; None if it is larger than we may build (MIKE-20)."""
-        kind = Kind[type(message).__name__.upper()]
-        try:
-            datagram = self.identity.seal(PROTOCOL_MIKE, kind, message.encode(), self.now)
-        except LocalError as error:
-            self.counters.count("MIKE-20")
-            self.log("error", f"{kind.name} cannot be sent: {error}")
-            return None
-        if len(datagram) > self.config.datagram_size_max:
-            self.counters.count("MIKE-20")
-            self.log("error", f"{kind.name} of {len(datagram)} bytes is above the maximum")
-            return None
-        return datagram
+    def send_fragments(
+        self, fragments: Iterable[Fragment], destination: IPv6Address | None
+    ) -> None:
+        """Sign and send fragments."""
+        for fragment in fragments:
+            datagram = self.sealed(Kind.FRAGMENT, fragment.encode())
+            self.emit(SendDatagram(CHANNEL, datagram, destination))
+
+    def sealed(self, kind: Kind, body: bytes) -> bytes:
+        """Sign a message that fits into a datagram."""
+        return self.identity.seal(PROTOCOL_MIKE, kind, body, self.now)
 
     # Chance.
 

@@ -7,6 +7,7 @@ from ipaddress import IPv6Address
 from protocol.core.engine import Report, SendDatagram
 from protocol.core.retransmit import Backoff
 from protocol.idpmike import GroupStatus
+from protocol.mike.assembling import Assembler
 from protocol.mike.config import NS_PER_MS
 from protocol.mike.instance import (
     CHANNEL,
@@ -21,10 +22,9 @@ from protocol.mike.instance import (
     TIMER_SILENCE,
     TIMER_STATUS,
     TIMER_TREE,
-    Instance,
 )
 from protocol.mike.membership import GroupFigures
-from protocol.mike.messages import NONCE_LENGTH, Announcement, Join
+from protocol.mike.messages import NONCE_LENGTH, Announcement, Join, Kind
 from protocol.mike.states import Attempt, Prepared, State
 
 DIRECTED_MAX = 3
@@ -35,7 +35,7 @@ PREPARED_NS_MAX = 100_000_000
 """A JOIN that was signed longer ago is made anew: our IDP did not start with us."""
 
 
-class Joiner(Instance):
+class Joiner(Assembler):
     """Entering and leaving groups."""
 
     def join(self, whom: IPv6Address | None = None) -> None:
@@ -60,9 +60,9 @@ class Joiner(Instance):
     def prepare(self) -> None:
         """Make our first JOIN at start: IDP, started by the same trigger, asks for it at once."""
         attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
-        datagram = self.sealed(Join(attempt.nonce, attempt.leaf.blinded, self.highest))
-        if datagram is not None:
-            self.prepared = Prepared(attempt, datagram, self.now.mono_ns)
+        join = Join(attempt.nonce, attempt.leaf.blinded, self.highest)
+        datagram = self.sealed(Kind.JOIN, join.encode())
+        self.prepared = Prepared(attempt, datagram, self.now.mono_ns)
 
     def _is_of_use(self, ready: Prepared) -> bool:
         """Say whether a prepared JOIN is still as good as a new one.

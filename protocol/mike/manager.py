@@ -14,7 +14,9 @@ from protocol.core.retransmit import Backoff
 from protocol.identity import Opened
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
+from protocol.mike.answers import To
 from protocol.mike.config import NS_PER_MS
+from protocol.mike.fragments import body_size_max
 from protocol.mike.instance import (
     TIMER_ELECTION,
     TIMER_FOUND,
@@ -123,7 +125,7 @@ class Manager(Member):
         if sender not in newest.members and not fits(
             len(newest.members) + len(self.work.requests) + 1,
             self.config.members_max,
-            self.config.datagram_size_max,
+            body_size_max(self.config.datagram_size_max),
         ):
             self.counters.count("MIKE-20")
             return
@@ -313,22 +315,41 @@ class Manager(Member):
     def _may_answer(self, asker: IPv6Address) -> bool:
         """Say whether this device may be answered now."""
         interval_ns = self.config.repeat_interval_min_ms * NS_PER_MS
-        allowed = self.work.may_answer(asker, self.now.mono_ns, interval_ns)
+        allowed = self.answers.may_answer(asker, self.now.mono_ns, interval_ns)
         if not allowed:
             self.counters.count("MIKE-18")
         return allowed
 
-    def on_repair(self, _message: Repair, sender: IPv6Address) -> None:
-        """Give a device what it lacks: the TREE, or the news that we are no longer TM."""
+    def on_repair(self, message: Repair, sender: IPv6Address) -> None:
+        """Give a device what it lacks: TREE, fragments, or the news that we are no longer TM."""
         if self.newest is None:
             return
         if self.state is State.TM:
-            self._answer(sender)
+            self._answer_repair(message, sender)
         elif self.gave is not None and self._may_answer(sender):
             term, self.term = self.term, self.gave.term - 1
             self.send_tree(sender)
             self.term = term
             self.send(self.gave, sender)
+
+    def _answer_repair(self, message: Repair, sender: IPv6Address) -> None:
+        """Answer the asker, or all if several devices lost the same (MIKE-28)."""
+        if not self._may_answer(sender):
+            return
+        fragments = self.split.get(message.message)
+        subject = str(message.wanted).encode() if fragments is None else message.message
+        window_ns = 2 * self.config.repair_delay_ms * NS_PER_MS
+        whom, missing = self.answers.to_whom(
+            subject, sender, message.missing, self.now.mono_ns, window_ns
+        )
+        if whom is To.NOBODY:
+            self.counters.count("MIKE-28")
+            return
+        destination = None if whom is To.ALL else sender
+        if fragments is None:
+            self.send_tree(destination)
+        else:
+            self.send_fragments((f for f in fragments if missing >> f.index & 1), destination)
 
     def _beacon(self) -> None:
         """Send STATUS now, and again after an interval."""

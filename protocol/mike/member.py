@@ -6,10 +6,8 @@ from ipaddress import IPv6Address
 
 from protocol.core.engine import Report
 from protocol.core.errors import PeerError
-from protocol.core.retransmit import Backoff
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
-from protocol.mike.config import NS_PER_MS
 from protocol.mike.instance import (
     TIMER_ELECTION,
     TIMER_FOUND,
@@ -342,7 +340,7 @@ class Member(Joiner):
             return
         self.missing = epoch
         self.missing_asked = 0
-        self.after(TIMER_REPAIR, self.config.repair_delay_ms)
+        self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
 
     def on_repair_timer(self) -> None:
         """Ask for what is still missing, with back-off, a bounded number of times."""
@@ -353,12 +351,13 @@ class Member(Joiner):
             self.missing = None
             return
         whom = self.missing_from
+        if self.assemblies.waits_for(whom):
+            # Part of it came; the missing fragments are asked for already.
+            self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
+            return
         self.send(Repair(missing, self.held_epoch()), None if whom == self.own else whom)
         self.missing_asked += 1
-        backoff = Backoff(
-            self.config.repair_delay_ms * NS_PER_MS, self.config.repair_retry_max_ms * NS_PER_MS, 0
-        )
-        self.after_ns(TIMER_REPAIR, backoff.delay_ns(self.missing_asked))
+        self.after_ns(TIMER_REPAIR, self.repair_backoff_ns(self.missing_asked))
 
     # Hand-over and election, as seen by those who are not TM.
 

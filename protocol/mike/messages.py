@@ -1,4 +1,4 @@
-"""MIKE's six messages: dataclass to body bytes and back; syntax only.
+"""MIKE's seven messages: dataclass to body bytes and back; syntax only.
 
 The body travels in the signed envelope of `protocol.identity`, which names the sender, its instance
 and the message's kind. Field tables: docs/mike.md section 3. A decoder raises `DecodeError` under
@@ -14,8 +14,20 @@ from functools import cached_property
 from ipaddress import IPv6Address
 
 from protocol.core.wire import Reader, Writer
-from protocol.identity import BODY_MAX
+from protocol.identity.envelope import DATAGRAM_MAX, OVERHEAD
 from protocol.idpmike import EpochId
+from protocol.mike.fields import (
+    MEMBERS_MAX,
+    pull_confirmation,
+    pull_epoch,
+    pull_keys,
+    pull_number,
+    pull_position,
+    pull_positions,
+    push_confirmation,
+    push_epoch,
+    push_keys,
+)
 from protocol.mike.keytree import KeyTree
 from protocol.mike.schedule import (
     BLINDED_LENGTH,
@@ -28,17 +40,24 @@ from protocol.mike.treemath import ROOT, NodeName, inner_nodes, leaves_from_leve
 RULE_SYNTAX = "MIKE-1"
 
 NONCE_LENGTH = 16
-MEMBERS_MAX = 255
-"""Positions are one byte; the 8 KiB of a datagram end earlier."""
+MESSAGE_ID_LENGTH = 8
+PARTS_MAX = 32
+"""Most fragments of a message: a bitmap of them is 4 bytes."""
 
-NODES_MAX = 2 * MEMBERS_MAX
-NUMBER_MAX = 1 << 62
-"""Largest epoch number on the wire. Never reached: see rule MIKE-4."""
+FRAGMENT_OVERHEAD = OVERHEAD + MESSAGE_ID_LENGTH + 1 + 1 + 1 + 2
+"""Bytes of a fragment's datagram beside the part that it carries."""
+
+PART_MAX = DATAGRAM_MAX - FRAGMENT_OVERHEAD
+MESSAGE_MAX = 32 * 1024
+"""Largest body: a TREE of 255 members has at most 27.7 kB."""
 
 OPEN_FLAG = 0x80
 LEAVING_FLAG = 0x01
 NO_EPOCH = EpochId(0, bytes(EPOCH_TAG_LENGTH))
 """Stands for "none": real epochs count from 1."""
+
+NO_MESSAGE = bytes(MESSAGE_ID_LENGTH)
+"""Stands for "none" where a message is named."""
 
 
 class Kind(IntEnum):
@@ -50,6 +69,11 @@ class Kind(IntEnum):
     STATUS = 4
     REPAIR = 5
     HANDOVER = 6
+    FRAGMENT = 7
+
+
+FRAGMENTED = frozenset({Kind.TREE})
+"""Kinds that may come in fragments: all others are small whatever the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +105,7 @@ class Join:
         message = cls(
             reader.pull_bytes(NONCE_LENGTH, "nonce"),
             reader.pull_bytes(BLINDED_LENGTH, "key"),
-            _pull_number(reader, "highest"),
+            pull_number(reader, "highest"),
         )
         reader.finish()
         return message
@@ -115,7 +139,7 @@ class Announcement:
         position = {address: place for place, address in enumerate(tree.addresses)}
         writer = Writer()
         writer.push_u64(self.number, "number")
-        _push_epoch(writer, self.previous)
+        push_epoch(writer, self.previous)
         writer.push_address(self.tm)
         writer.push_count(len(tree), MEMBERS_MAX, "members")
         for leaf, address in tree.members.items():
@@ -156,10 +180,10 @@ class Announcement:
     def decode(cls, encoded: bytes) -> Announcement:
         """Read the canonical bytes."""
         reader = Reader(encoded, RULE_SYNTAX)
-        number = _pull_number(reader, "number")
+        number = pull_number(reader, "number")
         if number == 0:
             reader.fail("number", "is zero")
-        previous = _pull_epoch(reader, "previous")
+        previous = pull_epoch(reader, "previous")
         if previous.number >= number:
             reader.fail("previous", f"epoch {previous.number} before epoch {number}")
         tm = reader.pull_address("tm")
@@ -167,12 +191,12 @@ class Announcement:
         addresses = tree.addresses
         if tm not in addresses:
             reader.fail("tm", "is not a member")
-        sponsors = _pull_positions(reader, len(tree), "sponsors")
+        sponsors = pull_positions(reader, len(tree), "sponsors")
         count = reader.pull_count(len(tree), "nonces")
         nonces = []
         last = -1
         for _ in range(count):
-            last = _pull_position(reader, last, len(tree), "nonce position")
+            last = pull_position(reader, last, len(tree), "nonce position")
             nonces.append((addresses[last], reader.pull_bytes(NONCE_LENGTH, "nonce")))
         reader.finish()
         made = cls(
@@ -232,20 +256,20 @@ class Tree:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        writer.push_vector(self.announcement.encoded, BODY_MAX, "announcement")
+        writer.push_vector(self.announcement.encoded, MESSAGE_MAX, "announcement")
         writer.push_u32(self.term, "term")
-        _push_keys(writer, self.keys)
-        _push_confirmation(writer, self.confirmation)
+        push_keys(writer, self.keys)
+        push_confirmation(writer, self.confirmation)
         return writer.finish()
 
     @classmethod
     def decode(cls, body: bytes) -> Tree:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
-        announcement = Announcement.decode(reader.pull_vector(BODY_MAX, "announcement"))
+        announcement = Announcement.decode(reader.pull_vector(MESSAGE_MAX, "announcement"))
         term = reader.pull_u32("term")
-        keys = _pull_keys(reader)
-        confirmation = _pull_confirmation(reader)
+        keys = pull_keys(reader)
+        confirmation = pull_confirmation(reader)
         reader.finish()
         if keys and not keys.keys() <= set(announcement.tree.open_nodes()):
             reader.fail("keys", "a key of a node that is not open")
@@ -269,16 +293,16 @@ class Path:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        _push_epoch(writer, self.epoch)
-        _push_keys(writer, self.keys)
-        _push_confirmation(writer, self.confirmation)
+        push_epoch(writer, self.epoch)
+        push_keys(writer, self.keys)
+        push_confirmation(writer, self.confirmation)
         return writer.finish()
 
     @classmethod
     def decode(cls, body: bytes) -> Path:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
-        message = cls(_pull_epoch(reader, "epoch"), _pull_keys(reader), _pull_confirmation(reader))
+        message = cls(pull_epoch(reader, "epoch"), pull_keys(reader), pull_confirmation(reader))
         reader.finish()
         return message
 
@@ -302,7 +326,7 @@ class Status:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        _push_epoch(writer, self.epoch)
+        push_epoch(writer, self.epoch)
         writer.push_u32(self.term, "term")
         writer.push_u16(self.members, "members")
         writer.push_bytes(self.confirmation, CONFIRMATION_LENGTH, "confirmation")
@@ -313,7 +337,7 @@ class Status:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
         message = cls(
-            _pull_epoch(reader, "epoch"),
+            pull_epoch(reader, "epoch"),
             reader.pull_u32("term"),
             reader.pull_count(MEMBERS_MAX, "members", minimum=1),
             reader.pull_bytes(CONFIRMATION_LENGTH, "confirmation"),
@@ -324,29 +348,43 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A device lacks an epoch it heard of.
+    """A device lacks an epoch it heard of, or fragments of a message.
 
     Attributes:
-        wanted: the epoch it lacks.
+        wanted: the epoch it lacks; `NO_EPOCH`: it lacks fragments.
         held: the epoch it has established, or `NO_EPOCH`.
+        message: the incomplete message, all zero where ``wanted`` says an epoch.
+        missing: bit k set: the fragment with index k is missing; 0 where ``wanted`` says an epoch.
     """
 
     wanted: EpochId
     held: EpochId
+    message: bytes = NO_MESSAGE
+    missing: int = 0
 
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        _push_epoch(writer, self.wanted)
-        _push_epoch(writer, self.held)
+        push_epoch(writer, self.wanted)
+        push_epoch(writer, self.held)
+        writer.push_bytes(self.message, MESSAGE_ID_LENGTH, "message")
+        writer.push_u32(self.missing, "missing")
         return writer.finish()
 
     @classmethod
     def decode(cls, body: bytes) -> Repair:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
-        message = cls(_pull_epoch(reader, "wanted"), _pull_epoch(reader, "held"))
+        message = cls(
+            pull_epoch(reader, "wanted"),
+            pull_epoch(reader, "held"),
+            reader.pull_bytes(MESSAGE_ID_LENGTH, "message"),
+            reader.pull_u32("missing"),
+        )
         reader.finish()
+        parts = bool(message.missing)
+        if parts == (message.message == NO_MESSAGE) or (parts and message.wanted != NO_EPOCH):
+            reader.fail("missing", "neither an epoch nor fragments of a message")
         return message
 
 
@@ -371,7 +409,7 @@ class Handover:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        _push_epoch(writer, self.epoch)
+        push_epoch(writer, self.epoch)
         writer.push_address(self.successor)
         writer.push_u32(self.term, "term")
         writer.push_u64(self.highest, "highest")
@@ -382,10 +420,10 @@ class Handover:
     def decode(cls, body: bytes) -> Handover:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
-        epoch = _pull_epoch(reader, "epoch")
+        epoch = pull_epoch(reader, "epoch")
         successor = reader.pull_address("successor")
         term = reader.pull_u32("term")
-        highest = _pull_number(reader, "highest")
+        highest = pull_number(reader, "highest")
         flags = reader.pull_u8("flags")
         if flags & ~LEAVING_FLAG:
             reader.fail("flags", "unknown flags")
@@ -393,7 +431,54 @@ class Handover:
         return cls(epoch, successor, term, highest, bool(flags & LEAVING_FLAG))
 
 
-Message = Join | Tree | Path | Status | Repair | Handover
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part of a message that does not fit into one datagram; signed like any message.
+
+    Attributes:
+        message: `protocol.mike.fragments.message_id` of the whole.
+        kind: of the whole.
+        index: which part, from 0.
+        count: how many parts there are, 2 to `PARTS_MAX`.
+        part: the bytes, of the same length in all parts but the last.
+    """
+
+    message: bytes
+    kind: Kind
+    index: int
+    count: int
+    part: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        """Return the body."""
+        writer = Writer()
+        writer.push_bytes(self.message, MESSAGE_ID_LENGTH, "message")
+        writer.push_u8(self.kind)
+        writer.push_u8(self.index)
+        writer.push_u8(self.count)
+        writer.push_vector(self.part, PART_MAX, "part")
+        return writer.finish()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Fragment:
+        """Read a body."""
+        reader = Reader(body, RULE_SYNTAX)
+        message = reader.pull_bytes(MESSAGE_ID_LENGTH, "message")
+        kind = reader.pull_u8("kind")
+        index = reader.pull_u8("index")
+        count = reader.pull_u8("count")
+        part = reader.pull_vector(PART_MAX, "part")
+        reader.finish()
+        if message == NO_MESSAGE:
+            reader.fail("message", "no message has this name")
+        if kind not in FRAGMENTED:
+            reader.fail("kind", f"no message of kind {kind} comes in fragments")
+        if not 2 <= count <= PARTS_MAX or index >= count or not part:
+            reader.fail("index", f"no part {index} of {count}")
+        return cls(message, Kind(kind), index, count, part)
+
+
+Message = Join | Tree | Path | Status | Repair | Handover | Fragment
 
 DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.JOIN: Join.decode,
@@ -402,75 +487,5 @@ DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.STATUS: Status.decode,
     Kind.REPAIR: Repair.decode,
     Kind.HANDOVER: Handover.decode,
+    Kind.FRAGMENT: Fragment.decode,
 }
-
-
-def _pull_number(reader: Reader, name: str) -> int:
-    """Read an epoch number."""
-    number = reader.pull_u64(name)
-    if number > NUMBER_MAX:
-        reader.fail(name, "no epoch has so large a number")
-    return number
-
-
-def _push_epoch(writer: Writer, epoch: EpochId) -> None:
-    """Append an epoch id."""
-    writer.push_u64(epoch.number, "epoch number")
-    writer.push_bytes(epoch.tag, EPOCH_TAG_LENGTH, "epoch tag")
-
-
-def _pull_epoch(reader: Reader, name: str) -> EpochId:
-    """Read an epoch id."""
-    return EpochId(_pull_number(reader, name), reader.pull_bytes(EPOCH_TAG_LENGTH, name))
-
-
-def _push_keys(writer: Writer, keys: dict[NodeName, bytes]) -> None:
-    """Append blinded keys by node, in ascending order."""
-    writer.push_count(len(keys), NODES_MAX, "keys")
-    for name in sorted(keys):
-        writer.push_u32(name, "node")
-        writer.push_bytes(keys[name], BLINDED_LENGTH, "key")
-
-
-def _pull_keys(reader: Reader) -> dict[NodeName, bytes]:
-    """Read blinded keys by node."""
-    keys: dict[NodeName, bytes] = {}
-    last = int(ROOT)
-    for _ in range(reader.pull_count(NODES_MAX, "keys")):
-        name = reader.pull_u32("node")
-        if name <= last:
-            reader.fail("node", "the root, or not in ascending order")
-        keys[NodeName(name)] = reader.pull_bytes(BLINDED_LENGTH, "key")
-        last = name
-    return keys
-
-
-def _push_confirmation(writer: Writer, tag: bytes | None) -> None:
-    """Append an optional tag."""
-    writer.push_u8(0 if tag is None else 1)
-    if tag is not None:
-        writer.push_bytes(tag, CONFIRMATION_LENGTH, "confirmation")
-
-
-def _pull_confirmation(reader: Reader) -> bytes | None:
-    """Read an optional tag."""
-    present = reader.pull_u8("has confirmation")
-    if present > 1:
-        reader.fail("has confirmation", f"unknown value {present}")
-    return reader.pull_bytes(CONFIRMATION_LENGTH, "confirmation") if present else None
-
-
-def _pull_position(reader: Reader, last: int, size: int, name: str) -> int:
-    """Read a position above the last one."""
-    place = reader.pull_u8(name)
-    if not last < place < size:
-        reader.fail(name, f"position {place} of {size}, or not in ascending order")
-    return place
-
-
-def _pull_positions(reader: Reader, size: int, name: str) -> list[int]:
-    """Read positions in ascending order."""
-    places: list[int] = []
-    for _ in range(reader.pull_count(size, name)):
-        places.append(_pull_position(reader, places[-1] if places else -1, size, name))
-    return places

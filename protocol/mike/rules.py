@@ -47,6 +47,9 @@ RULES: dict[str, str] = {
     "MIKE-23": "What arrives too early is kept only for a known sender, and only the newest",
     "MIKE-24": "A TM renews the key at the latest rekey_interval_ms after the last epoch",
     "MIKE-25": "One member renews its share at a bounded rate",
+    "MIKE-26": "A message above datagram_size_max goes in fragments, each signed by itself",
+    "MIKE-27": "Fragments are kept only of who may act as TM, bounded in number, size and time",
+    "MIKE-28": "What several devices lack is answered once, to all",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -68,9 +71,11 @@ class Standing(Enum):
 
 WANTED: dict[Standing, frozenset[Kind]] = {
     Standing.OUTSIDE: frozenset(),
-    Standing.JOINING: frozenset({Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS}),
-    Standing.MEMBER: frozenset({Kind.TREE, Kind.PATH, Kind.STATUS, Kind.HANDOVER}),
-    Standing.TM: frozenset({Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS, Kind.REPAIR}),
+    Standing.JOINING: frozenset({Kind.JOIN, Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS}),
+    Standing.MEMBER: frozenset({Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS, Kind.HANDOVER}),
+    Standing.TM: frozenset(
+        {Kind.JOIN, Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS, Kind.REPAIR}
+    ),
 }
 """Kinds opened per standing (MIKE-2): members spend no signature check on a JOIN."""
 
@@ -232,15 +237,33 @@ def is_newer_request(order: tuple[int, int], seen: tuple[int, int] | None) -> bo
     return seen is None or order > seen
 
 
-def tree_size_max(members: int) -> int:
-    """Return an upper bound of a TREE's datagram: every node a key, every member just joined."""
-    fixed = 126 + 2 + 50 + 4 + 2 + 17 + 4
+def tree_body_max(members: int) -> int:
+    """Return an upper bound of a TREE's body: every node a key, every member just joined."""
+    fixed = 2 + 50 + 4 + 2 + 17 + 4
     return fixed + members * (17 + 36 + 36 + 1 + 17 + 1)
 
 
-def fits(members: int, members_max: int, size_max: int) -> bool:
-    """MIKE-20: say whether a group and its TREE may be built."""
-    return members <= members_max and tree_size_max(members) <= size_max
+def fits(members: int, members_max: int, body_max: int) -> bool:
+    """MIKE-20: say whether a group and its TREE may be built.
+
+    Args:
+        members: of the group.
+        members_max: as configured.
+        body_max: largest body that can be sent, in fragments.
+    """
+    return members <= members_max and tree_body_max(members) <= body_max
+
+
+def check_fragment_sender(view: View, sender: IPv6Address, *, asks: bool) -> None:
+    """MIKE-27: refuse fragments of a device whose TREE could not be followed.
+
+    Args:
+        view: what we know.
+        sender: of the fragment.
+        asks: our own JOIN is unanswered, so any device may be the TM that answers.
+    """
+    if not asks and sender != view.tm and sender not in view.members:
+        raise PeerError("MIKE-27", f"{sender} cannot be our TM")
 
 
 def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) -> bool:

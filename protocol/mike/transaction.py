@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import TypeVar
 
+from protocol.mike.answers import remember
 from protocol.mike.keytree import KeyTree
 from protocol.mike.rules import is_newer_request
 from protocol.mike.treemath import ROOT, key_path
 
-T = TypeVar("T")
-
-ANSWERED_MAX = 512
-"""Devices whose last answer's time is remembered (MIKE-18)."""
+ASKED_MAX = 512
+"""Devices whose last request is remembered (MIKE-12, MIKE-25)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +131,11 @@ class Transaction:
         exclusions: members to remove.
     """
 
-    __slots__ = ("_answered", "_order", "_renewed", "_requests_max", "exclusions", "requests")
+    __slots__ = ("_order", "_renewed", "_requests_max", "exclusions", "requests")
 
     def __init__(self, requests_max: int) -> None:
         self._requests_max = requests_max
         self._order: dict[IPv6Address, tuple[int, int]] = {}
-        self._answered: dict[IPv6Address, int] = {}
         self._renewed: dict[IPv6Address, tuple[int, int]] = {}
         self.requests: dict[IPv6Address, Request] = {}
         self.exclusions: dict[IPv6Address, None] = {}
@@ -154,7 +151,7 @@ class Transaction:
             return False
         if len(self.requests) >= self._requests_max and request.address not in self.requests:
             return False
-        self._remember(self._order, request.address, order)
+        remember(self._order, request.address, order, ASKED_MAX)
         self.requests[request.address] = request
         self.exclusions.pop(request.address, None)
         return True
@@ -173,14 +170,6 @@ class Transaction:
         self.requests.clear()
         self.exclusions.clear()
 
-    def may_answer(self, address: IPv6Address, mono_ns: int, interval_ns: int) -> bool:
-        """MIKE-18: say whether this device's question may be answered now, and note that it is."""
-        last = self._answered.get(address)
-        if last is not None and mono_ns - last < interval_ns:
-            return False
-        self._remember(self._answered, address, mono_ns)
-        return True
-
     def may_renew(
         self, address: IPv6Address, order: tuple[int, int], mono_ns: int, interval_ns: int
     ) -> bool:
@@ -191,13 +180,5 @@ class Transaction:
         last = self._renewed.get(address)
         if last is not None and order[0] <= last[0] and mono_ns - last[1] < interval_ns:
             return False
-        self._remember(self._renewed, address, (order[0], mono_ns))
+        remember(self._renewed, address, (order[0], mono_ns), ASKED_MAX)
         return True
-
-    @staticmethod
-    def _remember(table: dict[IPv6Address, T], address: IPv6Address, value: T) -> None:
-        """Put an entry last, and drop the oldest ones above the bound."""
-        table.pop(address, None)
-        table[address] = value
-        while len(table) > ANSWERED_MAX:
-            del table[next(iter(table))]

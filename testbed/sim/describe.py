@@ -7,7 +7,17 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import DecodeError
 from protocol.identity import PROTOCOL_MIKE, envelope
-from protocol.mike.messages import DECODERS, Handover, Join, Kind, Path, Repair, Status, Tree
+from protocol.mike.messages import (
+    DECODERS,
+    Fragment,
+    Handover,
+    Join,
+    Kind,
+    Path,
+    Repair,
+    Status,
+    Tree,
+)
 
 
 def describe(payload: bytes) -> str:
@@ -35,7 +45,12 @@ def describe(payload: bytes) -> str:
         case Status():
             return f"STATUS {message.epoch} term={message.term} members={message.members}"
         case Repair():
+            if message.missing:
+                return f"REPAIR of {message.message.hex()} missing={message.missing:b}"
             return f"REPAIR {message.wanted} has={message.held}"
+        case Fragment():
+            part = f"{message.index + 1}/{message.count}"
+            return f"FRAGMENT {part} of {message.kind.name} {message.message.hex()}"
         case Handover():
             return f"HANDOVER {message.epoch} to={message.successor} term={message.term}"
 

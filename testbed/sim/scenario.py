@@ -66,6 +66,8 @@ class Scenario:
         clock_ms: bound of the devices' constant clock errors, either way.
         safety_ms: length of the phase with faults; liveness is judged afterwards.
         faults: what goes wrong.
+        datagram_size_max: of MIKE: 512 bytes make fragments of the TREEs of five and more.
+        rekey_interval_ms: of MIKE: how often the key is renewed without a cause, 0: never.
     """
 
     seed: int
@@ -81,6 +83,8 @@ class Scenario:
     clock_ms: int
     safety_ms: int
     faults: tuple[Fault, ...]
+    datagram_size_max: int = 1232
+    rekey_interval_ms: int = 0
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Scenario:
         """Return the same run with other faults."""
@@ -163,6 +167,10 @@ def draw(
             faults = draw_deaths(of_faults, size)
         case Theme.ANY:
             faults = draw_faults(of_faults, starts_ms, safety_ms)
+    of_mike = chance.stream("mike")
+    datagram_size_max = of_mike.choice([1232, 1232, 512])
+    # A settled group whose links only flap must not change its key, so it must not renew it.
+    rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, 2_000])
     return Scenario(
         seed=seed,
         members=size,
@@ -177,6 +185,8 @@ def draw(
         clock_ms=draws.choice([0, 5, 1_000]),
         safety_ms=safety_ms,
         faults=faults,
+        datagram_size_max=datagram_size_max,
+        rekey_interval_ms=rekey_interval_ms,
     )
 
 

@@ -26,6 +26,7 @@ from protocol.core.engine import (
 from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
 from protocol.ipsec.model import SecurityAssociation, Suite
+from protocol.mike.config import MikeConfig
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
@@ -146,8 +147,21 @@ class World:
             unicast=unicast,
             psk=PSK if unicast is Unicast.PSK else None,
         )
+        mike = MikeConfig(
+            datagram_size_max=scenario.datagram_size_max,
+            rekey_interval_ms=scenario.rekey_interval_ms,
+        )
         self.devices = [
-            Device(index, size, self.chance, self.agenda, self, crypto=scenario.crypto, idp=idp)
+            Device(
+                index,
+                size,
+                self.chance,
+                self.agenda,
+                self,
+                crypto=scenario.crypto,
+                idp=idp,
+                mike=mike,
+            )
             for index in range(size)
         ]
         self._by_address = {device.address: device for device in self.devices}

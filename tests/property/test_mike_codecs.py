@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from protocol.core.errors import DecodeError
 from protocol.idpmike import EpochId
+from protocol.mike.fields import NUMBER_MAX
 from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import (
     DECODERS,
+    FRAGMENTED,
+    MESSAGE_ID_LENGTH,
     NO_EPOCH,
-    NUMBER_MAX,
+    PARTS_MAX,
     Announcement,
+    Fragment,
     Handover,
     Join,
     Kind,
@@ -26,7 +30,7 @@ from protocol.mike.messages import (
     Status,
     Tree,
 )
-from protocol.mike.rules import tree_size_max
+from protocol.mike.rules import tree_body_max
 from protocol.mike.treemath import ROOT, NodeName
 
 numbers = st.integers(0, NUMBER_MAX)
@@ -79,12 +83,29 @@ def tree_messages(draw: st.DrawFn) -> Tree:
     return Tree(announcement, draw(st.integers(0, 1 << 31)), supplement, draw(st.none() | tags))
 
 
+message_ids = st.binary(min_size=MESSAGE_ID_LENGTH, max_size=MESSAGE_ID_LENGTH).filter(any)
+
+
+@st.composite
+def fragments(draw: st.DrawFn) -> Fragment:
+    count = draw(st.integers(2, PARTS_MAX))
+    return Fragment(
+        draw(message_ids),
+        draw(st.sampled_from(sorted(FRAGMENTED))),
+        draw(st.integers(0, count - 1)),
+        count,
+        draw(st.binary(min_size=1, max_size=1500)),
+    )
+
+
 messages = st.one_of(
     st.builds(Join, tags, keys, numbers),
     tree_messages(),
     st.builds(Path, epochs, node_keys, st.none() | tags),
     st.builds(Status, epochs, st.integers(0, 1 << 31), st.integers(1, 255), tags),
     st.builds(Repair, epochs, epochs),
+    st.builds(Repair, st.just(NO_EPOCH), epochs, message_ids, st.integers(1, (1 << PARTS_MAX) - 1)),
+    fragments(),
     st.builds(Handover, epochs, addresses, st.integers(0, 1 << 31), numbers, st.booleans()),
 )
 
@@ -111,7 +132,7 @@ def test_what_is_written_is_read_back(message: Message) -> None:
             again.announcement.nonces,
         )
         assert fresh.encoded == again.announcement.encoded
-        assert len(body) + 126 <= tree_size_max(len(message.announcement.tree))
+        assert len(body) <= tree_body_max(len(message.announcement.tree))
 
 
 @given(messages, st.data())
@@ -147,4 +168,4 @@ def test_noise_raises_decode_error_and_nothing_else(kind: Kind, noise: bytes) ->
 
 
 def test_no_epoch_is_all_zero() -> None:
-    assert Repair(NO_EPOCH, NO_EPOCH).encode() == bytes(32)
+    assert Repair(NO_EPOCH, NO_EPOCH).encode() == bytes(44)

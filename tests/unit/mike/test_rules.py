@@ -10,13 +10,15 @@ import pytest
 from protocol.core.errors import LocalError, PeerError
 from protocol.idpmike import EpochId
 from protocol.mike import rules
+from protocol.mike.answers import ANSWERED_MAX, SUBJECTS_MAX, Answers, To
 from protocol.mike.config import MikeConfig
+from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree
 from protocol.mike.membership import GroupFigures, Liveness, absent, candidate
 from protocol.mike.messages import Announcement, Kind
 from protocol.mike.rules import Authority, Standing, View, authority
 from protocol.mike.states import MOVES, State, may_move
-from protocol.mike.transaction import ANSWERED_MAX, Request, Transaction
+from protocol.mike.transaction import Request, Transaction
 from protocol.mike.treemath import NodeName
 from tests.support.identities import address
 
@@ -159,13 +161,28 @@ def test_a_join_counts_once_and_only_the_newest() -> None:
 
 def test_answers_are_rate_limited_and_their_table_bounded() -> None:
     """MIKE-18."""
-    work = Transaction(2)
+    work = Answers()
     assert work.may_answer(A[0], 0, 50)
     assert not work.may_answer(A[0], 49, 50)
     assert work.may_answer(A[0], 50, 50)
     for index in range(ANSWERED_MAX + 50):
         work.may_answer(address(index), 100, 50)
     assert len(work._answered) == ANSWERED_MAX
+
+
+def test_the_second_asker_is_answered_together_with_all_others() -> None:
+    """MIKE-28."""
+    answers = Answers()
+    assert answers.to_whom(b"tree", A[0], 0b0101, 0, 200) == (To.ASKER, 0b0101)
+    assert answers.to_whom(b"tree", A[1], 0b0010, 30, 200) == (To.ALL, 0b0111)
+    assert answers.to_whom(b"tree", A[2], 0b0010, 31, 200) == (To.NOBODY, 0)
+    # The answer to all was lost on its way to the second asker; a third one asks much later.
+    assert answers.to_whom(b"tree", A[1], 0b0010, 60, 200) == (To.ASKER, 0b0010)
+    assert answers.to_whom(b"tree", A[3], 0b1000, 1000, 200) == (To.ASKER, 0b1000)
+    assert answers.to_whom(b"other", A[3], 0, 1001, 200) == (To.ASKER, 0)
+    for number in range(100):
+        answers.to_whom(b"%d" % number, A[0], 0, 2000, 200)
+    assert len(answers._subjects) == SUBJECTS_MAX
 
 
 @pytest.mark.parametrize(
@@ -175,6 +192,9 @@ def test_answers_are_rate_limited_and_their_table_bounded() -> None:
         {"join_retry_ms": 2000},
         {"members_max": 256},
         {"tm_silence_ms": 1000},
+        {"datagram_size_max": 511},
+        {"datagram_size_max": 8193},
+        {"rekey_interval_ms": -1},
         {"founding_delay_ms": 1.5},
         {"keys_kept": True},
     ],
@@ -196,3 +216,6 @@ def test_sizes() -> None:
     assert rules.fits(64, 64, 8192)
     assert not rules.fits(65, 64, 8192)
     assert not rules.fits(64, 64, 4096)
+    default = MikeConfig()
+    assert rules.fits(128, default.members_max, body_size_max(default.datagram_size_max))
+    assert rules.fits(255, 255, body_size_max(default.datagram_size_max))

@@ -1,0 +1,86 @@
+"""Fields that several of MIKE's messages share: written and read in one place."""
+
+from __future__ import annotations
+
+from protocol.core.wire import Reader, Writer
+from protocol.idpmike import EpochId
+from protocol.mike.schedule import BLINDED_LENGTH, CONFIRMATION_LENGTH, EPOCH_TAG_LENGTH
+from protocol.mike.treemath import ROOT, NodeName
+
+MEMBERS_MAX = 255
+"""Positions are one byte."""
+
+NODES_MAX = 2 * MEMBERS_MAX
+NUMBER_MAX = 1 << 62
+"""Largest epoch number on the wire. Never reached: see rule MIKE-4."""
+
+
+def pull_number(reader: Reader, name: str) -> int:
+    """Read an epoch number."""
+    number = reader.pull_u64(name)
+    if number > NUMBER_MAX:
+        reader.fail(name, "no epoch has so large a number")
+    return number
+
+
+def push_epoch(writer: Writer, epoch: EpochId) -> None:
+    """Append an epoch id."""
+    writer.push_u64(epoch.number, "epoch number")
+    writer.push_bytes(epoch.tag, EPOCH_TAG_LENGTH, "epoch tag")
+
+
+def pull_epoch(reader: Reader, name: str) -> EpochId:
+    """Read an epoch id."""
+    return EpochId(pull_number(reader, name), reader.pull_bytes(EPOCH_TAG_LENGTH, name))
+
+
+def push_keys(writer: Writer, keys: dict[NodeName, bytes]) -> None:
+    """Append blinded keys by node, in ascending order."""
+    writer.push_count(len(keys), NODES_MAX, "keys")
+    for name in sorted(keys):
+        writer.push_u32(name, "node")
+        writer.push_bytes(keys[name], BLINDED_LENGTH, "key")
+
+
+def pull_keys(reader: Reader) -> dict[NodeName, bytes]:
+    """Read blinded keys by node."""
+    keys: dict[NodeName, bytes] = {}
+    last = int(ROOT)
+    for _ in range(reader.pull_count(NODES_MAX, "keys")):
+        name = reader.pull_u32("node")
+        if name <= last:
+            reader.fail("node", "the root, or not in ascending order")
+        keys[NodeName(name)] = reader.pull_bytes(BLINDED_LENGTH, "key")
+        last = name
+    return keys
+
+
+def push_confirmation(writer: Writer, tag: bytes | None) -> None:
+    """Append an optional tag."""
+    writer.push_u8(0 if tag is None else 1)
+    if tag is not None:
+        writer.push_bytes(tag, CONFIRMATION_LENGTH, "confirmation")
+
+
+def pull_confirmation(reader: Reader) -> bytes | None:
+    """Read an optional tag."""
+    present = reader.pull_u8("has confirmation")
+    if present > 1:
+        reader.fail("has confirmation", f"unknown value {present}")
+    return reader.pull_bytes(CONFIRMATION_LENGTH, "confirmation") if present else None
+
+
+def pull_position(reader: Reader, last: int, size: int, name: str) -> int:
+    """Read a position above the last one."""
+    place = reader.pull_u8(name)
+    if not last < place < size:
+        reader.fail(name, f"position {place} of {size}, or not in ascending order")
+    return place
+
+
+def pull_positions(reader: Reader, size: int, name: str) -> list[int]:
+    """Read positions in ascending order."""
+    places: list[int] = []
+    for _ in range(reader.pull_count(size, name)):
+        places.append(pull_position(reader, places[-1] if places else -1, size, name))
+    return places
