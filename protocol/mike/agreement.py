@@ -48,6 +48,7 @@ class Agreement:
         "_secret",
         "_sponsors",
         "_tags",
+        "_told",
         "announcement",
         "blinded",
         "confirmed",
@@ -85,6 +86,7 @@ class Agreement:
         self._earlier = earlier
         self._at = name
         self._secret = leaf
+        self._told = 0
         self._publish(name, leaf)
 
     def bind(self, announcement: Announcement) -> None:
@@ -96,6 +98,7 @@ class Agreement:
         self.tree = announcement.tree
         self._sponsors = _leaves(announcement.tree, announcement.sponsors)
         self.published = {n: k for n, k in self.published.items() if n not in self.tree.blinded}
+        self._told = min(self._told, len(self.published))
         if self.root is not None:
             self.keys = epoch_keys(announcement.digest, self.root.reveal())
 
@@ -159,10 +162,12 @@ class Agreement:
     def climb(self) -> bool:
         """Compute as far up as the known keys allow. Say whether we have more to publish now.
 
+        Our refreshed leaf counts the first time: the sponsor beside us may wait for nothing else.
+
         Raises:
             PeerError: a blinded key is of low order (MIKE-6).
         """
-        before = len(self.published)
+        before = self._told
         while self._at != ROOT:
             beside = self.blinded.get(NodeName(self._at ^ 1))
             if beside is None:
@@ -182,7 +187,8 @@ class Agreement:
                 self.keys = epoch_keys(self.announcement.digest, self.root.reveal())
         if self.root is not None:
             self._earlier = {}
-        return len(self.published) > before
+        self._told = len(self.published)
+        return self._told > before
 
     def _publish(self, name: NodeName, secret: NodeSecret) -> None:
         """Note an open node's key if it is ours to publish."""

@@ -6,8 +6,9 @@ secret is the group's.
 
 Balance: a member is inserted at the shallowest, then rightmost node where the height does not grow,
 at the root where none exists (TGDH's rule); a removed leaf's sibling subtree takes its parent's
-place. So the height never exceeds ceil(log2 m), m the largest size since the group was founded, and
-the joiner's path is short: it has one node whenever the tree was full.
+place. Where leaves were many, the deepest members are moved until the height is at most
+`height_max`, so every path is short, whoever left. A joiner's path has one node whenever the tree
+was full.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ from protocol.mike.treemath import (
 )
 
 T = TypeVar("T")
+
+
+def height_max(size: int) -> int:
+    """Return the largest height of a tree with so many members: one above that of a full tree.
+
+    The one in reserve makes moves rare: each costs its member and a neighbour a new leaf secret.
+    """
+    return (size - 1).bit_length() + 1
 
 
 class KeyTree:
@@ -106,19 +115,24 @@ class KeyTree:
         return KeyTree(self.members, blinded)
 
     def inserted(
-        self, address: IPv6Address, key: bytes, top_key: bytes | None
+        self,
+        address: IPv6Address,
+        key: bytes | None,
+        top_key: bytes | None,
+        limit: int | None = None,
     ) -> tuple[KeyTree, NodeName]:
         """Return the tree with a new member, and its leaf.
 
         Args:
             address: who.
-            key: its blinded leaf key.
+            key: its blinded leaf key, None while only the member knows it.
+            limit: height that the insertion may reach; None: that of the tree.
             top_key: blinded key of the present root, which stays a key only if the member is
                 inserted beside it; None if unknown.
         """
         if address in self._leaf_of:
             raise LocalError(f"{address} is in the tree")
-        spot = self._insertion_point()
+        spot = self._insertion_point(limit)
         blinded = dict(self.blinded)
         if spot == ROOT and top_key is not None:
             blinded[ROOT] = top_key
@@ -128,7 +142,8 @@ class KeyTree:
             blinded.pop(name, None)
         leaf = right(spot)
         members[leaf] = address
-        blinded[leaf] = key
+        if key is not None:
+            blinded[leaf] = key
         return KeyTree(members, blinded), leaf
 
     def removed(self, address: IPv6Address) -> tuple[KeyTree, NodeName]:
@@ -146,14 +161,21 @@ class KeyTree:
         keys.pop(ROOT, None)
         return KeyTree(kept, keys), top
 
-    def _insertion_point(self) -> NodeName:
-        """Return the shallowest, then rightmost node without growth of the height, or the root."""
+    def deepest(self) -> NodeName:
+        """Return the rightmost of the leaves furthest from the root."""
+        return max(self.members, key=lambda leaf: (level(leaf), leaf))
+
+    def _insertion_point(self, limit: int | None) -> NodeName:
+        """Return the shallowest, then rightmost node where the height stays within the limit.
+
+        The root, if there is none. The limit is the present height unless another one is given.
+        """
         heights: dict[NodeName, int] = {}
         for leaf in self.members:
             depth = level(leaf)
             for name in key_path(leaf):
                 heights[name] = max(heights.get(name, 0), depth - level(name))
-        height = heights[ROOT]
+        height = heights[ROOT] if limit is None else limit
         fitting = [name for name in heights if level(name) + heights[name] + 1 <= height]
         return min(fitting, key=lambda name: (level(name), -name), default=ROOT)
 

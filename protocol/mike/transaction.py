@@ -1,8 +1,9 @@
 """The TM's work: collect requests, plan the next epoch. Plans are pure functions of their input.
 
-A plan removes first, then refreshes, then inserts. Whatever it changes, it keeps one invariant
-(MIKE-19, MIKE-9): every node whose secret an outsider may know, and every node whose children
-changed, is open, and below every open node there is a sponsor whose own leaf is fresh.
+A plan removes first, then refreshes, then inserts, and at last moves members of a tree grown too
+high. Whatever it changes, it keeps one invariant (MIKE-19, MIKE-9): every node whose secret an
+outsider may know, and every node whose children changed, is open, and below every open node there
+is a sponsor whose own leaf is fresh.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from protocol.mike.answers import remember
-from protocol.mike.keytree import KeyTree
+from protocol.mike.keytree import KeyTree, height_max
 from protocol.mike.rules import is_newer_request
 from protocol.mike.treemath import ROOT, key_path
 
@@ -101,6 +102,10 @@ def plan(
         else:
             tree = tree.refreshed(leaf, request.key)
         top_key = None
+    tree, moved = _balanced(tree)
+    if moved:
+        top_key = None
+    refresh.update(moved)
     nonces = dict(carried.nonces)
     nonces.update({request.address: request.nonce for request in requests})
     at_work = {*carried.sponsors, *refresh, *joining}
@@ -109,6 +114,26 @@ def plan(
         tuple(who for who in tree.addresses if who in at_work),
         tuple((who, nonces[who]) for who in tree.addresses if who in nonces),
     )
+
+
+def _balanced(tree: KeyTree) -> tuple[KeyTree, dict[IPv6Address, None]]:
+    """Return the tree with its deepest members moved up, and those who choose a new leaf secret.
+
+    A move is an exclusion and a new entry in one: the member's leaf is open at its new place, and
+    whoever sponsors its removal refreshes as after an exclusion. So what holds of the plan's
+    removals and insertions (MIKE-9, MIKE-19) holds of moves.
+    """
+    refresh: dict[IPv6Address, None] = {}
+    limit = height_max(len(tree))
+    while tree.height > limit:
+        mover = tree.members[tree.deepest()]
+        tree, top = tree.removed(mover)
+        heir = tree.rightmost(top)
+        refresh[tree.members[heir]] = None
+        tree = tree.refreshed(heir, None)
+        tree, _ = tree.inserted(mover, None, None, limit)
+        refresh[mover] = None
+    return tree, refresh
 
 
 def with_work(tree: KeyTree, sponsors: Iterable[IPv6Address]) -> tuple[IPv6Address, ...]:

@@ -67,6 +67,28 @@ def test_leaves_reported_together_share_epochs() -> None:
     assert len(numbers) <= 3
 
 
+def test_a_burst_of_joins_and_leaves_takes_two_epochs() -> None:
+    """MIKE-10: the first event at once, all that came meanwhile together.
+
+    Two of the second epoch's sponsors are siblings, both with a new leaf: neither can compute
+    anything before the other one published, and none may wait for a repetition of TREE to do so.
+    """
+    world = World(13)
+    world.form(8)
+    start, number = world.now_ns, world[0].engine.highest
+    gone, new = (2, 5, 7), range(8, 13)
+    for index in gone:
+        world.crash(index)
+        world.lose(index)
+    for index in new:
+        world.join(index)
+    rest = [index for index in range(13) if index not in gone]
+    took = world.run_until(lambda: world.agreed(*rest))
+    assert world[0].engine.highest == number + 2
+    assert took < 5
+    assert Kind.REPAIR not in {kind for kind, _ in world.sent(since_ns=start)}
+
+
 def test_a_sponsor_that_left_too_is_replaced_at_once() -> None:
     """MIKE-10."""
     world = World(6)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
-from protocol.mike.keytree import KeyTree
+from protocol.mike.keytree import KeyTree, height_max
 from protocol.mike.messages import Announcement
 from protocol.mike.rules import check_announcement
 from protocol.mike.schedule import NodeSecret
@@ -37,7 +37,6 @@ class Model:
         self.agreements[0].bind(
             Announcement(1, EpochId(0, bytes(8)), address(0), self.agreements[0].tree)
         )
-        self.largest = 1
         self.known: dict[int, set[bytes]] = {}
         self.keys: list[bytes] = []
 
@@ -58,7 +57,7 @@ class Model:
         gone = [address(who) for who in sorted(leaves)]
         planned = plan(old.known_tree(), old.root.blinded, requests, gone, Carried())
         tree = planned.tree
-        assert tree.height <= self.height_max(len(tree))
+        assert tree.height <= ceil(log2(len(tree))) + 1
         self.check_open(old, leaves, planned.tree)
         leaf0 = tree.leaf_of(address(0))
         assert leaf0 is not None
@@ -95,10 +94,6 @@ class Model:
             del self.agreements[who]
         self.agreements = present
         self.exchange()
-
-    def height_max(self, size: int) -> int:
-        self.largest = max(self.largest, size)
-        return ceil(log2(self.largest)) if self.largest > 1 else 0
 
     def check_open(self, old: Agreement, leaves: set[int], tree: KeyTree) -> None:
         """MIKE-19: no key that an excluded member knew the secret of is still in the tree."""
@@ -139,3 +134,50 @@ def test_members_agree_and_the_tree_stays_balanced(
     model = Model()
     for joins, leaves in sequence:
         model.step(joins, leaves)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 120), st.data())
+def test_a_tree_stays_low_whoever_leaves(size: int, data: st.DataObject) -> None:
+    """Only the shape: groups of any size, leaves in any order, several in one epoch."""
+    who = [address(index) for index in range(size)]
+    tree = KeyTree({ROOT: who[0]}, {})
+    requests = [Request(a, bytes(16), bytes(32), 0) for a in who[1:]]
+    tree = plan(tree, None, requests, [], Carried()).tree
+    assert tree.height == ceil(log2(size))
+    tree = tree.filled({name: bytes(32) for name in tree.open_nodes()})
+    order = data.draw(st.permutations(who[1:]))
+    while order:
+        count = data.draw(st.integers(1, min(8, len(order))))
+        gone, order = order[:count], order[count:]
+        planned = plan(tree, None, [], gone, Carried())
+        tree = planned.tree
+        assert tree.height <= height_max(len(tree))
+        assert set(tree.addresses) == {who[0], *order}
+        check_announcement(
+            Announcement(
+                1, EpochId(0, bytes(8)), who[0], tree, with_work(tree, planned.sponsors), ()
+            )
+        )
+        tree = tree.filled({name: bytes(32) for name in tree.open_nodes()})
+
+
+def test_a_lopsided_tree_is_balanced_by_moving_few() -> None:
+    """Of 64 members the right half and more leave: the left rest hangs deep, and is lifted."""
+    who = [address(index) for index in range(64)]
+    tree = plan(
+        KeyTree({ROOT: who[0]}, {}),
+        None,
+        [Request(a, bytes(16), bytes(32), 0) for a in who[1:]],
+        [],
+        Carried(),
+    ).tree
+    keep = set(tree.addresses[:2] + tree.addresses[2:4] + tree.addresses[32:33])
+    moved = 0
+    for leaver in [a for a in tree.addresses if a not in keep and a != who[0]]:
+        planned = plan(tree, None, [], [leaver], Carried())
+        moved += len(planned.sponsors) > 1
+        tree = planned.tree
+        assert tree.height <= height_max(len(tree))
+    assert tree.height <= height_max(len(keep | {who[0]}))
+    assert 1 <= moved <= 8
