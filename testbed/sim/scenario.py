@@ -169,8 +169,8 @@ def draw(
             faults = draw_faults(of_faults, starts_ms, safety_ms)
     of_mike = chance.stream("mike")
     datagram_size_max = of_mike.choice([1232, 1232, 512])
-    # A settled group whose links only flap must not change its key, so it must not renew it.
-    rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, 2_000])
+    # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
+    rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, 10_000])
     return Scenario(
         seed=seed,
         members=size,
