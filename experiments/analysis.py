@@ -187,6 +187,20 @@ def select(frame: pd.DataFrame, campaign: str, variant: str, **equal: Any) -> pd
     return frame[keep]
 
 
+def slowest_keys(everyone: pd.DataFrame) -> pd.DataFrame:
+    """Return per step of one variant the time from the join sent to the last member's key."""
+    return everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
+        join_to_key_ms=("join_to_key_ms", "max"), ok=("ok", "min")
+    )
+
+
+def key_dispersal(everyone: pd.DataFrame) -> pd.DataFrame:
+    """Return per step of one variant how long after the first member the last one has its key."""
+    return everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
+        spread_ms=("join_to_key_ms", lambda values: values.max() - values.min()), ok=("ok", "min")
+    )
+
+
 def dispersal(frame: pd.DataFrame) -> pd.DataFrame:
     """Return max - min of t_written over all devices, one row per step.
 

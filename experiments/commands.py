@@ -99,6 +99,7 @@ def run() -> None:
       testbed run experiment                      the main job, ten devices, ten repetitions
       testbed run join --devices 10 --repetitions 10
       testbed run join --sa-backend memory        protocol timing without kernel SAs
+      testbed run mike-delay --devices 100        how MIKE's delay grows with the group
       testbed run coalition-multicast             who receives whose red multicast; leaks; tshark
       testbed run coalition-multicast --topology 'coalition(5,1)'
       testbed run experiment --resume             go on where the newest run stopped
@@ -119,6 +120,7 @@ _command(
     "coalition-multicast",
     "Red multicast from every LAN to every other: delivery, leaks, tshark's count; joins, leaves.",
 )
+_command("mike-delay", "MIKE's delay by group size (Fig. 7), to 50 devices; without kernel SAs.")
 _command("throughput", "Red multicast with AES-GCM and, on the same way, in clear text.")
 _command("unicast", "Joins with unicast SAs, policies and routes to all red LANs besides.")
 _command("discovery", "One device more: how soon all others know it and it knows them.")

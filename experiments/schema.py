@@ -342,7 +342,8 @@ SUMMARY: dict[str, str] = {
     "phases": "per variant and group size: median of each phase at the monitor in ms",
     "leave": "per variant and method: `from_trigger` and `from_detection` at the monitor",
     "dispersal": "per campaign and variant: spread of t_written over the devices by group size",
-    "mike": "per variant: join sent to key computed, at the joiner and over all members, by size",
+    "mike": "per variant, by size: join sent to key computed at the joiner (Fig. 7) and at the "
+    "slowest member, and how long after the first the last member has its key",
     "sa_write": "per backend: time per SA for `write` and `delete+write`",
     "wan": "joins over a WAN: per variant delay and loss asked for, measured one-way delay, join "
     "at monitor, joiner and last device, dispersal, the budget of three one-way delays and whether "

@@ -120,12 +120,8 @@ def _mike(run: Run, variant: str, seed: int) -> dict[str, Any]:
     """Return join sent to key computed at the joiner, and the slowest of all members per step."""
     joiner = select(run.latencies, "join", variant, role="joiner")
     everyone = select(run.latencies, "join", variant)
-    slowest = everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
-        join_to_key_ms=("join_to_key_ms", "max"), ok=("ok", "min")
-    )
-    spread = everyone.groupby(["repetition", "step", "group_size"], as_index=False).agg(
-        spread_ms=("join_to_key_ms", lambda values: values.max() - values.min()), ok=("ok", "min")
-    )
+    slowest = analysis.slowest_keys(everyone)
+    spread = analysis.key_dispersal(everyone)
     return {
         "joiner": analysis.by_size(joiner, "join_to_key_ms", seed),
         "slowest_member": analysis.by_size(slowest, "join_to_key_ms", seed),

@@ -17,6 +17,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         discovery,
         dispersal,
         fig6_join_latency,
+        fig7_mike_delay,
         fig8_phases,
         fig9_sa_write,
         first_packets,
@@ -25,7 +26,6 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         hello_interval,
         idp_leave,
         leave_latency,
-        mike_alone,
         style,
         throughput,
         unicast,
@@ -35,7 +35,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
 
     run = read_run(path)
     target = folder or path / "figures"
-    by_size = (fig6_join_latency, fig8_phases, dispersal, mike_alone)
+    by_size = (fig6_join_latency, fig7_mike_delay, fig8_phases, dispersal)
     over_a_wan = (wan_joins, wan_phases)
     joins = over_a_wan if wansummary.planned(run) else by_size
     others = (fig9_sa_write, leave_latency, first_packets, unicast, throughput, delivery)

@@ -285,10 +285,12 @@ def points_by_size(
         first = False
 
 
-def integer_sizes(axis: Any, frame: pd.DataFrame, label: str = "group size (members)") -> None:
-    """Put one tick per group size on the x axis."""
+def integer_sizes(
+    axis: Any, frame: pd.DataFrame, label: str = "group size (members)", every: int = 1
+) -> None:
+    """Put one tick per group size on the x axis, or at the smallest and at multiples only."""
     sizes = sorted({int(size) for size in frame["group_size"]})
-    axis.set_xticks(sizes)
+    axis.set_xticks([s for s in sizes if every == 1 or s % every == 0 or s == sizes[0]])
     if sizes:
         axis.set_xlim(sizes[0] - 0.7, sizes[-1] + 0.7)
     axis.set_xlabel(label)

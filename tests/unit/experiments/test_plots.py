@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from experiments import paper
+from experiments import paper, summarytext
+from experiments.analysis import read_run
 from experiments.commands import plot, run
-from experiments.plots import draw_all
+from experiments.plots import draw_all, fig7_mike_delay, style
 from experiments.record import MEMORY_SUFFIX, RunDirectory
+from experiments.summary import summarise
 from tests.unit.experiments.fake_fleet import World
 from tests.unit.experiments.support import make_run, small_plan
 
@@ -21,7 +23,7 @@ FIGURES = {
     "leave_latency_command-paper",
     "leave_latency_netlink-per-sender",
     "dispersal",
-    "mike_alone",
+    "fig7_mike_delay",
 }
 
 
@@ -45,6 +47,32 @@ def test_figures_without_kernel_sas_carry_it_in_their_names(tmp_path: Path) -> N
     files = draw_all(made.path)
     assert files
     assert all(f.stem.endswith(MEMORY_SUFFIX) for f in files)
+
+
+def test_mikes_delay_says_memory_and_covers_all_sizes(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "run", "mike-delay", devices=12, repetitions=1)
+    (png,) = [f for f in draw_all(made.path) if f.stem.startswith("fig7") and f.suffix == ".png"]
+    assert png.stem == f"fig7_mike_delay{MEMORY_SUFFIX}"
+    found = summarise(read_run(made.path))
+    (sizes,) = found["mike"].values()
+    assert list(sizes["joiner"]) == [str(size) for size in range(3, 13)]
+    text = summarytext.text(found)
+    assert "MIKE alone, joining device, 10 members, memory" in text
+    assert "about 50 ms" in text
+
+
+@pytest.mark.parametrize(
+    ("largest", "points"), [(9, []), (20, [(10, 50.0)]), (100, [(10, 50.0), (50, 80.0)])]
+)
+def test_the_papers_points_of_mikes_delay_stand_at_their_sizes(
+    largest: int, points: list[tuple[int, float]]
+) -> None:
+    made, (axis,) = style.figure(1)
+    fig7_mike_delay.draw_paper(axis, largest)
+    drawn = [tuple(xy) for collection in axis.collections for xy in collection.get_offsets()]
+    assert drawn == points
+    assert len(axis.lines) == (not points)
+    style.plt.close(made)
 
 
 def test_a_run_that_failed_throughout_can_still_be_drawn(tmp_path: Path) -> None:
