@@ -323,6 +323,19 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _trust_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return the domain policy that a device keeps to, and what it learned about trust."""
+    lines = []
+    policy, trust = answer.get("policy"), answer.get("trust")
+    if policy:
+        lines.append(f"  {'policy':13} {policy['version']} of {policy['domain']}")
+    if trust:
+        lists = ", ".join(f"{i['issuer']} {i['number']}" for i in trust["revocation_lists"])
+        lines.append(f"  {'learned':13} {trust['learned']} certificates")
+        lines.append(f"  {'revocations':13} {lists or 'none'}")
+    return lines
+
+
 def _proxy_lines(answer: Mapping[str, Any]) -> list[str]:
     """Return what only a proxy has: its interfaces with their groups, and its flows."""
     if "upstream" not in answer:

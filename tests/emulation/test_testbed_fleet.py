@@ -210,7 +210,11 @@ def test_devices_that_learn_each_others_certificates() -> None:
             for device in fleet.devices:
                 fleet.start(device)
             fleet.await_members(fleet.devices, deadline_s=WAIT_S)
-            return {name: fleet.status(name)["trust"] for name in fleet.devices}
 
-    trust = session.call(inside)
-    assert [found["learned"] for found in trust.values()] == [3] * 4
+            def learned() -> list[int]:
+                return [fleet.status(name)["trust"]["learned"] for name in fleet.devices]
+
+            wait_until(lambda: learned() == [3] * 4, WAIT_S, lambda: f"learned: {learned()}")
+            return {}
+
+    session.call(inside)

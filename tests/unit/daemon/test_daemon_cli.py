@@ -103,6 +103,16 @@ def test_members_are_listed() -> None:
     assert "    2001:db8:b::1" in lines
 
 
+def test_policy_and_trust_are_shown() -> None:
+    trust = {"learned": 3, "revocation_lists": [{"issuer": "beta CA", "number": 7, "revoked": 1}]}
+    policy = {"domain": "exercise", "version": 4}
+    lines = status_lines({**STATUS, "policy": policy, "trust": trust})
+    assert "  policy        4 of exercise" in lines
+    assert "  learned       3 certificates" in lines
+    assert "  revocations   beta CA 7" in lines
+    assert not any("policy" in line for line in status_lines({**STATUS, "policy": None}))
+
+
 @pytest.mark.parametrize("daemon", launch.DAEMONS)
 def test_run_says_in_one_line_what_is_wrong(daemon: str, tmp_path: Path) -> None:
     done = subprocess.run(
