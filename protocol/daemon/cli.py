@@ -307,6 +307,7 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         if entries:
             lines.append(f"  {name}")
             lines += [f"    {_entry(item)}" for item in entries]
+    lines += _trust_lines(answer)
     lines += _proxy_lines(answer)
     lines += _gateway_lines(answer)
     for refusal in answer.get("refused", []):
