@@ -164,26 +164,63 @@ def _open() -> Timed:
     return timed
 
 
-@item("hello: seal, then handled by IDP (known peer)")
-def _hello() -> Timed:
+SIGNED_HELLO = "hello: a signed one, handled by IDP (known peer)"
+LIGHT_HELLO = "hello: a light one, handled by IDP (known peer)"
+_HELLOS = 200
+
+
+def _hello_us(*, light: bool, rounds: int) -> float:
+    """Return the time of one hello of a device that is up, from the datagram to the effects."""
     from protocol.core.engine import DatagramReceived, Started
     from protocol.identity import PROTOCOL_IDP
+    from protocol.idp import lighthello
     from protocol.idp.config import IdpConfig
     from protocol.idp.engine import IdpEngine
+    from protocol.idp.lighthello import Commitment, HashChain, LightHello
     from protocol.idp.messages import Hello, MessageKind
 
-    sender, receiver = _identities(2)
-    now = _now()
-    config = IdpConfig(sa_group=IPv6Address("ff0e::1"))
-    engine = IdpEngine(config, receiver, bytes(32), _Zeros())
-    engine.handle(Started(WALL_NS + 1), now)
-    body = Hello(1000, 4).encode()
+    sender = _identities(2)[0]
+    now, source = _now(), _address(0)
+    fingerprint, startup_wall_ns = sender.me.fingerprint, WALL_NS
+    context = lighthello.context(fingerprint, startup_wall_ns, 0)
+    chain = HashChain(context, bytes(32), _HELLOS)
+    commitment = Commitment(0, 0, _HELLOS, 1000, 0, chain.value(0))
+    body = Hello(1000, 4, chain=commitment).encode()
+    found = []
+    for _ in range(rounds):
+        sender.startup_wall_ns = None
+        sender.begin(startup_wall_ns)
+        engine = IdpEngine(
+            IdpConfig(sa_group=IPv6Address("ff0e::1")), _identities(2)[1], bytes(32), _Zeros()
+        )
+        engine.handle(Started(WALL_NS + 1), now)
+        payloads = [
+            sender.seal(PROTOCOL_IDP, MessageKind.HELLO, body, now) for _ in range(_HELLOS + 1)
+        ]
+        if light:
+            payloads[1:] = [
+                LightHello(fingerprint, startup_wall_ns, 0, index, chain.value(index)).encode()
+                for index in range(1, _HELLOS + 1)
+            ]
+        events = [DatagramReceived("group", source, payload) for payload in payloads]
+        engine.handle(events[0], now)
+        began = time.perf_counter_ns()
+        for event in events[1:]:
+            engine.handle(event, now)
+        found.append((time.perf_counter_ns() - began) / _HELLOS / 1000)
+        counters = engine.status(now)["counters"]
+        assert counters["idp.hello_light" if light else "idp.hello_signed"] >= _HELLOS
+    return statistics.median(found)
 
-    def timed() -> object:
-        datagram = sender.seal(PROTOCOL_IDP, MessageKind.HELLO, body, now)
-        return engine.handle(DatagramReceived("group", _address(0), datagram), now)
 
-    return timed
+@measured(SIGNED_HELLO)
+def _signed_hello(rounds: int) -> float:
+    return _hello_us(light=False, rounds=rounds)
+
+
+@measured(LIGHT_HELLO)
+def _light_hello(rounds: int) -> float:
+    return _hello_us(light=True, rounds=rounds)
 
 
 class _Zeros:
@@ -374,6 +411,12 @@ def table(results: list[Result]) -> str:
             lines.append(f"{result.name:<{width}}  {result.note}")
         else:
             lines.append(f"{result.name:<{width}}  {result.us:>9.1f} us  {result.ratio:>10.3f}")
+    signed, light = (
+        next((r.us for r in results if r.name == name), None)
+        for name in (SIGNED_HELLO, LIGHT_HELLO)
+    )
+    if signed and light:
+        lines.append(f"hello: a signed one costs {signed / light:.1f} times a light one")
     netlink, command = (
         next((r.us for r in results if r.name == name), None)
         for name in ("SA write and delete over netlink", "SA write and delete, a command each")
