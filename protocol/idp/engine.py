@@ -44,7 +44,7 @@ from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
-from protocol.idp.hellos import TIMER_ANSWER, TIMER_HELLO, Around, Hellos
+from protocol.idp.hellos import TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
 from protocol.idp.keying import TIMER_KEY, GroupSync
 from protocol.idp.lifetimes import TIMER_LIFETIME, Lifetimes
@@ -67,6 +67,7 @@ TIMERS = (
     TIMER_BEGIN,
     TIMER_HELLO,
     TIMER_ANSWER,
+    TIMER_ASK,
     TIMER_EXPIRY,
     TIMER_KEY,
     TIMER_PLAN,
@@ -301,7 +302,7 @@ class IdpEngine:
         effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, now)
         self._followers.take_signed(opened, hello, now.mono_ns)
         if hello.asking:
-            effects += self._hellos.answer_later(opened.peer.address, now)
+            effects += self._hellos.answer_later(opened.peer.address, now, asked=True)
         return effects
 
     def _on_hello(
@@ -319,7 +320,7 @@ class IdpEngine:
         if self._hellos.is_reconnected(entry.first_mono_ns):
             effects += self._rejoin(now)
         if change is not None:
-            effects += self._detected(change, now)
+            effects += self._news.detected(change, now)
             effects += self.unicast.on_up(peer, startup_wall_ns, hello.pair_key, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)
@@ -355,20 +356,17 @@ class IdpEngine:
 
     # Changes of the connectivity table.
 
-    def _detected(self, change: Change, now: Instant) -> list[Effect]:
-        return self._news.detected(change, now)
-
     def _gone(self, changes: list[Change], now: Instant) -> list[Effect]:
         """Act upon devices that have left."""
         effects: list[Effect] = []
         for change in changes:
-            effects += self._detected(change, now) + self.unicast.on_lost(change.address, now)
+            effects += self._news.detected(change, now) + self.unicast.on_lost(change.address, now)
         return effects
 
     def _rejoin(self, now: Instant) -> list[Effect]:
         """Have MIKE make us a member anew."""
         own = (self._me, self._identity.me.name, self._startup_wall_ns)
-        return self._detected(Change(ChangeKind.RESTORE, *own), now)
+        return self._news.detected(Change(ChangeKind.RESTORE, *own), now)
 
     def _on_expiry_due(self, now: Instant) -> list[Effect]:
         """IDP-7: devices are down."""
@@ -481,6 +479,7 @@ class IdpEngine:
         handlers: dict[str, Callable[[Instant], list[Effect]]] = {
             TIMER_HELLO: self._hellos.on_due,
             TIMER_ANSWER: self._hellos.on_answer_due,
+            TIMER_ASK: self._hellos.on_ask_due,
             TIMER_EXPIRY: self._on_expiry_due,
             TIMER_KEY: lambda _: self._sync.on_key_due(),
             TIMER_BEGIN: self._on_begin_due,

@@ -28,6 +28,7 @@ NS_PER_MS = 1_000_000
 
 TIMER_HELLO = "idp.hello"
 TIMER_ANSWER = "idp.answer"
+TIMER_ASK = "idp.ask"
 
 
 ASKED_SINGLY_MAX = 8
@@ -119,7 +120,6 @@ class Hellos:
         self._series: _Series | None = None
         self._series_count = 0
         self._sent_count = 0
-        self._sent_mono_ns: int | None = None
         self._audible_mono_ns: int | None = None
         self._audible_for_ns = 0
         self._cut_off_mono_ns: int | None = None
@@ -165,9 +165,7 @@ class Hellos:
             else:
                 effects = self._light(series, now)
         if not ask_all:
-            question = replace(content, asking=True)
-            for address in around.to_ask:
-                effects += self._signed(question, now, address)
+            effects += self._ask(content, around, now)
         return [*effects, self.next_timer()]
 
     def _signs(self, index: int, around: Around) -> bool:
@@ -177,6 +175,28 @@ class Hellos:
             return True
         every = self._config.full_hello_every
         return index % (min(every, factor) if around.lost else every) == 0
+
+    def on_ask_due(self, now: Instant) -> list[Effect]:
+        """IDP-36: ask again who is still silent."""
+        around = self._around(now)
+        if len(around.to_ask) > ASKED_SINGLY_MAX:
+            return []
+        return self._ask(self._content(), around, now)
+
+    def _ask(self, content: Hello, around: Around, now: Instant) -> list[Effect]:
+        """Ask each silent device, and again a quarter of a hello interval later or sooner.
+
+        Not in step with any hello: a link that flips in step with ours would lose all of them.
+        """
+        if not around.to_ask:
+            return []
+        question = replace(content, asking=True)
+        quarter_ns = content.hello_interval_ms * NS_PER_MS // 4
+        again = SetTimer(TIMER_ASK, now.mono_ns + quarter_ns - self.random_below(quarter_ns // 2))
+        return [
+            *(effect for who in around.to_ask for effect in self._signed(question, now, who)),
+            again,
+        ]
 
     def _goes_on(self, series: _Series, now: Instant) -> bool:
         """IDP-37: whether the next value of the chain may be revealed now."""
@@ -240,7 +260,6 @@ class Hellos:
 
     def _note_sent(self, hello: Hello, now: Instant) -> None:
         """A hello goes to all."""
-        self._sent_mono_ns = now.mono_ns
         self._sent_count += 1
         if self.link_up:
             self._note_audible(hello.dead_interval_ns, now)
@@ -248,23 +267,27 @@ class Hellos:
     def on_link_up(self, now: Instant) -> list[Effect]:
         """Say hello as soon as the carrier is back, unless we have just done so."""
         gap_ns = self._config.triggered_hello_gap_ms * NS_PER_MS
-        if self._sent_mono_ns is not None and now.mono_ns - self._sent_mono_ns < gap_ns:
+        audible_mono_ns = self._audible_mono_ns
+        if audible_mono_ns is not None and now.mono_ns - audible_mono_ns < gap_ns:
             return []
         return self._signed(self._content(), now)
 
     # Answers.
 
-    def answer_later(self, address: IPv6Address, now: Instant) -> list[Effect]:
-        """IDP-8: let a new device know us before our next hello is due."""
+    def answer_later(
+        self, address: IPv6Address, now: Instant, *, asked: bool = False
+    ) -> list[Effect]:
+        """IDP-8: let a new device know us before our next hello is due; who asked, at once."""
         waiting = bool(self._newcomers)
         self._newcomers[address] = None
         if waiting:
             return []
+        spread_ns = self._config.triggered_hello_spread_ms * NS_PER_MS
         at_mono_ns = rules.triggered_hello_mono_ns(
             now.mono_ns,
             self._answered_mono_ns,
             self._config.triggered_hello_gap_ms * NS_PER_MS,
-            self.random_below(self._config.triggered_hello_spread_ms * NS_PER_MS),
+            0 if asked else self.random_below(spread_ns),
         )
         return [SetTimer(TIMER_ANSWER, at_mono_ns)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello
@@ -131,6 +133,38 @@ def test_flap_shorter_than_the_dead_interval_causes_nothing() -> None:
         c.connected = True
         network.run(1500)
     assert [device.signals for device in devices] == [[], [], []]
+
+
+def flap(carrier: bool, period_ms: int, flaps: int) -> list[list[tuple[str, object]]]:
+    """Let C's link flip with this period, half of it down; return all signals it caused."""
+    network, devices = started(3)
+    network.run(DEAD_MS)
+    c = devices[2]
+    for _ in range(flaps):
+        for up in (False, True):
+            if carrier:
+                c.link(up)
+            c.connected = up
+            network.run(period_ms / 2)
+    network.run(2 * DEAD_MS)
+    return [device.signals for device in devices]
+
+
+@pytest.mark.parametrize("carrier", [True, False], ids=["carrier", "no-carrier-event"])
+@pytest.mark.parametrize("intervals", [0.5, 1, 1.5, 2, 3, 4, 5])
+def test_link_that_flips_faster_than_the_dead_interval_causes_nothing(
+    intervals: float, carrier: bool
+) -> None:
+    """IDP-7, IDP-36: also if it flips in step with the hellos, which then are all lost."""
+    period_ms = int(intervals * 1000)
+    assert flap(carrier, period_ms, max(6, 20_000 // period_ms)) == [[], [], []]
+
+
+@pytest.mark.parametrize("carrier", [True, False], ids=["carrier", "no-carrier-event"])
+def test_link_that_is_down_for_the_dead_interval_is_noticed_each_time(carrier: bool) -> None:
+    a, b, c = flap(carrier, 12_000, 2)
+    assert a == b == [("LEAVE", C), ("RESTORE", C)] * 2
+    assert c.count(("RESTORE", C)) == 2
 
 
 def test_idp_9_device_that_was_cut_off_restores_itself() -> None:
