@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocol.identity import envelope
 from protocol.idpmike import SignalKind
 from protocol.mike.messages import Kind, Path, Tree
-from tests.support.world import EPOCH_WALL_NS, MS, World
+from tests.support.world import EPOCH_WALL_NS, MS, Faults, World
 
 JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
 
@@ -147,3 +149,17 @@ def test_a_join_is_ready_when_idp_asks_and_made_anew_when_idp_asks_late() -> Non
         assert sealed.sequence == sequence
         age_ms = (EPOCH_WALL_NS + asked_ns - sealed.sent_wall_ns) / MS
         assert (19 < age_ms <= 20) if sequence == 0 else age_ms < 1
+
+
+@pytest.mark.parametrize(("members", "sends"), [(2, 2), (3, 3), (9, 3), (10, 3)])
+def test_a_join_over_a_wide_area_network_takes_three_one_way_delays(
+    members: int, sends: int
+) -> None:
+    """JOIN, TREE and PATH follow one another; nothing else of a join waits for the network."""
+    delay_ms = 50.0
+    world = World(members + 1, faults=Faults(delay_ms_min=delay_ms, delay_ms_max=delay_ms))
+    world.form(members)
+    world.join(members)
+    took_ms = world.run_until(lambda: world.agreed(*range(members + 1)))
+    # What is over: the local signalling, without a clock for the engines' own work.
+    assert sends * delay_ms <= took_ms < sends * delay_ms + 5
