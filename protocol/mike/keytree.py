@@ -93,6 +93,14 @@ class KeyTree:
         """Return the nodes whose blinded key is unknown, in ascending order."""
         return [name for name in self.nodes() if name not in self.blinded]
 
+    def consistent(self) -> KeyTree:
+        """Return the tree without the keys above open nodes: what is below will change them."""
+        above = {node for name in self.open_nodes() for node in key_path(parent(name))}
+        if above.isdisjoint(self.blinded):
+            return self
+        kept = {name: key for name, key in self.blinded.items() if name not in above}
+        return KeyTree(self.members, kept)
+
     def rightmost(self, top: NodeName) -> NodeName:
         """Return the rightmost leaf below a node."""
         return [leaf for leaf in self.members if is_below(leaf, top)][-1]

@@ -182,7 +182,8 @@ class Manager(Member):
         carried = Carried(nonces=self.granted)
         if self.is_busy:
             carried = Carried(base.content.sponsors, base.content.nonces)
-        tree = base.known_tree()
+        # One sponsor may have published what another one's lost PATH is below of.
+        tree = base.known_tree().consistent()
         top_key = None if base.root is None else base.root.blinded
         requests = list(self.work.requests.values())
         self.work.exclusions.pop(self.own, None)

@@ -30,7 +30,8 @@ RULES: dict[str, str] = {
     "MIKE-6": "A blinded key of low order is refused",
     "MIKE-7": "A PATH adds only keys that its sender has to publish",
     "MIKE-8": "A key is reported only after another member's confirmation tag verified",
-    "MIKE-9": "Every open node of an announcement has a sponsor below it, and every sponsor work",
+    "MIKE-9": "Every open node of an announcement has a sponsor below and no key above, every"
+    " sponsor work",
     "MIKE-10": "A TM has one unfinished epoch; a later one of the same TM replaces it",
     "MIKE-11": "A sponsor that stays silent is excluded by the next epoch",
     "MIKE-12": "A JOIN is granted once; its repetition is answered by the same TREE",
@@ -198,6 +199,8 @@ def check_announcement(announcement: Announcement) -> None:
             raise PeerError("MIKE-9", "a sponsor without an open node")
     if len(open_above) + len(tree.blinded) != 2 * len(tree) - 2:
         raise PeerError("MIKE-9", "an open node without a sponsor")
+    if tree.consistent() is not tree:
+        raise PeerError("MIKE-9", "a key above an open node")
 
 
 def check_sender(announcement: Announcement, term: int, sender: IPv6Address) -> None:

@@ -243,14 +243,17 @@ def test_an_announcement_that_cannot_be_completed_is_refused() -> None:
     leaf = tree.leaf_of(address(3))
     assert leaf is not None
     opened = tree.refreshed(leaf, None)
+    above = NodeName(leaf >> 1)
+    mixed = opened.filled({above: tree.blinded[above]})
     rogue = impostor(world, 0)
     for content in (
         Announcement(8, current.epoch, address(0), opened, (), ()),
         Announcement(8, current.epoch, address(0), tree, (address(1),), ()),
+        Announcement(8, current.epoch, address(0), mixed, (address(3),), ()),
     ):
         world.deliver(world[1], address(0), seal(rogue, world, Tree(content)))
     world.run(1)
-    assert world[1].counted("MIKE-9") == 2
+    assert world[1].counted("MIKE-9") == 3
 
 
 def test_a_tree_with_a_foreign_leaf_key_for_us_makes_us_rejoin() -> None:

@@ -105,3 +105,15 @@ def test_publisher_is_the_rightmost_sponsor_below() -> None:
     assert publisher(NodeName(4), sponsors) == 8
     assert publisher(NodeName(3), sponsors) == 14
     assert publisher(NodeName(13), sponsors) is None
+
+
+def test_a_key_above_an_open_node_is_of_no_use() -> None:
+    tree = full(4)
+    assert tree.consistent() is tree
+    leaf = tree.leaf_of(address(2))
+    assert leaf is not None
+    # The sibling published their parent's key; the leaf's own was lost on the way.
+    blinded = {name: value for name, value in tree.blinded.items() if name != leaf}
+    opened = KeyTree(tree.members, blinded).consistent()
+    assert opened.open_nodes() == [NodeName(leaf >> 1), leaf]
+    assert opened.consistent() is opened
