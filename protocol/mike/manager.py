@@ -361,7 +361,8 @@ class Manager(Member):
         assert tag is not None
         newest = self.pending or current
         self.send(Status(current.epoch, self.term, len(newest.members), tag))
-        self.after(TIMER_STATUS, self.config.status_interval_ms)
+        # Not in step with anything: a link that flips with our period would lose every beacon.
+        self.after_ns(TIMER_STATUS, self.spread_ns(self.config.status_interval_ms))
         if current.root is not None:
             # The next joiner may be put beside the root: have its blinded key ready by then.
             _ = current.root.blinded

@@ -167,6 +167,23 @@ def test_flap_causes_no_rekey() -> None:
     assert devices[0].status()["epoch"] == before
 
 
+@pytest.mark.parametrize("intervals", [1, 2, 3, 4, 5])
+def test_link_that_flips_faster_than_the_dead_interval_causes_no_rekey(intervals: float) -> None:
+    """Neither from IDP nor from MIKE, whose beacons have the same mean period as the hellos."""
+    net, devices = network(3)
+    for device in devices:
+        device.start()
+        net.run(4000)
+    before = devices[0].status()["epoch"]
+    for _ in range(max(6, int(20 / intervals))):
+        for up in (False, True):
+            devices[2].link(up)
+            net.run(intervals * 500)
+    net.run(12_000)
+    agree(devices)
+    assert devices[0].status()["epoch"] == before
+
+
 def test_device_that_was_cut_off_is_back_with_a_new_key() -> None:
     net, devices = network(4)
     for device in devices:
