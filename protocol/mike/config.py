@@ -26,8 +26,9 @@ class MikeConfig:
     """Timers and limits of one MIKE instance.
 
     Attributes:
-        join_retry_ms: first repetition of an unanswered JOIN; it doubles each time. 150: several
-            times a loaded join (tens of ms), well below `founding_delay_ms`.
+        join_retry_ms: first repetition of an unanswered JOIN; it doubles each time, and is 0.5 to
+            1.5 of that by chance. 150: several times a loaded join (tens of ms), well below
+            `founding_delay_ms`.
         join_retry_max_ms: where the doubling ends, and so the price of a lost JOIN at worst. 1000.
         founding_delay_ms: how long a joiner listens for a group before it founds one. 400: two
             chances for a JOIN, of which one may be lost, and the paper's own join latency.

@@ -84,7 +84,10 @@ class Joiner(Assembler):
         backoff = Backoff(
             self.config.join_retry_ms * NS_PER_MS, self.config.join_retry_max_ms * NS_PER_MS, 0
         )
-        self.after_ns(TIMER_JOIN, backoff.delay_ns(attempt.repetitions))
+        # By chance, so that devices that were switched on together do not ask together for ever.
+        self.after_ns(
+            TIMER_JOIN, self.spread_ns(backoff.delay_ns(attempt.repetitions) // NS_PER_MS)
+        )
 
     def keep_asking(self) -> None:
         """A TM that gives up its role asks the new one for what it meant to do itself."""

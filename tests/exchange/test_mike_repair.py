@@ -29,7 +29,7 @@ def first(kind: Kind, *receivers: int) -> Callable[[Seen, int], bool]:
 @pytest.mark.parametrize(
     ("kind", "receivers", "within_ms"),
     [
-        (JOIN, (0,), 160),  # the joiner repeats it
+        (JOIN, (0,), 235),  # the joiner repeats it
         (TREE, (3,), 160),  # the joiner repeats its JOIN, the TM its TREE
         (TREE, (1,), 160),  # the PATH that comes alone makes 1 ask
         (TREE, (0, 1, 2, 3), 160),
