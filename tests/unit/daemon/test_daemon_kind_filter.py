@@ -10,6 +10,7 @@ import pytest
 
 from protocol.daemon.mikeeffects import kind_filter
 from protocol.identity.envelope import Envelope
+from protocol.mike.messages import Kind
 from tests.support.identities import address
 
 SO_ATTACH_FILTER = 26
@@ -29,7 +30,7 @@ def datagram(kind: int, protocol: int = 2) -> bytes:
     return unsigned + bytes(64)
 
 
-@pytest.mark.parametrize("kinds", [(), (2, 3, 4, 6), (1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("kinds", [(), (2, 3, 4, 6, 7), tuple(Kind)])
 def test_only_kinds_that_matter_pass(kinds: tuple[int, ...]) -> None:
     with (
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver,
@@ -39,8 +40,8 @@ def test_only_kinds_that_matter_pass(kinds: tuple[int, ...]) -> None:
         code = kind_filter(kinds)
         program = struct.pack("@HP", len(code), code.buffer_info()[0])
         receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-        good = [datagram(kind) for kind in range(1, 7)]
-        malformed = [b"", b"\x01\x02", bytes([1, 2, 1]), datagram(7), datagram(200)]
+        good = [datagram(kind) for kind in Kind]
+        malformed = [b"", b"\x01\x02", bytes([1, 2, 1]), datagram(max(Kind) + 1), datagram(200)]
         malformed += [datagram(1, protocol=1), b"\x02" + datagram(1)[1:]]
         sent = good + malformed
         for payload in sent:
