@@ -350,8 +350,8 @@ SUMMARY: dict[str, str] = {
     "it was kept; apart from them the routers' convergence per loading",
     "first_packets": "per variant and direction: first red multicast packet at a client, from the "
     "trigger",
-    "unicast": "per variant and group size, at the joiner: multicast SAs written, all of unicast "
-    "written, their ratio, and the batches alone",
+    "unicast": "per variant, at the joiner and at the last device, by group size: multicast SAs "
+    "written, all of unicast written, their ratio; the batches alone",
     "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
     "ratios of IPsec to clear text",
     "idp": "per campaign about hellos, variant, method and group size (flapping: period; "

@@ -18,14 +18,15 @@ _SERIES = (
 
 def draw(run: Run, folder: Path) -> list[Path]:
     """Draw it if joins made unicast SAs; return the files."""
-    rows = unicastsummary.joiners(analysis.read_table(run.path, "unicast.csv"))
+    rows = analysis.read_table(run.path, "unicast.csv")
     names = list(dict.fromkeys(rows["variant"])) if not rows.empty else []
     if not names:
         return []
-    made, axes = style.figure(len(names), width=max(10.5, 6.0 * len(names) + 1), height=5.2)
+    panels = [(name, place) for name in names for place in unicastsummary.PLACES]
+    made, axes = style.figure(2, len(names), width=11.5, height=4.4 * len(names) + 1.2)
     extra_ms = paper.value("unicast_extra_ms")
-    for axis, name in zip(axes, names, strict=True):
-        of_variant = rows[rows["variant"] == name]
+    for axis, (name, where) in zip(axes, panels, strict=True):
+        of_variant = unicastsummary.of_place(rows[rows["variant"] == name], where)
         sizes = sorted(of_variant["group_size"].unique())
         medians: dict[str, list[float]] = {}
         for column, label, colour, shift in _SERIES:
@@ -75,12 +76,13 @@ def draw(run: Run, folder: Path) -> list[Path]:
             zorder=2,
             label=f"{unicastsummary.FACTOR:g} x our multicast: the paper's ratio",
         )
-        axis.set_title(name, loc="left")
+        axis.set_title(f"{name}: {unicastsummary.PLACES[where]}", loc="left")
         axis.set_xlabel("members after the join")
         axis.set_xticks(sizes)
-    axes[0].set_ylabel("at the joiner, written minus trigger (ms)")
-    axes[0].set_ylim(0, axes[0].get_ylim()[1] * 1.05)
-    counted = style.counts_of({name: rows[rows["variant"] == name] for name in names})
+        axis.set_ylabel("written minus trigger (ms)")
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
+    joins = {name: unicastsummary.of_place(rows[rows["variant"] == name], "last") for name in names}
+    counted = style.counts_of(joins)
     subtitle = (
         "multicast first, as in the paper; all of unicast: SAs with every other device, policies "
         f"and routes to its red LAN\n{counted}"

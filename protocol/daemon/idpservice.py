@@ -41,6 +41,9 @@ from protocol.ipsec.memory import MemoryBackend
 from protocol.ipsec.model import Prefix
 from protocol.ipsec.pairpolicy import link_local
 
+READ_AT_ONCE = 16
+"""Announcements read before timers get their turn: a newcomer is answered by all at once."""
+
 
 class IdpService(Service):
     """The process ``idpd``."""
@@ -133,9 +136,12 @@ class IdpService(Service):
 
     def _pair_readable(self) -> None:
         assert self._pair is not None
-        received = self._pair.receive()
-        if received is not None and self.state is State.RUNNING:
-            self.runtime.deliver(DatagramReceived(PAIR, received[1], received[0]))
+        for _ in range(READ_AT_ONCE):
+            received = self._pair.receive()
+            if received is None:
+                return
+            if self.state is State.RUNNING:
+                self.runtime.deliver(DatagramReceived(PAIR, received[1], received[0]))
 
     def channel_of(self, payload: bytes) -> str:
         """Return the pairs' channel for announcements that came in clear, for lack of IPsec."""

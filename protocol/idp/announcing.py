@@ -19,6 +19,10 @@ from protocol.ipsec.model import Prefix
 
 NS_PER_MS = 1_000_000
 
+FIRST_PAUSE_MS = 20
+"""Before an announcement is repeated for the first time; the pause doubles. It is lost if the
+other one's SAs are not ready, which is a matter of milliseconds, or of a slow machine's more."""
+
 
 @dataclass(slots=True)
 class _Receiver:
@@ -47,7 +51,7 @@ class Announcer:
     def __init__(self, config: IdpConfig) -> None:
         self.prefixes = config.prefixes
         self._interval_ns = config.hello_interval_ms * NS_PER_MS
-        self._first_pause_ns = config.retry_ms * NS_PER_MS
+        self._first_pause_ns = FIRST_PAUSE_MS * NS_PER_MS
         self._version = 1
         self._receivers: dict[IPv6Address, _Receiver] = {}
 
@@ -138,7 +142,7 @@ class Announcer:
         if receiver.has_version != self._version:
             return self._content(receiver)
         # It has our list and only wants to know that we have its own: that is not urgent.
-        soon_ns = now_mono_ns + self._first_pause_ns // 4
+        soon_ns = now_mono_ns + self._first_pause_ns // 2
         receiver.owed = True
         receiver.due_mono_ns = min(receiver.due_mono_ns or soon_ns, soon_ns)
         return None

@@ -111,6 +111,8 @@ class UnicastPairs:
         self._own = identity.me.address
         self._plan = PairPlan(config, self._own)
         self._announcer = Announcer(config)
+        settling_ms = config.activation_delay_ms + config.deactivation_delay_ms
+        self._settling_ns = settling_ms * NS_PER_MS
         self._keys = PairKeys(config, self._own, keys)
         self._startup_wall_ns = 0
         self._forget()
@@ -122,6 +124,7 @@ class UnicastPairs:
         self._table = PrefixTable()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
         self._renewals: dict[IPv6Address, None] = {}
+        self._renew_mono_ns = 0
         self._black: set[IPv6Network] = set()
         self._wake_mono_ns: int | None = None
 
@@ -204,16 +207,18 @@ class UnicastPairs:
         return effects + self._proceed(now)
 
     def _on_epoch(self, now: Instant) -> list[Effect]:
-        """Make the SAs of new pairs, then renew the others; non-members' run out.
+        """Make the SAs of new pairs; the others are renewed when the group has settled.
 
-        Who can be sent to already waits for the batch of those who cannot.
+        Those of devices that are no members run out.
         """
         outside = [p for p in self._plan.peers if not self._keys.is_fellow(p)]
         self._plan.run_out(outside, now.mono_ns)
         effects: list[Effect] = []
+        if not self._renewals:
+            self._renew_mono_ns = now.mono_ns + self._settling_ns
         self._renewals.clear()
         for address, pair in self._pairs.items():
-            if self._plan.is_written(address):
+            if pair.version and self._plan.is_written(address):  # SAs that have been of use
                 self._renewals[address] = None
             else:
                 effects += self._derive(pair, now)
@@ -276,7 +281,8 @@ class UnicastPairs:
                 return self._reconsider(now) + self._proceed(now)
             case TimerExpired():
                 self._wake_mono_ns = None
-                return [*self._renew(now), *self._rejoin_if_due(now), *self._proceed(now)]
+                effects = self._renew(now) if now.mono_ns >= self._renew_mono_ns else []
+                return [*effects, *self._rejoin_if_due(now), *self._proceed(now)]
         return self._rejoin_if_due(now) + self._proceed(now)
 
     def _on_applied(self, event: SasApplied | RoutesApplied, now: Instant) -> list[Effect]:
@@ -306,10 +312,14 @@ class UnicastPairs:
     def _proceed(self, now: Instant) -> list[Effect]:
         """Hand out what is to be done and said now; keep the timer where it is needed next."""
         effects = self._plan.advance(now.mono_ns)
-        for address, announcement in self._announcer.due(now.mono_ns):
-            effects.append(self._announcement(address, announcement, now))
+        sealed: dict[PrefixAnnouncement, bytes] = {}
+        for address, said in self._announcer.due(now.mono_ns):
+            # Who has just joined tells everybody the same.
+            if said not in sealed:
+                sealed[said] = self._sealed(said, now)
+            effects.append(SendDatagram(CHANNEL, sealed[said], address))
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
-        wakes += [now.mono_ns] if self._renewals else []
+        wakes += [self._renew_mono_ns] if self._renewals else []
         wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
         wake_mono_ns = min((wake for wake in wakes if wake is not None), default=None)
         if wake_mono_ns != self._wake_mono_ns:
@@ -322,12 +332,9 @@ class UnicastPairs:
 
     # Announcements.
 
-    def _announcement(
-        self, address: IPv6Address, announcement: PrefixAnnouncement, now: Instant
-    ) -> SendDatagram:
+    def _sealed(self, announcement: PrefixAnnouncement, now: Instant) -> bytes:
         body = announcement.encode()
-        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, now)
-        return SendDatagram(CHANNEL, payload, address)
+        return self._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, now)
 
     def _on_datagram(self, event: DatagramReceived, now: Instant) -> list[Effect]:
         """Take an announcement: rate, signature, instance, syntax, then prefix by prefix."""
@@ -375,10 +382,11 @@ class UnicastPairs:
             announcement,
             now.mono_ns,
         )
-        effects += self._proceed(now)
         if answer is not None:
-            effects.append(self._announcement(event.source, answer, now))
-        return effects
+            effects.append(SendDatagram(CHANNEL, self._sealed(answer, now), event.source))
+        # What else has arrived is looked at before anything is written: fewer, larger batches.
+        self._wake_mono_ns = now.mono_ns
+        return [*effects, SetTimer(TIMER_PAIRS, now.mono_ns)]
 
     def _check_source(self, pair: _Pair | None, now: Instant) -> None:
         """IDP-18 and IDP-20, before any cryptography."""

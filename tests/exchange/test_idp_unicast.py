@@ -23,7 +23,7 @@ from protocol.idp.messages import NO_PAIR_KEY, Hello, MessageKind
 from protocol.ipsec.backend import AddSa, DeleteSa, PutPolicy
 from protocol.ipsec.model import PolicyDirection, SecurityAssociation
 from protocol.ipsec.pairpolicy import link_local
-from tests.support.fakelink import Network, epoch
+from tests.support.fakelink import Device, Network, epoch
 from tests.support.identities import make_identities
 from tests.support.pairs import (
     GROUP,
@@ -94,23 +94,26 @@ def test_policies_name_the_peer_as_source() -> None:
     assert {p.template_spi for p in outward} == spis
 
 
+def pinned(device: Device, peer: Device) -> set[int]:
+    """Return the SPIs that the outbound policies to a peer name."""
+    return {
+        policy.template_spi
+        for policy in device.backend.dump_policies()
+        if policy.template_destination == peer.address and policy.direction is PolicyDirection.OUT
+    }
+
+
 def test_rekey_makes_before_it_breaks() -> None:
     network, (a, b) = joined(2)
+    network.run(2000)
     old = {sa.spi for sa in pair_sas(a)}
-    keyed(network, 2, [a, b], 50)
+    keyed(network, 2, [a, b], 1100)
+    assert {sa.spi for sa in pair_sas(a)} == old, "the group settles first"
+    network.run(150)
     assert len(pair_sas(a)) == 4
-    pinned = {
-        p.template_spi
-        for p in a.backend.dump_policies()
-        if p.template_destination == b.address and p.direction is PolicyDirection.OUT
-    }
-    assert pinned <= old
-    network.run(250)
-    moved = {
-        p.template_spi
-        for p in a.backend.dump_policies()
-        if p.template_destination == b.address and p.direction is PolicyDirection.OUT
-    }
+    assert pinned(a, b) <= old
+    network.run(200)
+    moved = pinned(a, b)
     assert len(moved) == 1
     assert not moved & old
     assert len(pair_sas(a)) == 4
@@ -119,6 +122,15 @@ def test_rekey_makes_before_it_breaks() -> None:
     assert not {sa.spi for sa in pair_sas(a)} & old
     assert routes(a) == ["fd00:2::/64"]
     assert a.backend.errors == []
+
+
+def test_rekeys_that_never_cease_do_not_keep_pairs_from_being_renewed() -> None:
+    network, devices = joined(2)
+    network.run(2000)
+    old = {sa.spi for sa in pair_sas(devices[0])}
+    for number in range(2, 8):
+        keyed(network, number, devices, 400)
+    assert not pinned(*devices) & old
 
 
 def test_a_device_that_is_met_after_the_epoch_gets_its_sas_then() -> None:

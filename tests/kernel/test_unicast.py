@@ -147,9 +147,8 @@ def reach(fleet: Fleet) -> dict[str, bool]:
     return seen
 
 
-def test_every_red_lan_reaches_every_other_and_nothing_red_is_on_the_black_wire(
-    tmp_path: Path,
-) -> None:
+def test_lans(tmp_path: Path) -> None:
+    """Every red LAN reaches every other; nothing red is on the black wire."""
     topology = coalition(3, 1, 1)
 
     def inside() -> dict[str, Any]:
@@ -274,7 +273,9 @@ def kernel_of(fleet: Fleet, device: str) -> dict[str, Any]:
     }
 
 
-def test_forged_sources_forgotten_peers_and_killed_daemons(tmp_path: Path) -> None:
+def test_life(tmp_path: Path) -> None:
+    """Forged sources, a killed daemon, a peer that is forgotten."""
+
     def inside() -> dict[str, Any]:
         options = FleetOptions(keep=tmp_path, ipsec=UNICAST, idp={"hello_interval_ms": HELLO_MS})
         with Fleet(star(3), options) as fleet:

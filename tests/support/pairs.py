@@ -65,4 +65,5 @@ def announce(
     payload = identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
     before = len(receiver.logs)
     receiver.feed(DatagramReceived("pair", device.address, payload))
+    network.run(0.01)
     return receiver.logs[before:]

@@ -127,13 +127,14 @@ def test_summary_and_figure(tmp_path: Path) -> None:
     made = whole_run(tmp_path / "run")
     found = unicastsummary.summarise(read_run(made.path))
     assert set(found) == {"group", "psk"}
-    four = found["group"]["by_size"]["4"]
     assert found["group"]["largest"] == "4"
-    assert four["complete"]["median_ms"] - four["multicast"]["median_ms"] == pytest.approx(
-        10, abs=0.001
-    )
+    for place in ("joiner", "last"):
+        four = found["group"][place]["4"]
+        extra = four["complete"]["median_ms"] - four["multicast"]["median_ms"]
+        assert extra == pytest.approx(10, abs=0.001)
+    assert found["group"]["batches"]["pair_batch_ms"] == pytest.approx(3, abs=0.001)
     (line, _) = unicastsummary.text(found)
-    assert "within the paper's 1.5" in line
+    assert line.count("within the paper's 1.5") == 2
     assert unicastsummary.markdown({}) == []
     files = draw_all(made.path)
     assert {f.suffix for f in files if f.stem == "unicast"} == {".png", ".pdf"}
