@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +285,7 @@ def _native(directory: RunDirectory) -> int:
 def _fleets(directory: RunDirectory) -> Callable[..., Any]:
     """Return what loads a fleet for a repetition's variant."""
     from testbed.fleet import Fleet, FleetOptions
+    from testbed.sourcespecific import source_specific
 
     plan = directory.plan
 
@@ -297,8 +297,8 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_backend=variant.sa_backend,
             sa_mode=variant.sa_mode,
             suite=variant.suite,
-            idp=_idp(variant) | _group(variant, "idp"),
-            mike=_mike(variant.mike_patience) | _group(variant, "mike"),
+            idp=_idp(variant),
+            mike=_mike(variant.mike_patience),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
@@ -310,25 +310,10 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             seed=plan.seed,
         )
         if variant.black_groups == "source-specific":
-            black_group = IPv6Address(_SOURCE_SPECIFIC["ipsec"])
-            topology = replace(topology, group=replace(topology.group, black_group=black_group))
+            topology, options = source_specific(topology, options)
         return Fleet(topology, options)
 
     return load_fleet
-
-
-_SOURCE_SPECIFIC = {
-    "ipsec": "ff3e::8000:1",
-    "idp": "ff3e::8000:1d0",
-    "mike": "ff3e::8000:319e",
-}
-"""Groups of RFC 4607's range in place of the usual ones."""
-
-
-def _group(variant: Variant, section: str) -> dict[str, str]:
-    """Return a daemon's multicast group where it is not the usual one."""
-    special = variant.black_groups == "source-specific"
-    return {"group": _SOURCE_SPECIFIC[section]} if special else {}
 
 
 def _idp(variant: Variant) -> dict[str, int]:

@@ -44,7 +44,7 @@ from testbed.device import (
 )
 from testbed.errors import TestbedError
 from testbed.fleetoptions import FleetOptions
-from testbed.guard import Fence, read_drops
+from testbed.guard import BlackChannels, Fence, read_drops
 from testbed.memory import refuse_without_memory
 from testbed.network import XFRM, Network
 from testbed.observer import KernelEvent, KernelObserver, SadCheck, SadReader
@@ -226,7 +226,12 @@ class Fleet:
             self._stack.callback(self._stop_processes)
         for device in self._devices.values():
             device.launch(self.network, self.processes, self._nursery)
-        self.surroundings.start_proxies(self.processes, self._nursery, tunnel=self.options.tunnel)
+        self.surroundings.start_proxies(
+            self.processes,
+            self._nursery,
+            tunnel=self.options.tunnel,
+            channels=BlackChannels.of(self.options.idp, self.options.mike),
+        )
         self._await_daemons()
         self.surroundings.wait_ready()
 

@@ -75,6 +75,7 @@ class UpOptions:
 def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
     """Build the network in this process and serve the mailbox until told to go down."""
     from testbed.fleet import Fleet, FleetOptions
+    from testbed.sourcespecific import source_specific
 
     fleet_options = FleetOptions(
         keep=options.keep,
@@ -85,6 +86,8 @@ def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
         capture=options.capture,
         pre_deployed=not options.learn,
     )
+    if topology.routers and not topology.gateways:
+        topology, fleet_options = source_specific(topology, fleet_options)
     with Fleet(topology, fleet_options) as fleet:
         if not options.parked:
             for device in fleet.devices:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
 from protocol.core.errors import LocalError
 from protocol.daemon import launch
-from protocol.daemon.config import IDP_GROUP, MIKE_GROUP
 from protocol.daemon.control import request
 from protocol.daemon.nursery import Nursery, NurseryError
 from testbed.device import ANSWER_TIMEOUT_S, NurseryChild
 from testbed.errors import TestbedError
+from testbed.guard import BlackChannels
 from testbed.network import XFRM, Network
 from testbed.processes import ProcessTable
 from testbed.spec import NodeKind, Topology
@@ -85,16 +84,25 @@ class Proxy:
             raise TestbedError(f"{self.node}/{self.daemon}: {error}") from None
 
 
-def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> list[Proxy]:
+def proxies_of(
+    topology: Topology,
+    directory: Path,
+    *,
+    tunnel: str = XFRM,
+    channels: BlackChannels | None = None,
+) -> list[Proxy]:
     """Return the proxies a network needs: of every device with a red LAN, of every LAN router.
 
     Args:
         topology: of the network.
         directory: each proxy's files go to a directory below it.
         tunnel: the devices' interface by which red packets leave them; empty: there is none.
+        channels: the daemons' groups on the black network, which never pass; None: the usual ones.
     """
     if not tunnel:
         return []
+    channels = channels or BlackChannels.of({}, {})
+    black_groups = (topology.group.black_group, channels.idp_group, channels.mike_group)
     wiring = Wiring(topology)
     found = []
     for node in topology.nodes:
@@ -103,7 +111,7 @@ def proxies_of(topology: Topology, directory: Path, *, tunnel: str = XFRM) -> li
             settings: dict[str, Any] = {
                 "upstream": tunnel,
                 "signal_upstream": False,
-                "never": [f"{group}/128" for group in _black_groups(topology)],
+                "never": [f"{group}/128" for group in black_groups],
             }
         elif node.kind is NodeKind.LAN_ROUTER:
             upstream = wiring.upstream(node.name)
@@ -142,10 +150,6 @@ def gateways_of(topology: Topology, directory: Path) -> list[Proxy]:
                 ]
         found.append(Proxy(node.name, home, "\n".join(lines) + "\n", launch.GATEWAY))
     return found
-
-
-def _black_groups(topology: Topology) -> tuple[IPv6Address, ...]:
-    return (topology.group.black_group, IPv6Address(IDP_GROUP), IPv6Address(MIKE_GROUP))
 
 
 def _prefixes(wiring: Wiring, ports: Iterable[Port]) -> dict[str, list[Prefix]]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from protocol.daemon.nursery import Nursery
 from testbed.errors import TestbedError
+from testbed.guard import BlackChannels
 from testbed.network import XFRM, Network
 from testbed.packets import RedEndpoint
 from testbed.processes import ProcessTable
@@ -79,7 +80,12 @@ class Surroundings:
         self.routing.start()
 
     def start_proxies(
-        self, processes: ProcessTable, nursery: Nursery | None, *, tunnel: str = XFRM
+        self,
+        processes: ProcessTable,
+        nursery: Nursery | None,
+        *,
+        tunnel: str = XFRM,
+        channels: BlackChannels | None = None,
     ) -> None:
         """Start the proxies' daemons.
 
@@ -88,8 +94,11 @@ class Surroundings:
             nursery: forks them if there is one.
             tunnel: the devices' interface by which red packets leave them; empty: there is none,
                 and there are no proxies.
+            channels: the daemons' groups on the black network; None: the usual ones.
         """
-        for proxy in proxies_of(self._topology, self._directory / "mproxy", tunnel=tunnel):
+        for proxy in proxies_of(
+            self._topology, self._directory / "mproxy", tunnel=tunnel, channels=channels
+        ):
             proxy.launch(self._network, processes, nursery)
             self._proxies[proxy.node] = proxy
         for gateway in gateways_of(self._topology, self._directory):
