@@ -58,7 +58,7 @@ def revoke(directory: Path, devices: tuple[str, ...]) -> None:
     "--to", "receivers", multiple=True, help="Only this device gets the policy (may be repeated)."
 )
 def policy(source: Path, directory: Path, receivers: tuple[str, ...]) -> None:
-    r"""Sign the domain policy in SOURCE, a TOML file, and give it to the devices in DIRECTORY.
+    """Sign the domain policy in SOURCE, a TOML file, and give it to the devices in DIRECTORY.
 
     The policy's authority is made the first time. A device keeps to the policy if its file says
 
