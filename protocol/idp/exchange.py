@@ -109,8 +109,13 @@ class Exchange:
 
     def completed(self, hello: Hello) -> Hello:
         """Return a hello of ours with what it says about policy and revocation lists."""
+        policy = self._policy.policy
+        interval_ms = hello.hello_interval_ms
+        if policy is not None:  # a large group may slow hellos down, but not beyond the policy
+            interval_ms = min(interval_ms, policy.hello_interval_max_ms)
         return replace(
             hello,
+            hello_interval_ms=interval_ms,
             policy_version=self._policy.version,
             policy_digest=self._policy.digest,
             trust_digest=self._revocations.digest,

@@ -138,7 +138,7 @@ class PolicyKeeper:
             The effects, and why the hello is refused; empty: it is not.
         """
         if (hello.policy_version, hello.policy_digest) == (self.version, self.digest):
-            return [], ""
+            return [], self._broken_by(hello)
         other = self._others.get(peer.address)
         if other is None or other.digest != hello.policy_digest:
             barred = other is not None and other.barred
@@ -156,6 +156,16 @@ class PolicyKeeper:
             effects += self._mike.inform(Standing(peer.address, reason[:REASON_MAX]), now)
             effects += self._mike.signal(SignalKind.LEAVE, peer.address, 0, now)
         return effects, reason
+
+    def _broken_by(self, hello: Hello) -> str:
+        """Say what a hello breaks of the policy that it claims to keep."""
+        policy, announced = self.policy, hello.hello_interval_ms
+        if policy is None:
+            return ""
+        low, high = policy.hello_interval_min_ms, policy.hello_interval_max_ms
+        if low <= announced <= high:
+            return ""
+        return f"it announces a hello interval of {announced} ms, the policy allows {low} to {high}"
 
     def admit(self, peer: Peer, now: Instant) -> list[Effect]:
         """Tell MIKE that a peer whose hello counted may be acted upon again."""

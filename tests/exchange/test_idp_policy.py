@@ -287,6 +287,32 @@ def test_a_device_certificate_cannot_sign_a_policy() -> None:
     assert reasons(a, "IDP-59") == ["'d2' may not sign policies"]
 
 
+def test_a_hello_that_breaks_the_policy_it_names() -> None:
+    made = network(policy(), policy(hello_interval_max_ms=4000))
+    a, b = made.devices
+    slow = replace(CONFIG, hello_interval_ms=3000)
+    b.config = slow
+    b.new_engine()
+    # B claims A's policy; its own settings would not let it start with it.
+    b.engine._exchange._policy._own = own_policy(policy())
+    b.engine._exchange.completed = lambda hello: replace(  # type: ignore[method-assign]
+        hello, policy_version=3, policy_digest=policy().digest()
+    )
+    start(made, 4000)
+    assert up(a) == []
+    assert reasons(a) == ["it announces a hello interval of 3000 ms, the policy allows 500 to 2000"]
+
+
+def test_a_large_group_does_not_slow_hellos_beyond_the_policy() -> None:
+    tight = replace(CONFIG, hello_budget_per_s=1)
+    made = network(policy(), policy(), policy(), policy(), configs=dict.fromkeys(range(4), tight))
+    start(made, 20_000)
+    for device in made.devices:
+        assert len(up(device)) == 3
+        entry = device.engine._table.entries()[0]
+        assert entry.hello_interval_ms == 2000
+
+
 def test_another_domain_is_never_adopted() -> None:
     made = network(policy(), policy(domain="other", version=9))
     start(made)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from ipaddress import IPv6Address
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.core.engine import DatagramReceived, SendDatagram
 from protocol.identity import PROTOCOL_IDP, Identity
@@ -36,6 +37,7 @@ from tests.support.coalition import (
     der,
     issue,
     make_identity,
+    revocation_list,
 )
 from tests.support.fakelink import MS, Device, Network
 from tests.support.identities import address, signing_key
@@ -231,8 +233,21 @@ PAST = START - timedelta(hours=2)
             "AUTH-8",
             "certificate for 2001:db8:b::1 sent from 2001:db8:b::2",
         ),
+        (
+            {"key": ec.generate_private_key(ec.SECP256R1())},
+            "AUTH-13",
+            "certificate does not hold an Ed25519 key",
+        ),
     ],
-    ids=["foreign nation", "forged authority", "other nation", "expired", "address", "ours"],
+    ids=[
+        "foreign nation",
+        "forged authority",
+        "other nation",
+        "expired",
+        "address",
+        "ours",
+        "key type",
+    ],
 )
 def test_certificate_that_is_not_acceptable(
     victim: Device, offered: dict[str, object], rule: str, reason: str
@@ -253,6 +268,17 @@ def test_certificate_that_is_not_acceptable(
     victim.net.run(REFUSED_NS / MS)
     attacker.hello()
     assert asked(victim) == 2
+
+
+def test_certificate_that_is_revoked(victim: Device) -> None:
+    bad = certificate(1)
+    store = victim.identity.store
+    assert store is not None
+    store.learn_revocations(revocation_list("beta", [bad]), victim.net.now.wall_ns)
+    attacker = script(victim, make_identity(1))
+    attacker.hello()
+    attacker.answer(der(bad))
+    refused(victim, "AUTH-7", "revoked by 'beta CA' on 2027-01-15 08:00:00 UTC")
 
 
 def liar(own: object) -> Identity:
