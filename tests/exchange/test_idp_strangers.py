@@ -20,7 +20,6 @@ from protocol.idp.documents import (
     Part,
     Request,
     Subject,
-    decode_chain,
     encode_chain,
     split,
 )
@@ -40,7 +39,7 @@ from tests.support.coalition import (
     revocation_list,
 )
 from tests.support.fakelink import MS, Device, Network
-from tests.support.identities import address, signing_key
+from tests.support.identities import address
 
 A, B = address(0), address(1)
 
@@ -493,9 +492,3 @@ def test_a_certificate_never_takes_the_address_of_another(victim: Device) -> Non
     script(victim, make_identity(1)).hello()
     script(victim, make_identity(1)).answer(der(certificate(1)))
     assert list(victim.kept.values()) == [der(renewed)]
-
-
-def test_chain_round_trip() -> None:
-    chain = (der(certificate(0)), der(NATION.certificate))
-    assert decode_chain(encode_chain(chain)) == chain
-    assert signing_key(0).public_key() == certificate(0).public_key()
