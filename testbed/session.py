@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from testbed import isolation
+from testbed.neighbours import make_room
 from testbed.runs import RUN_ID_VARIABLE, Run
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ def begin(command: Sequence[str], run_id: str | None = None) -> Run:
     """
     if "run" in _state:
         return _state["run"]
+    make_room()  # before we leave the machine's own network namespace
     run = Run.create(command, run_id)
     os.environ[RUN_ID_VARIABLE] = run.run_id
     try:
