@@ -285,7 +285,11 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def _listen(path: Path) -> socket.socket:
-    """Bind the control socket; take over the file of a dead daemon, never that of a living one."""
+    """Bind the control socket; take over the file of a dead daemon, never that of a living one.
+
+    Its name appears when it listens: whoever waits for the file may connect at once.
+    """
+    unnamed = path.with_name(f".{path.name}.{os.getpid()}")
     sock = socket.socket(
         socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )
@@ -293,13 +297,15 @@ def _listen(path: Path) -> socket.socket:
         _remove_stale(path)
         before = os.umask(0o177)
         try:
-            with short_path(path) as short:
+            with short_path(unnamed) as short:
                 sock.bind(short)
         finally:
             os.umask(before)
         sock.listen(CLIENTS_MAX)
+        unnamed.rename(path)
     except OSError as error:
         sock.close()
+        unnamed.unlink(missing_ok=True)
         raise ControlError(f"{path}: cannot open the control socket: {error.strerror}") from error
     except ControlError:
         sock.close()

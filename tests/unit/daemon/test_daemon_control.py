@@ -227,6 +227,25 @@ def test_a_path_longer_than_a_socket_address(tmp_path: Path) -> None:
     server.close()
 
 
+def test_the_socket_has_its_name_when_it_listens_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.sock"
+    named: list[bool] = []
+
+    class Watched(socket.socket):
+        def listen(self, *backlog: int) -> None:
+            named.append(path.exists())
+            super().listen(*backlog)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    server = ControlServer(path, Loop(), {})
+    assert named == [False]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d.sock"]
+    server.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nobody_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="no such socket"):
         request(tmp_path / "none.sock", {"cmd": "status"})
