@@ -184,6 +184,10 @@ class Identity:
             if device is not self._own and (now is None or device.problem(now.wall_ns) is None)
         )
 
+    def knows(self, fingerprint: bytes) -> bool:
+        """Return whether we have this certificate, or it is ours."""
+        return fingerprint in self._devices or fingerprint == self.me.fingerprint
+
     def problem_with(self, fingerprint: bytes, now: Instant) -> str | None:
         """Say why messages of this certificate are refused, whoever sends them, or None."""
         device = self._devices.get(fingerprint)

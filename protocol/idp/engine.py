@@ -160,7 +160,8 @@ class IdpEngine:
             case LinkChanged():
                 return self._on_link_changed(event.up, now)
             case TrustReread():
-                return self._on_trust_reread(event, now)
+                effects = self._exchange.on_reread(event, now, running=self._running)
+                return effects + self._trust_changed(now)
             case Started():
                 return self._on_started(event, now)
             case Stopped():
@@ -275,7 +276,9 @@ class IdpEngine:
             return []
         if event.payload.startswith(LIGHT):
             heard, effects = self._followers.read_light(event, self._table, now)
-            return effects if heard is None else self._on_hello(*heard, now)
+            if heard is None:
+                return effects + self._exchange.on_light(event, now)
+            return self._on_hello(*heard, now)
         try:
             opened = self._identity.open(
                 event.payload, PROTOCOL_IDP, event.source, now, wanted=WANTED
@@ -333,16 +336,13 @@ class IdpEngine:
         self, unknown: UnknownCertificateError, event: DatagramReceived, now: Instant
     ) -> list[Effect]:
         """Ask who has no certificate with us for it; read what it said once we have it."""
-        up = dict(self._table.instances_up())
-        effects = self._exchange.on_unknown(unknown, event, now, up) + self._trust_changed(now)
+        effects = self._exchange.on_unknown(unknown, event, now, in_use=self._table)
+        effects += self._trust_changed(now)
         for held in self._exchange.released():
             effects += self._on_group(held, now)
+        for address in self._exchange.met():
+            effects += self._hellos.ask(address, now)
         return effects
-
-    def _on_trust_reread(self, event: TrustReread, now: Instant) -> list[Effect]:
-        """The operator had the files read again."""
-        effects = self._exchange.on_reread(event, now, running=self._running)
-        return effects + self._trust_changed(now)
 
     def _trust_changed(self, now: Instant) -> list[Effect]:
         """IDP-56: whose certificate is not acceptable any more is excluded at once."""

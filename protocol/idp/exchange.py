@@ -21,6 +21,7 @@ from protocol.identity import Identity, KnownDevice, Opened, Peer, UnknownCertif
 from protocol.idp.config import IdpConfig
 from protocol.idp.documents import Assembler, Part, Request, Subject
 from protocol.idp.events import DropTrust, KeepTrust, TrustReread
+from protocol.idp.lighthello import LightHello
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.policy import DomainPolicy
 from protocol.idp.policykeeper import OwnPolicy, PolicyKeeper
@@ -169,6 +170,23 @@ class Exchange:
         if device is not None:
             effects += self._on_learned(device, before, now)
         return effects
+
+    def on_light(self, event: DatagramReceived, now: Instant) -> list[Effect]:
+        """Take a light hello that did not count: perhaps we lack its sender's certificate."""
+        if self._identity.store is None:
+            return []
+        try:
+            fingerprint = LightHello.decode(event.payload).fingerprint
+        except PeerError:
+            return []  # refused and counted already
+        if self._identity.knows(fingerprint):
+            return []
+        return self._strangers.on_light(event, fingerprint, now)
+
+    def met(self) -> list[IPv6Address]:
+        """Return whose certificate has come while no hello of theirs was kept; once."""
+        met, self._strangers.met = self._strangers.met, []
+        return met
 
     def _on_learned(
         self, device: KnownDevice, before: dict[bytes, bytes], now: Instant

@@ -300,6 +300,10 @@ class Hellos:
         self._answered_mono_ns = now.mono_ns
         return self._signed(replace(self._content(), triggered=True), now, only)
 
+    def ask(self, address: IPv6Address, now: Instant) -> list[Effect]:
+        """Ask a device for a signed hello."""
+        return self._signed(replace(self._content(), asking=True), now, address)
+
     def answer_early(self, members: Container[IPv6Address], now: Instant) -> list[Effect]:
         """Answer now if all new devices that wait for it have just become members.
 

@@ -124,7 +124,9 @@ class Strangers:
         self._answers = Bucket(ANSWERS_PER_S, 0)
         self._assembler = Assembler()
         self._chain: bytes | None = None
+        self._received: OrderedDict[IPv6Address, int] = OrderedDict()
         self.released: list[DatagramReceived] = []
+        self.met: list[IPv6Address] = []
 
     @property
     def awaited(self) -> int:
@@ -164,17 +166,35 @@ class Strangers:
         return None, effects + self._ask(envelope, event, now)
 
     def _ask(self, envelope: Envelope, event: DatagramReceived, now: Instant) -> list[Effect]:
-        """IDP-51, IDP-52: ask the sender for its certificate, within bounds."""
+        """IDP-51: ask the sender for its certificate, by no longer message than it sent."""
         source, fingerprint = event.source, envelope.fingerprint
         if len(event.payload) < OVERHEAD + REQUEST_LENGTH:
             self._counters.count("IDP-51")
             return []
+        kept = envelope.kind == MessageKind.HELLO and len(event.payload) <= HELD_MAX
+        return self._question(source, fingerprint, event if kept else None, now)
+
+    def on_light(self, event: DatagramReceived, fingerprint: bytes, now: Instant) -> list[Effect]:
+        """IDP-51: ask the sender of light hellos once they are together as long as the question."""
+        source = event.source
+        if source == self._identity.me.address:
+            return []
+        received = self._received.pop(source, 0) + len(event.payload)
+        if received >= OVERHEAD + REQUEST_LENGTH:
+            return self._question(source, fingerprint, None, now)
+        self._received[source] = received
+        if len(self._received) > SOURCES_MAX:
+            self._received.popitem(last=False)
+        return []
+
+    def _question(
+        self, source: IPv6Address, fingerprint: bytes, held: DatagramReceived | None, now: Instant
+    ) -> list[Effect]:
+        """IDP-52: ask for a certificate if there is room in the bounds."""
         if not self._may_ask(source, fingerprint, now.mono_ns):
             self._counters.count("IDP-52")
             return []
-        asked = _Asked(fingerprint, now.mono_ns)
-        if envelope.kind == MessageKind.HELLO and len(event.payload) <= HELD_MAX:
-            asked.held = event
+        asked = _Asked(fingerprint, now.mono_ns, held=held)
         self._asked[source] = asked
         self._asked.move_to_end(source)
         if len(self._asked) > ASKED_MAX:
@@ -246,6 +266,8 @@ class Strangers:
             raise
         if asked.held is not None:
             self.released.append(asked.held)
+        else:
+            self.met.append(event.source)
         return device
 
     # Our own certificate.
