@@ -125,7 +125,8 @@ def test_a_revoked_device_is_excluded_within_seconds(lan: Lan, learned: bool) ->
     assert (answer["certificates"], answer["revocation_lists"]) == (0, 1)
     after = agree(first, second)
     took_s = time.monotonic() - begin
-    assert took_s < 5, f"excluded after {took_s:.1f} s"
+    # A fifth of a second on a machine with nothing else to do.
+    assert took_s < 15, f"excluded after {took_s:.1f} s"
     assert after != epoch
     for device in (first, second):
         up = [peer["name"] for peer in device.ask("idpd", "status")["peers"]]
