@@ -37,7 +37,7 @@ from protocol.gateway.events import (
     WithdrawPrefix,
 )
 from protocol.gateway.messages import KIND_TABLE
-from protocol.identity.envelope import KIND_OFFSET
+from protocol.identity.envelope import KIND_OFFSET, PROTOCOL_IDP, VERSION
 from protocol.identity.identity import Identity
 from protocol.idp.events import AddRoute, RemoveRoute, RouteOperation
 from protocol.mproxy.events import (
@@ -63,8 +63,10 @@ def kind_filter() -> array[int]:
 
     What is malformed is idpd's to count: it has the same port.
     """
-    load_byte, jump_if_equal, give = 0x30, 0x15, 0x06
+    load_half, load_byte, jump_if_equal, give = 0x28, 0x30, 0x15, 0x06
     lines = [
+        (load_half, 0, 0, _UDP_HEADER_BYTES),
+        (jump_if_equal, 0, 3, VERSION << 8 | PROTOCOL_IDP),
         (load_byte, 0, 0, _UDP_HEADER_BYTES + KIND_OFFSET),
         (jump_if_equal, 0, 1, KIND_TABLE),
         (give, 0, 0, 0xFFFFFFFF),

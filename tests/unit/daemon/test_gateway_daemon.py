@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_network
@@ -63,6 +64,8 @@ config = "g1-a.toml"
 partition = "b"
 config = "g1-b.toml"
 """
+
+SO_ATTACH_FILTER = 26
 
 Write = Callable[..., GatewayFile]
 
@@ -253,7 +256,25 @@ def test_an_answer_that_is_no_json_ends_the_connection(tmp_path: Path) -> None:
 
 
 def test_the_filter_passes_gateways_messages_only() -> None:
-    assert len(kind_filter()) == 4
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(("::1", 0))
+        receiver.settimeout(5)
+        code = kind_filter()
+        program = struct.pack("@HP", len(code), code.buffer_info()[0])
+        receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        table = bytes([1, 1, 16]) + bytes(200)
+        for payload in (
+            b"",
+            bytes([1, 1, 1]) + bytes(200),  # a hello
+            bytes([1, 2, 16]) + bytes(200),  # MIKE's
+            bytes([2, 1, 16]) + bytes(200),  # another version
+            table,
+        ):
+            sender.sendto(payload, receiver.getsockname())
+        assert receiver.recv(1000) == table
 
 
 def test_help_and_status_say_what_a_gateway_is() -> None:
