@@ -248,3 +248,31 @@ def test_leave_of_oneself_ends_in_idle_without_keys() -> None:
     world.run_until(lambda: world.agreed(0, 1))
     world.signal(2, SignalKind.JOIN, 2)
     world.run_until(lambda: world.agreed(0, 1, 2))
+
+
+def test_members_move_when_those_that_stay_hang_below_one_another() -> None:
+    """TM: one TREE in which members move; they and their neighbours publish new leaves."""
+    world = World(32)
+    world.join(0)
+    world.run_until(lambda: world.agreed(0))
+    for index in range(1, 32):
+        world.join(index)
+    world.run_until(lambda: world.agreed(*range(32)), 20_000)
+    world.run(1000)
+    current = world[0].engine.current
+    assert current is not None
+    places = current.members
+    index_of = {device.address: device.index for device in world.devices}
+    stay = sorted(index_of[places[place]] for place in (0, 16, 24, 28, 30, 31))
+    gone = [index for index in range(32) if index not in stay]
+    for index in gone:
+        world.crash(index)
+    for index in gone:
+        world.lose(index)
+    took = world.run_until(lambda: world.agreed(*stay))
+    assert took < 5
+    current = world[0].engine.current
+    assert current is not None
+    assert current.tree.height <= 4
+    assert list(current.members) != [who for who in places if index_of[who] in stay], "none moved"
+    assert Kind.REPAIR not in {kind for kind, _ in world.sent()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil, log2
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,8 @@ steps = st.lists(
 class Model:
     """All members of a group, computing every epoch without a network."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int = 15) -> None:
+        self.devices = devices
         self.drawn = 0
         self.agreements = {
             0: Agreement(address(0), KeyTree({ROOT: address(0)}, {}), (), self.secret(), {})
@@ -80,7 +82,7 @@ class Model:
         check_announcement(content)
         first.bind(content)
         present = {0: first}
-        for who in range(1, 15):
+        for who in range(1, self.devices):
             name = tree.leaf_of(address(who))
             if name is None:
                 continue
@@ -181,3 +183,29 @@ def test_a_lopsided_tree_is_balanced_by_moving_few() -> None:
         assert tree.height <= height_max(len(tree))
     assert tree.height <= height_max(len(keep | {who[0]}))
     assert 1 <= moved <= 8
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 26])
+def test_members_agree_after_moves(at_once: int) -> None:
+    """Of 32 members six stay that hang below one another: one or more must move.
+
+    `Model.step` checks that nothing an excluded member knew is left (MIKE-19), that every member
+    computes the same new key, and the height.
+    """
+    model = Model(32)
+    model.step(set(range(1, 32)), set())
+    places = [model.agreements[0].members.index(address(who)) for who in range(32)]
+    at = {place: who for who, place in enumerate(places)}
+    assert at[0] == 0
+    stay = {at[place] for place in (0, 16, 24, 28, 30, 31)}
+    leave = [at[place] for place in range(32) if at[place] not in stay]
+    moved = 0
+    while leave:
+        gone, leave = leave[:at_once], leave[at_once:]
+        before = model.agreements[0].tree
+        model.step(set(), set(gone))
+        after = model.agreements[0].tree
+        order = [who for who in before.addresses if after.leaf_of(who) is not None]
+        moved += list(after.addresses) != order
+    assert moved >= 1
+    assert len(model.agreements) == len(stay)
