@@ -144,6 +144,25 @@ def test_the_repetition_of_a_tree_completes_what_was_lost_of_it() -> None:
     assert len(world[4].engine.pending.members) == 11
 
 
+def test_a_sponsor_answers_the_repetition_of_a_tree_that_it_has_already() -> None:
+    """The TM lost the sponsor's PATH: FRAGMENT 1/3 2/3 3/3 again, and the sponsor's PATH again."""
+    world = World(11, config=SMALL)
+    world.form(10)
+    lost: list[int] = []
+
+    def drops(seen: Seen, to: int) -> bool:
+        if seen.kind is PATH and to == 0 and not lost:
+            lost.append(seen.sender)
+            return True
+        return False
+
+    world.filters.append(drops)
+    world.join(10)
+    assert world.run_until(lambda: world.agreed(*range(11))) < 110
+    assert lost == [10]
+    assert world.sent(REPAIR) == []
+
+
 def test_many_that_lost_the_same_fragment_ask_few_times() -> None:
     """MIKE-28: the second question makes the TM tell all."""
     world = World(40)
@@ -211,12 +230,13 @@ def test_a_joiner_keeps_a_bounded_number_of_fragments() -> None:
     count = 20
     world = World(count, config=replace(SMALL, founding_delay_ms=60_000))
     world.join(0)
+    world.run(1)
     identities = make_identities(count)
     for identity in identities[1:]:
         identity.begin(EPOCH_WALL_NS)
     for number in range(3):
-        for index in range(PARTS_MAX):
-            for who in range(1, count):
+        for who in range(1, count):
+            for index in range(PARTS_MAX):
                 name = (number * 1000 + who).to_bytes(8, "big")
                 part = Fragment(name, TREE, index, PARTS_MAX, bytes(8000))
                 payload = identities[who].seal(
@@ -225,8 +245,9 @@ def test_a_joiner_keeps_a_bounded_number_of_fragments() -> None:
                 world.deliver(world[0], address(who), payload)
     world.run(1)
     assemblies = world[0].engine.assemblies
-    assert len(assemblies) <= 2 * SENDERS_MAX
-    assert assemblies.size <= 2 * SENDERS_MAX * MESSAGE_MAX
+    assert 0 < len(assemblies) <= 2 * SENDERS_MAX
+    assert 0 < assemblies.size <= 2 * SENDERS_MAX * MESSAGE_MAX
+    assert world[0].counted("MIKE-27") > 0, "parts that make a message too large"
 
 
 def test_a_message_that_is_not_what_its_fragments_name_is_dropped() -> None:

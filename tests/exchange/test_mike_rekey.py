@@ -122,7 +122,7 @@ def test_a_key_is_renewed_by_time_as_long_as_nothing_else_does() -> None:
     assert len(times) >= 4
     gaps_ms = [(b - a) / 1e6 for a, b in itertools.pairwise(times)]
     assert all(0.9 * INTERVAL_MS <= gap <= INTERVAL_MS + 5 for gap in gaps_ms)
-    assert len(set(gaps_ms)) > 1, "no jitter"
+    assert min(gaps_ms) < INTERVAL_MS - 20, "no jitter"
     assert world.agreed(0, 1, 2)
     assert world.sent(JOIN, PATH, since_ns=start) == []
 
