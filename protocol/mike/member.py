@@ -282,7 +282,8 @@ class Member(Joiner):
         """The beacon of our TM."""
         held = self.held_epoch()
         ours = message.epoch == held or message.epoch in self.recent
-        if message.epoch.number <= held.number and not ours:
+        followed = self.pending is not None and self.pending.content.tm == sender
+        if message.epoch.number <= held.number and not ours and not followed:
             # It restarted before we heard it as TM, and has another group now (MIKE-22).
             self._lose_tm()
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocol.idpmike import SignalKind
-from protocol.mike.messages import Join, Kind, Status
+from protocol.mike.messages import Join, Kind, Status, Tree
 from tests.support.world import Seen, World
 
 JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
@@ -108,3 +108,32 @@ def test_a_tm_that_was_cut_off_gives_up_its_unfinished_epoch_for_the_tm_of_a_lat
     world.run_until(lambda: world.agreed(*range(5)))
     assert world[1].counted("MIKE-16") == 1
     assert world[1].engine.highest > announced
+
+
+def test_a_tm_that_still_beacons_the_epoch_before_ours_has_not_restarted() -> None:
+    """Whoever enters its group from one with larger numbers meets an epoch it never heard of."""
+    world = World(5)
+    world.form(3)
+    cut = {3, 4}
+    world.filters.append(lambda seen, to: (seen.sender in cut) != (to in cut))
+    for index in (3, 4):
+        world.join(index)
+    world.run_until(lambda: world.agreed(3, 4))
+    for _ in range(4):
+        world.restore_at(3)
+        world.run(200)
+    assert world[3].engine.highest > world[0].engine.highest
+    established = world[0].engine.current
+    assert established is not None
+
+    def follows_it(seen: Seen) -> bool:
+        message = seen.message
+        return isinstance(message, Tree) and message.announcement.previous == established.epoch
+
+    # Together again; no epoch is finished, and of the first one that names them they hear nothing.
+    world.filters[:] = [lambda seen, _to: seen.kind is PATH or follows_it(seen)]
+    world.run_until(lambda: world[3].engine.pending is not None)
+    world.run(1_100)
+    assert [world[index].counted("MIKE-22") for index in (3, 4)] == [0, 0]
+    world.filters.clear()
+    world.run_until(lambda: world.agreed(*range(5)))
