@@ -37,6 +37,7 @@ class Follower:
         length: largest index of the chain.
         step_ns: a value is revealed up to this long after the one before.
         interval_ns: the announced hello interval.
+        slack_ns: the announced dead interval: so late a hello still counts.
         began_mono_ns: when the chain began, never too early.
     """
 
@@ -51,6 +52,7 @@ class Follower:
     length: int = 0
     step_ns: int = 0
     interval_ns: int = 0
+    slack_ns: int = 0
     began_mono_ns: int = 0
 
     def earlier(self, began_mono_ns: int) -> None:
@@ -93,7 +95,7 @@ class Followers:
         commitment = hello.chain
         if commitment is not None and commitment.chain == known.chain:
             sent_mono_ns = known.began_mono_ns + commitment.age_ms * NS_PER_MS
-            rules.check_in_time(sent_mono_ns, known.interval_ns, now_mono_ns)
+            rules.check_in_time(sent_mono_ns, known.slack_ns, now_mono_ns)
 
     def take_signed(self, opened: Opened, hello: Hello, now_mono_ns: int) -> None:
         """Remember a signed hello that counts, and where its chain is."""
@@ -121,6 +123,7 @@ class Followers:
         fresh.index, fresh.value = commitment.index, commitment.value
         fresh.length = commitment.length
         fresh.step_ns = commitment.step_ms * NS_PER_MS
+        fresh.slack_ns = hello.dead_interval_ns
         fresh.interval_ns = hello.hello_interval_ms * NS_PER_MS
         fresh.began_mono_ns = now_mono_ns - commitment.age_ms * NS_PER_MS
 
@@ -170,7 +173,7 @@ class Followers:
             rules.fail_unknown_chain()
         rules.check_index(light.index, known.index, known.length)
         due_ns = light.index * known.step_ns
-        rules.check_in_time(known.began_mono_ns + due_ns, known.interval_ns, now_mono_ns)
+        rules.check_in_time(known.began_mono_ns + due_ns, known.slack_ns, now_mono_ns)
         rules.check_value(
             lighthello.leads_to(
                 known.chain_context, light.index, light.value, known.index, known.value

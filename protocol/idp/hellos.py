@@ -73,6 +73,12 @@ class _Series:
         """When a hello is sent at the latest."""
         return self.began_mono_ns + index * self.step_ms * NS_PER_MS
 
+    def next_index(self, now_mono_ns: int) -> int:
+        """Return the index of the next hello if it is sent now."""
+        return rules.next_index(
+            self.index, now_mono_ns - self.began_mono_ns, self.step_ms * NS_PER_MS
+        )
+
     def commitment(self, now_mono_ns: int) -> Commitment:
         """Say where the series is."""
         return Commitment(
@@ -156,11 +162,13 @@ class Hellos:
         series = self._series
         around = self._around(now)
         ask_all = len(around.to_ask) > ASKED_SINGLY_MAX
-        if series is None or content != series.content or not self._goes_on(series, now):
+        index = 0 if series is None else series.next_index(now.mono_ns)
+        if series is None or content != series.content or index > series.chain.length:
             effects = self._begin(content, now, asking=ask_all)
         else:
-            series.index += 1
-            if ask_all or self._signs(series.index, around):
+            signs = ask_all or self._signs(series.index, index, around)
+            series.index = index
+            if signs:
                 effects = self._signed(replace(content, asking=ask_all), now)
             else:
                 effects = self._light(series, now)
@@ -168,13 +176,14 @@ class Hellos:
             effects += self._ask(content, around, now)
         return [*effects, self.next_timer()]
 
-    def _signs(self, index: int, around: Around) -> bool:
+    def _signs(self, last: int, index: int, around: Around) -> bool:
         """Whether this hello is signed although its content is old: others may not know it."""
         factor = self._config.dead_factor
         if self._sent_count < factor or not around.up:
             return True
         every = self._config.full_hello_every
-        return index % (min(every, factor) if around.lost else every) == 0
+        every = min(every, factor) if around.lost else every
+        return index // every > last // every
 
     def on_ask_due(self, now: Instant) -> list[Effect]:
         """IDP-36: ask again who is still silent."""
@@ -197,14 +206,6 @@ class Hellos:
             *(effect for who in around.to_ask for effect in self._signed(question, now, who)),
             again,
         ]
-
-    def _goes_on(self, series: _Series, now: Instant) -> bool:
-        """IDP-37: whether the next value of the chain may be revealed now."""
-        index = series.index + 1
-        interval_ns = series.content.hello_interval_ms * NS_PER_MS
-        return index <= series.chain.length and rules.may_reveal(
-            series.due_mono_ns(index), interval_ns, now.mono_ns
-        )
 
     def _begin(self, content: Hello, now: Instant, *, asking: bool = False) -> list[Effect]:
         """Begin a series by a signed hello to all."""

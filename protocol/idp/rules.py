@@ -64,7 +64,7 @@ RULES: dict[str, str] = {
     "IDP-32": "A light hello counts only after a signed one of the same instance and chain",
     "IDP-33": "Each value of a chain counts once, and only in rising order",
     "IDP-34": "A light hello's value hashes to the newest one known of its chain",
-    "IDP-35": "A hello that comes a hello interval later than its chain allows does not count",
+    "IDP-35": "A hello that comes a dead interval later than its chain allows does not count",
     "IDP-36": "Who falls silent, and a member not there, is asked before it is taken for down",
     "IDP-37": "A value is revealed in its own time only, and never after the content has changed",
     "IDP-38": "The hello interval grows so that all hellos together stay within the budget",
@@ -230,10 +230,13 @@ def check_value(leads_to_known: bool) -> None:
         raise PeerError("IDP-34", "light hello is not of its chain")
 
 
-def check_in_time(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> None:
-    """IDP-35: refuse what says only that a device was there some time ago."""
+def check_in_time(due_mono_ns: int, dead_interval_ns: int, now_mono_ns: int) -> None:
+    """IDP-35: refuse what says only that a device was there some time ago.
+
+    A dead interval is for the network and for us: on a starved machine hellos wait in our socket.
+    """
     late_ns = now_mono_ns - due_mono_ns
-    if late_ns > hello_interval_ns:
+    if late_ns > dead_interval_ns:
         raise PeerError("IDP-35", f"hello is {late_ns / 1e6:.0f} ms late in its chain")
 
 
@@ -248,13 +251,12 @@ def falls_silent(
     return 2 * silent_ns >= max(dead_interval_ns, 3 * hello_interval_ns)
 
 
-def may_reveal(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) -> bool:
-    """IDP-37: whether a value that was due then may still be revealed; if not, a chain begins.
+def next_index(index: int, age_ns: int, step_ns: int) -> int:
+    """IDP-37: which value is revealed next: the one that is due, the others are left out.
 
-    A quarter of a hello interval is for a timer that fires late; a device that did not run for
-    longer signs.
+    So a device that did not run for a while need not sign, which would keep it from running.
     """
-    return now_mono_ns - due_mono_ns <= hello_interval_ns // 4
+    return max(index + 1, age_ns // step_ns)
 
 
 def paced_interval_ms(hello_interval_ms: int, devices: int, budget_per_s: int) -> int:

@@ -90,7 +90,7 @@ def test_nothing_counts_later_than_the_bound_after_the_sender_died(
         if deliver(followers, stream[index], now_ms):
             if not stream[index].signed:
                 counted.append(index)
-            bound_ms = INTERVAL_MS + JITTER_MS + transit_ms
+            bound_ms = 4 * INTERVAL_MS + JITTER_MS + transit_ms
             assert now_ms - stream[index].at_ms <= bound_ms
             assert now_ms - died_ms <= bound_ms
     assert counted == sorted(set(counted))
