@@ -85,7 +85,8 @@ def test_the_confirming_status_comes_again() -> None:
     world.run_until(lambda: world.agreed(0, 1, 2, 3))
     assert world[3].engine.current is not None
     assert not world[3].engine.current.confirmed
-    world.run(1200)
+    # The beacon comes after 0.5 to 1.5 of its interval.
+    world.run(1600)
     assert world[3].engine.current.confirmed
 
 
