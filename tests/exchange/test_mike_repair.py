@@ -74,7 +74,7 @@ def test_a_member_that_missed_everything_learns_it_from_the_status() -> None:
     world.filters.clear()
     took = world.run_until(lambda: world.agreed(0, 1, 2, 3, 4))
     # The next beacon, then one question and one answer.
-    assert took < 1000 + 160
+    assert took < 1500 + 160
 
 
 def test_the_confirming_status_comes_again() -> None:
