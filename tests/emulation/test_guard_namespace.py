@@ -298,4 +298,4 @@ def test_it_is_loaded_once_and_read_back(bench: Bench) -> None:
     name = bench.device.made.name
     run("ip", "netns", "exec", name, "nft", "flush", "chain", "inet", "guard", "input")
     with pytest.raises(GuardError, match="chain inet input has 0 of"):
-        guard._verify(bench.device.inside, RULES)
+        guard._verify(bench.device.inside, [RULES])
