@@ -69,15 +69,34 @@ def start_both(devices: list[Device]) -> None:
         device.start()
 
 
+def of_group(backend: IpsecBackend) -> list[SecurityAssociation]:
+    return [sa for sa in ours(backend) if sa.destination.is_multicast]
+
+
+def of_pair(backend: IpsecBackend) -> dict[IPv6Address, str]:
+    """Return the digest of each unicast SA's key, by the SA's destination."""
+    return {
+        sa.destination: sa.key.digest for sa in ours(backend) if not sa.destination.is_multicast
+    }
+
+
 def wait_for_equal_sads(sads: list[IpsecBackend]) -> None:
+    """Wait for an SA of each sender, and one in each direction between the two devices."""
+
     def digests() -> list[str]:
-        return [SadSnapshot.of(ours(sad)).digest for sad in sads if len(ours(sad)) == 2]
+        return [SadSnapshot.of(of_group(sad)).digest for sad in sads if len(of_group(sad)) == 2]
 
     wait_until(
         digests,
         WITHIN_S,
-        "the SADs hold the same two SAs",
+        "the SADs hold the same two group SAs",
         accept=lambda seen: len(seen) == len(sads) and len(set(seen)) == 1,
+    )
+    wait_until(
+        lambda: [of_pair(sad) for sad in sads],
+        WITHIN_S,
+        "both hold the same two unicast SAs",
+        accept=lambda seen: all(len(each) == 2 for each in seen) and seen[0] == seen[1],
     )
 
 

@@ -22,7 +22,8 @@ from protocol.identity.trust import LEARNED_MAX, TrustStore
 from protocol.idp.events import DropTrust, KeepTrust
 from tests.support.coalition import certificate, der, issue, make_identity
 
-WALL = int(datetime.now(tz=UTC).timestamp()) * 10**9
+WALL = int(datetime.now(tz=UTC).timestamp() + 3600) * 10**9
+"""Later than anything that these tests issue, however long the tests before them took."""
 NOW = Instant(0, WALL)
 D1 = DeviceSpec("d1", "alpha", IPv6Address("2001:db8:b::1"))
 D2 = DeviceSpec("d2", "beta", IPv6Address("2001:db8:b::2"))
