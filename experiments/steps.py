@@ -212,7 +212,7 @@ class RepetitionRunner:
     def _favour(self, *also: str) -> None:
         """Let the devices that are measured run before the others, if the plan says so."""
         if self._repetition.variant.cpu == "measured-first":
-            self._fleet.give_turns([*also, self._tm, self._monitor])
+            self._fleet.give_turns([*also, self._monitor, self._tm])
 
     def _trigger_leave(self, planned: PlannedStep, record: StepRecord) -> None:
         self._fleet.idle()
