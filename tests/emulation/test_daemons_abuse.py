@@ -237,7 +237,8 @@ def test_a_timed_start_arms_then_runs_at_the_trigger(lan: Lan) -> None:
     )
     trace = {line["point"]: line for line in device.trace("idpd")}
     assert trace["t_start"]["trigger_wall_ns"] == at_wall_ns
-    assert 0 <= trace["daemon.woke"]["late_ns"] < 50_000_000
+    # Microseconds on a quiet machine; a busy one may not let us run for a while.
+    assert 0 <= trace["daemon.woke"]["late_ns"] < 500_000_000
     assert trace["t_start"]["wall_ns"] >= at_wall_ns
     assert device.ask("idpd", "status")["startup_wall_ns"] == at_wall_ns
 
