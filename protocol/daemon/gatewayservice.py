@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.reconcile import remove_own_routes
 from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
-from protocol.daemon.sockets import GroupSocket, interface_index
+from protocol.daemon.sockets import GroupSocket, filter_program, interface_index
 from protocol.gateway.engine import GatewayEngine
 from protocol.gateway.events import (
     AnnouncePrefix,
@@ -72,7 +71,7 @@ def kind_filter() -> array[int]:
         (give, 0, 0, 0xFFFFFFFF),
         (give, 0, 0, 0),
     ]
-    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
+    return filter_program(lines)
 
 
 class GatewayService(DaemonProcess):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from functools import cache
 from typing import Final
@@ -11,7 +10,7 @@ from protocol.core.engine import Effect
 from protocol.daemon.effects import Performer
 from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
-from protocol.daemon.sockets import GroupSocket
+from protocol.daemon.sockets import GroupSocket, filter_program
 from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
 from protocol.mike.events import Attend, PublishKey, RetireKey
 from protocol.mike.messages import Kind
@@ -42,7 +41,7 @@ def kind_filter(kinds: tuple[int, ...]) -> array[int]:
         (jump_if_equal, len(dropped) - position, 0, kind) for position, kind in enumerate(dropped)
     ]
     lines += [(give, 0, 0, 0xFFFFFFFF), (give, 0, 0, 0)]
-    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
+    return filter_program(lines)
 
 
 class MikeEffects:

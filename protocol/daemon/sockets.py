@@ -10,6 +10,7 @@ import socket
 import struct
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
@@ -259,6 +260,11 @@ class EspMembership:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def filter_program(lines: Iterable[tuple[int, int, int, int]]) -> array[int]:
+    """Pack lines of classic BPF (code, jump if true, jump if false, operand; linux/filter.h)."""
+    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
 
 
 def interface_index(interface: str) -> int:
