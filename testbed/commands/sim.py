@@ -73,6 +73,12 @@ class SeedRange(click.ParamType[range]):
     help="Stand-ins for Ed25519 and X25519, or the real ones.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--summary",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Add the seeds run to this CSV file; those it has of this kind are not run again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 @click.option("--trace", "with_trace", is_flag=True, help="Print what happened, too (one run).")
 def sim(
@@ -87,6 +93,7 @@ def sim(
     mode: str,
     crypto: str,
     jobs: int,
+    summary: Path | None,
     as_json: bool,
     with_trace: bool,
 ) -> None:
@@ -99,9 +106,11 @@ def sim(
     Examples:
       testbed sim --seed 17                    one seed: what was drawn, and the verdict
       testbed sim --seeds 1..1000 --jobs 2     many
+      testbed sim --seeds 1..9999 --summary results/simulation/seeds.csv
       testbed sim --seed 17 --crypto real      with the real cryptography
       testbed sim --recording run/idpd.trace.jsonl --config d1.toml
     """
+    from testbed.sim.ledger import Ledger, Row, engines_commit
     from testbed.sim.people import Crypto
     from testbed.sim.run import run_all
     from testbed.sim.scenario import Scenario, Theme, draw
@@ -110,15 +119,22 @@ def sim(
         raise click.UsageError("give one of --seed, --seeds, --replay and --recording")
     if (recording is None) != (config is None):
         raise click.UsageError("--recording and --config go together")
+    if summary is not None and seeds is None:
+        raise click.UsageError("--summary goes with --seeds")
     if recording is not None and config is not None:
         _play(config, recording)
         return
+    ledger: Ledger | None = None
     if replay is not None:
         lines = [line.strip() for line in replay.read_text().splitlines()]
         scenarios = [Scenario.from_json(line) for line in lines if line and line[0] != "#"]
     else:
-        numbers = seeds or [seed or 0]
+        numbers = list(seeds or [seed or 0])
         about = None if theme is None else Theme(theme)
+        if summary is not None:
+            kind = Row(engines_commit(), mode, crypto, str(members or "drawn"), theme or "drawn")
+            ledger = Ledger(summary, kind)
+            numbers = ledger.missing(numbers)
         scenarios = [
             draw(n, members=members, theme=about, mode=mode, crypto=Crypto(crypto)) for n in numbers
         ]
@@ -126,9 +142,12 @@ def sim(
         raise click.UsageError("--trace goes with one seed, or a file of one scenario")
     if seed is not None and not as_json:
         click.echo("\n".join(scenarios[0].describe()))
+    verdicts = run_all(scenarios, jobs)
+    if ledger is not None:
+        verdicts = ledger.noting(verdicts)
     failed = [
         verdict
-        for verdict in _counted(run_all(scenarios, jobs), len(scenarios), as_json=as_json)
+        for verdict in _counted(verdicts, len(scenarios), as_json=as_json)
         if verdict.violation is not None
     ]
     if with_trace:

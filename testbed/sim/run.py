@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Verdict:
         epochs: group keys established, of all devices.
         datagrams: copies that arrived.
         left_out: effects that the simulator has no model of, and did not perform: their names.
+        cpu_s: CPU time that it took.
     """
 
     scenario: Scenario
@@ -41,6 +43,7 @@ class Verdict:
     epochs: int
     datagrams: int
     left_out: tuple[str, ...] = ()
+    cpu_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values: what every seed is worth a line for."""
@@ -67,6 +70,7 @@ def run(scenario: Scenario) -> Verdict:
 
 def _run(world: World) -> Verdict:
     violation = None
+    begun_s = time.process_time()
     try:
         world.run()
     except ViolationError as error:
@@ -84,6 +88,7 @@ def _run(world: World) -> Verdict:
         epochs=world.epochs,
         datagrams=world.wire.sent,
         left_out=tuple(sorted(world.left_out_effects)),
+        cpu_s=time.process_time() - begun_s,
     )
 
 
