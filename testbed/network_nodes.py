@@ -81,13 +81,13 @@ def configure(wiring: Wiring, node: Node, *, with_xfrm: bool) -> None:
         wanted[RED] = node.red_addresses
     for interface, addresses in wanted.items():
         lines += [_address_line(address, interface) for address in addresses]
-    legs: list[int] = []
+    sources: list[str] = []
     if node.kind is NodeKind.DEVICE:
-        legs = [0]
+        sources = [""]
     elif node.kind is NodeKind.GATEWAY:
-        legs = list(range(len(wiring.ports[node.name])))
-    for leg in legs:
-        lines += _device_lines(group, leg, with_xfrm=with_xfrm)
+        sources = [f" from {port.addresses[0].ip}" for port in wiring.ports[node.name]]
+    for leg, source in enumerate(sources):
+        lines += _device_lines(group, leg, source, with_xfrm=with_xfrm)
         if with_xfrm:
             wanted[xfrm_interface(leg)] = ()
             mtus[xfrm_interface(leg)] = group.mtu
@@ -116,13 +116,13 @@ def _address_line(address: Address, interface: str) -> str:
     return f"addr add {address} dev {interface}{' nodad' if address.version == 6 else ''}"
 
 
-def _device_lines(group: SecureGroup, leg: int, *, with_xfrm: bool) -> list[str]:
+def _device_lines(group: SecureGroup, leg: int, source: str, *, with_xfrm: bool) -> list[str]:
     black, xfrm = black_interface(leg), xfrm_interface(leg)
-    # Else ff00::/8 would be ambiguous among the interfaces for the ESP packets. Of a gateway's
-    # legs each has its own route, which the kernel tells apart by the metric.
-    lines = [
-        f"route add multicast {group.black_group}/128 dev {black} table local metric {leg + 1}"
-    ]
+    # Else ff00::/8 would be ambiguous among the interfaces for the ESP packets: for their route
+    # the kernel asks neither the xfrm interface nor its lower device, only the SA's addresses. So
+    # a gateway's legs, whose packets go to one group, have routes told apart by the source.
+    target = f"{group.black_group}/128{source}"
+    lines = [f"route add multicast {target} dev {black} table local metric 1"]
     if with_xfrm:
         lines += [
             f"link add {xfrm} type xfrm dev {black} if_id {group.if_id + leg}",

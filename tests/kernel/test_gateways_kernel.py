@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,15 @@ from topologies.families import partitions
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        not os.environ.get("TESTBED_GATEWAYS"),
-        reason="nobody has seen it pass with real ESP yet; TESTBED_GATEWAYS=1 runs it",
-    ),
+    pytest.mark.timeout(600),
 ]
 
 START_S = 180.0
 """Eighteen daemons under software emulation."""
 
-WAIT_S = 45.0
+WAIT_S = 60.0
 STREAM = 20
+PACE_S = 0.02
 
 
 @pytest.fixture(autouse=True)
@@ -72,22 +70,43 @@ def await_answer(fleet: Fleet, client: str, other: str) -> None:
 
 
 def copies(points: dict[str, RedEndpoint], sender: str) -> dict[str, list[int]]:
-    """Send numbered packets; return how often each one arrived at each other client."""
-    payloads = [f"number {n}".encode() for n in range(STREAM)]
+    """Send numbered packets until enough in a row have arrived at all other clients.
+
+    On a starved machine a gateway may lose the other for a moment, and packets with it.
+
+    Returns:
+        For each other client, how often each packet arrived there that did.
+    """
     others = {name: point for name, point in points.items() if name != sender}
-    found: dict[str, list[bytes]] = {name: [] for name in others}
+    found: dict[str, Counter[int]] = {name: Counter() for name in others}
+    ours, sent = sender.encode(), 0
 
-    def all_there() -> bool:
+    def enough_in_a_row() -> bool:
+        nonlocal sent
+        assert points[sender].send(b"%b number %d" % (ours, sent)) == ""
+        sent += 1
         for name, point in others.items():
-            found[name] += point.receive()
-        return all(payloads[-1] in got for got in found.values())
+            numbers = [one.split() for one in point.receive() if one.startswith(ours + b" number ")]
+            found[name].update(int(number) for _, _, number in numbers)
+        newest = min(max(got, default=-1) for got in found.values())
+        row = range(newest - STREAM + 1, newest + 1)
+        return newest >= STREAM and all(n in got for n in row for got in found.values())
 
-    for point in others.values():
-        point.receive()
-    for payload in payloads:
-        assert points[sender].send(payload) == ""
-    wait_until(all_there, WAIT_S, lambda: f"of {STREAM} packets arrived: {found}")
-    return {name: [got.count(payload) for payload in payloads] for name, got in found.items()}
+    wait_until(
+        enough_in_a_row,
+        WAIT_S,
+        lambda: f"of {sent} packets arrived: { {name: len(got) for name, got in found.items()} }",
+        pause_s=PACE_S,
+    )
+    return {name: sorted(got.values()) for name, got in found.items()}
+
+
+def take_power(fleet: Fleet, gateway: str) -> None:
+    """Kill a gateway's daemons and cut its cables: its kernel would go on forwarding."""
+    kill_gateway(fleet, gateway)
+    for link in fleet.topology.links:
+        if gateway in link.ends:
+            fleet.network.link_down(link.name)
 
 
 def test_clients_reach_each_other_through_gateways_and_after_one_has_died(tmp_path: Path) -> None:
@@ -110,7 +129,7 @@ def test_clients_reach_each_other_through_gateways_and_after_one_has_died(tmp_pa
             for client, other in (("c1", "c3"), ("c3", "c1"), ("c2", "c1")):
                 await_answer(fleet, client, other)
             killed = time.monotonic()
-            kill_gateway(fleet, "g1")
+            take_power(fleet, "g1")
             await_answer(fleet, "c1", "c3")
             seen["unicast_s"] = time.monotonic() - killed
             await_spoken(fleet, "g2", ALL, WAIT_S)
@@ -120,7 +139,7 @@ def test_clients_reach_each_other_through_gateways_and_after_one_has_died(tmp_pa
                 name: red_drops(fleet.network.namespace(name)) for name in ("g1", "g2", "g3", "d1")
             }
         rules = LeakRules.of(
-            topology, BlackChannels.of({}, {}), RESPONDER_PORT, markers=(b"number ",)
+            topology, BlackChannels.of({}, {}), RESPONDER_PORT, markers=(b" number ",)
         )
         seen["leaks"] = check_leaks(fleet.captured, rules)
         return seen
@@ -132,7 +151,7 @@ def test_clients_reach_each_other_through_gateways_and_after_one_has_died(tmp_pa
         assert seen[when].ok, seen[when].reason
     for when in ("copies", "copies after"):
         for sender, received in seen[when].items():
-            assert all(count == [1] * STREAM for count in received.values()), (when, sender)
+            assert all(set(counts) == {1} for counts in received.values()), (when, sender, received)
     assert seen["red drops"] == dict.fromkeys(("g1", "g2", "g3", "d1"), 0)
     assert seen["leaks"].ok, seen["leaks"].text()
     assert set(seen["leaks"].counts) <= {"ESP", "IDP", "MIKE", "ND", "MLD", "clock"}
