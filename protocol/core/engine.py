@@ -72,11 +72,18 @@ class DatagramReceived(FromNetwork):
             ``"local"`` (the IDP-MIKE interface on ::1).
         source: the sender's IPv6 address as the socket reports it (scope removed).
         payload: the UDP payload, untrusted.
+        waited_ns: how long it was in our socket before it was read. On a starved machine that is
+            long, and neither its sender's fault nor the network's.
     """
 
     channel: str
     source: IPv6Address
     payload: bytes = field(repr=False)
+    waited_ns: int = 0
+
+    def arrived(self, now: Instant) -> Instant:
+        """Return when it arrived, if it is read now."""
+        return Instant(now.mono_ns - self.waited_ns, now.wall_ns - self.waited_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class GatewayService(DaemonProcess):
         def readable() -> None:
             received = channel.receive()
             if received is not None and self._running:
-                self.runtime.deliver(DatagramReceived(partition, received[1], received[0]))
+                self.runtime.deliver(DatagramReceived(partition, received.source, received.payload))
 
         return readable
 

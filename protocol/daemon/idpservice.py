@@ -141,7 +141,7 @@ class IdpService(Service):
             if received is None:
                 return
             if self.state is State.RUNNING:
-                self.runtime.deliver(DatagramReceived(PAIR, received[1], received[0]))
+                self.runtime.deliver(DatagramReceived(PAIR, received.source, received.payload))
 
     def channel_of(self, payload: bytes) -> str:
         """Return the pairs' channel for announcements that came in clear, for lack of IPsec."""

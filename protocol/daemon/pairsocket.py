@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
-from protocol.daemon.sockets import DatagramSocket, interface_index, udp_socket
+from protocol.daemon.sockets import DatagramSocket, Received, interface_index, udp_socket
 from protocol.ipsec.pairpolicy import link_local
 
 
@@ -49,19 +49,19 @@ class PairSocket(DatagramSocket):
         self._devices = devices
         self._black: dict[IPv6Address, IPv6Address] = {}
 
-    def receive(self) -> tuple[bytes, IPv6Address] | None:
+    def receive(self) -> Received | None:
         """Return one datagram and its sender's black address, or None."""
         received = super().receive()
         if received is None:
             return None
-        payload, source = received
+        source = received.source
         if source not in self._black:
             self._black = {link_local(black): black for black in self._devices()}
         black = self._black.get(source)
         if black is None:
             self.counters["pair.unknown_source"] += 1
             return None
-        return payload, black
+        return received._replace(source=black)
 
     def send(self, payload: bytes, destination: IPv6Address | None) -> None:
         """Send to one device; a refusal by the kernel is counted."""

@@ -200,15 +200,16 @@ class Service(DaemonProcess):
         # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
         received = self.local.receive()
         if received is not None:
-            self.runtime.deliver(DatagramReceived("local", received[1], received[0]))
+            self.runtime.deliver(DatagramReceived("local", received.source, received.payload))
 
     def _group_readable(self) -> None:
         received = self.group.receive()
         if received is None:
             return
         if self.state is State.RUNNING:
-            channel = self.channel_of(received[0])
-            self.runtime.deliver(DatagramReceived(channel, received[1], received[0]))
+            payload, source, waited_ns = received
+            channel = self.channel_of(payload)
+            self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
         else:
             self._ignored["group.ignored_parked"] += 1
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
 from protocol.core.errors import LocalError
 from protocol.daemon import memberships
@@ -38,6 +40,23 @@ _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SO_TIMESTAMPNS = 35
 
+_STAMP = struct.Struct("@qq")
+_STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
+
+
+class Received(NamedTuple):
+    """One datagram.
+
+    Attributes:
+        payload: its bytes.
+        source: address, without scope.
+        waited_ns: how long it was in the socket; 0 unless the kernel stamps what arrives there.
+    """
+
+    payload: bytes
+    source: IPv6Address
+    waited_ns: int = 0
+
 
 class DatagramSocket:
     """A bound, non-blocking UDP socket over IPv6.
@@ -52,15 +71,18 @@ class DatagramSocket:
         self._socket = sock
         self._name = name
         self._sources: dict[str, IPv6Address] = {}
+        self._arrived_mono_ns = time.monotonic_ns()
 
     def fileno(self) -> int:
         """Return the descriptor, for the loop."""
         return self._socket.fileno()
 
-    def receive(self) -> tuple[bytes, IPv6Address] | None:
-        """Return one datagram and its source address without scope, or None."""
+    def receive(self) -> Received | None:
+        """Return one datagram, or None."""
         try:
-            payload, address = self._socket.recvfrom(self._largest + 1)
+            payload, ancillary, _, address = self._socket.recvmsg(
+                self._largest + 1, _STAMP_SPACE_BYTES
+            )
         except BlockingIOError:
             return None
         except OSError as error:
@@ -76,7 +98,19 @@ class DatagramSocket:
                 self._sources.clear()
             source = IPv6Address(text.partition("%")[0])
             self._sources[text] = source
-        return payload, source
+        stamp_ns = arrival_wall_ns(ancillary)
+        return Received(payload, source, 0 if stamp_ns is None else self._waited_ns(stamp_ns))
+
+    def _waited_ns(self, stamp_wall_ns: int) -> int:
+        """Return how long a datagram with this stamp was in the socket.
+
+        The stamp is a wall time, and that clock may have been set since: nothing waits for less
+        than no time, nor since before the datagram that was read before it arrived.
+        """
+        mono_ns = time.monotonic_ns()
+        arrived_mono_ns = mono_ns - max(time.time_ns() - stamp_wall_ns, 0)
+        self._arrived_mono_ns = max(self._arrived_mono_ns, arrived_mono_ns)
+        return mono_ns - self._arrived_mono_ns
 
     def drain(self) -> int:
         """Throw away what is queued; return how many datagrams that were."""
@@ -137,6 +171,7 @@ class GroupSocket(DatagramSocket):
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             _enlarge_receive_buffer(sock)
             sock.bind((str(group), port, 0, index) if group_only else ("::", port))
         except OSError as error:
@@ -300,6 +335,15 @@ def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.so
         sock.close()
         raise LocalError(f"cannot open port {port} on {address}: {error.strerror}") from error
     return sock
+
+
+def arrival_wall_ns(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
+    """Return the kernel's stamp of a datagram from its control messages, None without one."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, rest_ns = _STAMP.unpack(data)
+            return int(seconds) * 1_000_000_000 + int(rest_ns)
+    return None
 
 
 def udp_socket() -> socket.socket:

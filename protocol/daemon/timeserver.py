@@ -10,7 +10,6 @@ Standalone: ``python -m protocol.daemon.timeserver ADDRESS PORT [OFFSET_US]``.
 
 from __future__ import annotations
 
-import socket
 import struct
 import sys
 import time
@@ -18,7 +17,7 @@ from collections import Counter
 from ipaddress import IPv6Address
 
 from protocol.core.errors import LocalError
-from protocol.daemon.sockets import stamped_socket
+from protocol.daemon.sockets import arrival_wall_ns, stamped_socket
 
 PACKET_LENGTH = 48
 """Header of RFC 5905 figure 8; extension fields and MAC are neither understood nor wanted."""
@@ -36,7 +35,6 @@ MODE_CLIENT = 3
 MODE_SERVER = 4
 VERSIONS = (3, 4)
 
-_SCM_TIMESTAMPNS = 35
 _PACKET = struct.Struct("!BBbb4s4s4sQQQQ")
 _BATCH_MAX = 64
 
@@ -88,11 +86,7 @@ class TimeServer:
             except OSError:
                 self.counters["ntp.receive_failed"] += 1
                 return
-            received_ns = time.time_ns()
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, _SCM_TIMESTAMPNS):
-                    seconds, rest_ns = struct.unpack("@qq", data)
-                    received_ns = seconds * 1_000_000_000 + rest_ns
+            received_ns = arrival_wall_ns(ancillary) or time.time_ns()
             defect = request_defect(request)
             if defect:
                 self.counters[f"ntp.{defect}"] += 1

@@ -38,15 +38,15 @@ from protocol.identity import (
     UnknownCertificateError,
 )
 from protocol.idp import exchange, rules
-from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
+from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
-from protocol.idp.keying import TIMER_KEY, GroupSync
+from protocol.idp.keying import TIMER_KEY
 from protocol.idp.lifetimes import TIMER_LIFETIME, Lifetimes
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
@@ -60,8 +60,6 @@ from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
 
 NS_PER_MS = 1_000_000
 
-TIMER_PLAN = "idp.plan"
-TIMER_ABSENT = "idp.absent"
 TIMER_BEGIN = "idp.begin"
 TIMERS = (
     TIMER_BEGIN,
@@ -108,7 +106,6 @@ class IdpEngine:
         self._mike = Signalling(local_secret)
         self._news = News(self._me, config.news_delay_ms * NS_PER_MS, self._mike)
         self._counters = RuleCounters()
-        self._sync = GroupSync(config, identity.me.address, self._counters)
         self._refusals = RefusalLog()
         self._exchange = exchange.Exchange(
             config,
@@ -119,12 +116,22 @@ class IdpEngine:
             refuse=self._refuse,
             policy=policy,
         )
-        self._lifetimes = Lifetimes(config, self._exchange.policy, self._hellos.random_below)
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
-        self._absentees = Absentees(self._me, config.dead_interval_ms * NS_PER_MS)
         calls = EngineCalls(self._refuse, self._rejoin, self._hellos.answer_early)
         self.unicast = UnicastPairs(config, identity, keys, self._counters, calls)
+        self._group = Group(
+            config,
+            self._me,
+            counters=self._counters,
+            mike=self._mike,
+            news=self._news,
+            unicast=self.unicast,
+            lifetimes=Lifetimes(config, self._exchange.policy, self._hellos.random_below),
+            refuse=self._refuse,
+            rejoin=self._rejoin,
+            up=lambda: dict(self._table.instances_up()),
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -135,10 +142,8 @@ class IdpEngine:
         self._hellos.forget()
         self._followers = Followers(self._identity, self._counters, self._refuse)
         self._news.forget()
-        self._plan_wake_mono_ns: int | None = None
-        self._absentees.forget()
+        self._group.forget()
         self._exchange.forget()
-        self._lifetimes.forget()
 
     # The two entries.
 
@@ -154,9 +159,9 @@ class IdpEngine:
             case TimerExpired():
                 return self._on_timer(event.name, now)
             case SasApplied():
-                return self._on_sas_applied(event, now)
+                return self._group.on_applied(event, now)
             case KeyFetched():
-                return self._on_key_fetched(event, now)
+                return self._group.on_key_fetched(event, now)
             case LinkChanged():
                 return self._on_link_changed(event.up, now)
             case TrustReread():
@@ -195,7 +200,7 @@ class IdpEngine:
             "local": self._mike.status(),
             "sa_mode": self._config.sa_mode.value,
             **self._exchange.status(),
-            **self._sync.status(),
+            **self._group.sync.status(),
         }
 
     # Start and stop.
@@ -220,7 +225,7 @@ class IdpEngine:
         effects: list[Effect] = [Report("t_start", {"trigger_wall_ns": event.trigger_wall_ns})]
         # Without an xfrm interface only the policies keep red traffic from leaving in clear.
         if self._config.if_id is None:
-            effects += self._sync.start()
+            effects += self._group.sync.start()
         effects += self._mike.begin(self._me, self._startup_wall_ns, now)
         effects.append(SetTimer(TIMER_BEGIN, now.mono_ns))
         return effects
@@ -230,7 +235,7 @@ class IdpEngine:
         effects = self._hellos.first(now)
         effects.append(Report("t_hello"))
         if self._config.if_id is not None:
-            effects += self._sync.start()
+            effects += self._group.sync.start()
         effects.append(self._hellos.next_timer())
         return effects
 
@@ -240,7 +245,7 @@ class IdpEngine:
             return []
         self._state.move(EngineState.PARKED)
         effects = self._mike.signal(SignalKind.LEAVE, self._me, self._startup_wall_ns, now)
-        effects += [self._sync.stop(), *self.unicast.stop()]
+        effects += [self._group.sync.stop(), *self.unicast.stop()]
         effects += [CancelTimer(name) for name in TIMERS]
         self._reset()
         return effects
@@ -255,7 +260,7 @@ class IdpEngine:
                 config.hello_interval_ms, self._table.up_count + 1, config.hello_budget_per_s
             ),
             dead_factor=config.dead_factor,
-            epoch=self._sync.epoch,
+            epoch=self._group.sync.epoch,
             pair_key=self.unicast.pair_key,
         )
         return self._exchange.completed(hello)
@@ -266,7 +271,7 @@ class IdpEngine:
         return Around(
             up=len(up),
             lost=len(self._table) - len(up),
-            to_ask=self._table.falling_silent(now.mono_ns) + self._absentees.absent(up),
+            to_ask=self._table.falling_silent(now.mono_ns) + self._group.absent(up),
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -280,8 +285,9 @@ class IdpEngine:
                 return effects + self._exchange.on_light(event, now)
             return self._on_hello(*heard, now)
         try:
+            arrived = event.arrived(now)
             opened = self._identity.open(
-                event.payload, PROTOCOL_IDP, event.source, now, wanted=WANTED
+                event.payload, PROTOCOL_IDP, event.source, arrived, wanted=WANTED
             )
         except UnknownCertificateError as unknown:
             return unknown.effects + self._on_unknown(unknown, event, now)
@@ -295,15 +301,17 @@ class IdpEngine:
                 return self._exchange.on_message(opened, now) + self._trust_changed(now)
             hello = Hello.decode(opened.body)
             rules.check_hello(hello)
-            return self._on_signed(opened, hello, now)
+            return self._on_signed(opened, hello, arrived, now)
         except PeerError as error:
             return self._refuse(opened.peer.name, error, now)
 
-    def _on_signed(self, opened: Opened, hello: Hello, now: Instant) -> list[Effect]:
+    def _on_signed(
+        self, opened: Opened, hello: Hello, arrived: Instant, now: Instant
+    ) -> list[Effect]:
         """A device has signed that it is there."""
-        self._followers.check_signed(opened, hello, now.mono_ns)
+        self._followers.check_signed(opened, hello, arrived)
         effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, now)
-        self._followers.take_signed(opened, hello, now.mono_ns)
+        self._followers.take_signed(opened, hello, arrived)
         if hello.asking:
             effects += self._hellos.answer_later(opened.peer.address, now, asked=True)
         return effects
@@ -398,70 +406,12 @@ class IdpEngine:
         except PeerError as error:
             return self._refuse(str(event.source), error, now)
         if isinstance(message, GroupStatus) and self._running:
-            return self._on_group_status(message, now) + effects
+            return self._group.on_status(message, now) + effects
         if isinstance(message, LinkOpened) and self._running:
             own = (self._me, self._startup_wall_ns)
             effects += self._exchange.repeat(now)
             return effects + self._mike.repeat(own, self._table.instances_up(), now)
         return effects
-
-    def _on_group_status(self, status: GroupStatus, now: Instant) -> list[Effect]:
-        """MIKE has a group key, or we are no member any more."""
-        effects: list[Effect] = [
-            Report("t_status", {"epoch": str(status.epoch), "members": len(status.members)}, now)
-        ]
-        try:
-            rules.check_status(status.members, status.tm, self._config.max_peers + 1)
-        except PeerError as error:
-            return effects + self._refuse("MIKE", error, now)
-        up = dict(self._table.instances_up())
-        look_ns = self._absentees.on_status(status.members, up, now.mono_ns)
-        if look_ns is not None:
-            effects.append(SetTimer(TIMER_ABSENT, look_ns))
-        return effects + self._planned(self._sync.on_status(status, now.mono_ns), now)
-
-    def _on_absent_due(self, now: Instant) -> list[Effect]:
-        """IDP-40: tell MIKE of members that are not there, until it knows."""
-        absent, again_ns = self._absentees.look(dict(self._table.instances_up()), now.mono_ns)
-        effects: list[Effect] = []
-        for address in absent:
-            self._counters.count("IDP-40")
-            self._news.drop(address)
-            effects += self._mike.signal(SignalKind.LEAVE, address, 0, now)
-        if again_ns is not None:
-            effects.append(SetTimer(TIMER_ABSENT, again_ns))
-        return effects
-
-    def _on_key_fetched(self, event: KeyFetched, now: Instant) -> list[Effect]:
-        try:
-            return self._planned(
-                self._sync.on_key(event.pointer, event.group_key, now.mono_ns), now
-            )
-        except PeerError as error:
-            effects = self._refuse("MIKE", error, now)
-            return effects + self._planned(self._sync.on_key(event.pointer, None, now.mono_ns), now)
-
-    def _on_sas_applied(self, event: SasApplied, now: Instant) -> list[Effect]:
-        return self._planned(self._sync.on_applied(event.label, event.outcomes, now.mono_ns), now)
-
-    def _planned(self, effects: list[Effect], now: Instant) -> list[Effect]:
-        """Keep the plan's timer where the plan wants to be woken; pairs follow the group."""
-        effects = [*effects, *self.unicast.follow(self._sync, now)]
-        effects += self._lifetimes.follow(self._sync.epoch, self._sync.tm == self._me, now)
-        wake_mono_ns = self._sync.wake_mono_ns
-        if wake_mono_ns != self._plan_wake_mono_ns:
-            self._plan_wake_mono_ns = wake_mono_ns
-            if wake_mono_ns is None:
-                return [*effects, CancelTimer(TIMER_PLAN)]
-            return [*effects, SetTimer(TIMER_PLAN, wake_mono_ns)]
-        return effects
-
-    def _on_lifetime_due(self, now: Instant) -> list[Effect]:
-        """IDP-61, IDP-62: the SAs' time is running out, or is over."""
-        over, effects = self._lifetimes.on_due(now)
-        if over:
-            return effects + self._planned(self._sync.expire(now.mono_ns), now)
-        return effects + self._rejoin(now) if effects else []
 
     # Timers and refusals.
 
@@ -473,19 +423,17 @@ class IdpEngine:
             return effects
         if not rules.may_read(self._running):
             return []
-        if name == TIMER_PLAN:
-            self._plan_wake_mono_ns = None
-            return self._planned(self._sync.on_plan_due(now.mono_ns), now)
         handlers: dict[str, Callable[[Instant], list[Effect]]] = {
             TIMER_HELLO: self._hellos.on_due,
             TIMER_ANSWER: self._hellos.on_answer_due,
             TIMER_ASK: self._hellos.on_ask_due,
             TIMER_EXPIRY: self._on_expiry_due,
-            TIMER_KEY: lambda _: self._sync.on_key_due(),
+            TIMER_KEY: self._group.on_key_due,
+            TIMER_PLAN: self._group.on_plan_due,
             TIMER_BEGIN: self._on_begin_due,
             TIMER_NEWS: self._news.on_due,
-            TIMER_ABSENT: self._on_absent_due,
-            TIMER_LIFETIME: self._on_lifetime_due,
+            TIMER_ABSENT: self._group.on_absent_due,
+            TIMER_LIFETIME: self._group.on_lifetime_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
         return handlers[name](now) if name in handlers else []

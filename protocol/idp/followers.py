@@ -38,7 +38,7 @@ class Follower:
         step_ns: a value is revealed up to this long after the one before.
         interval_ns: the announced hello interval.
         slack_ns: the announced dead interval: so late a hello still counts.
-        began_mono_ns: when the chain began, never too early.
+        began_mono_ns: when the chain began, never too early by more than the clocks differ.
     """
 
     peer: Peer
@@ -58,6 +58,10 @@ class Follower:
     def earlier(self, began_mono_ns: int) -> None:
         """A hello shows that the chain began no later than this; the windows get narrower."""
         self.began_mono_ns = min(self.began_mono_ns, began_mono_ns)
+
+    def sent_mono_ns(self, commitment: Commitment) -> int:
+        """Return when a signed hello of this chain was sent, by our clock."""
+        return self.began_mono_ns + commitment.age_ms * NS_PER_MS
 
 
 Refuse = Callable[[str, PeerError, Instant], list[Effect]]
@@ -82,7 +86,7 @@ class Followers:
         self._refuse = refuse
         self._known: dict[bytes, Follower] = {}
 
-    def check_signed(self, opened: Opened, hello: Hello, now_mono_ns: int) -> None:
+    def check_signed(self, opened: Opened, hello: Hello, arrived: Instant) -> None:
         """Refuse a signed hello that does not count any more; changes nothing.
 
         Raises:
@@ -93,29 +97,43 @@ class Followers:
             return
         rules.check_not_overtaken(opened.sequence, known.sequence)
         commitment = hello.chain
-        if commitment is not None and commitment.chain == known.chain:
-            sent_mono_ns = known.began_mono_ns + commitment.age_ms * NS_PER_MS
-            rules.check_in_time(sent_mono_ns, known.slack_ns, now_mono_ns)
+        if commitment is None or commitment.chain != known.chain:
+            return
+        if not rules.was_just_signed(opened.sent_wall_ns, known.slack_ns, arrived.wall_ns):
+            rules.check_in_time(known.sent_mono_ns(commitment), known.slack_ns, arrived.mono_ns)
 
-    def take_signed(self, opened: Opened, hello: Hello, now_mono_ns: int) -> None:
-        """Remember a signed hello that counts, and where its chain is."""
+    def take_signed(self, opened: Opened, hello: Hello, arrived: Instant) -> None:
+        """Remember a signed hello that counts, and where its chain is.
+
+        One that comes too late by its chain, but was signed just now, is right about the chain:
+        its sender's clock stood still. Then the chain began as long before the signature as it
+        says, and the signature was made when the wall clocks say.
+        """
         self._counters.count("idp.hello_signed")
         fingerprint = opened.peer.fingerprint
         fresh = Follower(opened.peer, opened.startup_wall_ns, opened.sequence, hello)
         if hello.chain is not None:
-            self._commit(fresh, hello, hello.chain, now_mono_ns)
+            self._commit(fresh, hello, hello.chain, arrived.mono_ns)
             known = self._known.get(fingerprint)
             if known is not None and (known.startup_wall_ns, known.chain) == (
                 fresh.startup_wall_ns,
                 fresh.chain,
             ):
-                fresh.earlier(known.began_mono_ns)
+                sent_mono_ns = known.sent_mono_ns(hello.chain)
+                if rules.is_in_time(sent_mono_ns, known.slack_ns, arrived.mono_ns):
+                    fresh.earlier(known.began_mono_ns)
+                else:
+                    self._counters.count("idp.chain_moved")
+                    transit_ns = max(arrived.wall_ns - opened.sent_wall_ns, 0)
+                    fresh.earlier(fresh.began_mono_ns - transit_ns)
                 if known.index > fresh.index:
                     fresh.index, fresh.value = known.index, known.value
         self._known[fingerprint] = fresh
 
     @staticmethod
-    def _commit(fresh: Follower, hello: Hello, commitment: Commitment, now_mono_ns: int) -> None:
+    def _commit(
+        fresh: Follower, hello: Hello, commitment: Commitment, arrived_mono_ns: int
+    ) -> None:
         fresh.chain = commitment.chain
         fresh.chain_context = lighthello.context(
             fresh.peer.fingerprint, fresh.startup_wall_ns, commitment.chain
@@ -125,7 +143,7 @@ class Followers:
         fresh.step_ns = commitment.step_ms * NS_PER_MS
         fresh.slack_ns = hello.dead_interval_ns
         fresh.interval_ns = hello.hello_interval_ms * NS_PER_MS
-        fresh.began_mono_ns = now_mono_ns - commitment.age_ms * NS_PER_MS
+        fresh.began_mono_ns = arrived_mono_ns - commitment.age_ms * NS_PER_MS
 
     def read_light(
         self, event: DatagramReceived, table: ConnectivityTable, now: Instant
@@ -145,14 +163,14 @@ class Followers:
             rules.check_not_own_address(peer.address, self._identity.me.address)
             entry = table.get(peer.address)
             listed_wall_ns = None if entry is None else entry.startup_wall_ns
-            known = self.take_light(light, listed_wall_ns, now.mono_ns)
+            known = self.take_light(light, listed_wall_ns, event.arrived(now).mono_ns)
         except PeerError as error:
             return None, self._refuse(peer.name, error, now)
         self._counters.count("idp.hello_light")
         return (peer, light.startup_wall_ns, known.hello), []
 
     def take_light(
-        self, light: LightHello, listed_wall_ns: int | None, now_mono_ns: int
+        self, light: LightHello, listed_wall_ns: int | None, arrived_mono_ns: int
     ) -> Follower:
         """Verify a light hello; return whose it is and what it repeats.
 
@@ -160,7 +178,7 @@ class Followers:
             light: from an address that its certificate is for.
             listed_wall_ns: start-up time-stamp of that device in the connectivity table, or None:
                 only a signed hello makes an entry.
-            now_mono_ns: the time.
+            arrived_mono_ns: when it arrived.
 
         Raises:
             PeerError: it continues nothing that we know (IDP-32), its index is used up (IDP-33), it
@@ -173,7 +191,7 @@ class Followers:
             rules.fail_unknown_chain()
         rules.check_index(light.index, known.index, known.length)
         due_ns = light.index * known.step_ns
-        rules.check_in_time(known.began_mono_ns + due_ns, known.slack_ns, now_mono_ns)
+        rules.check_in_time(known.began_mono_ns + due_ns, known.slack_ns, arrived_mono_ns)
         rules.check_value(
             lighthello.leads_to(
                 known.chain_context, light.index, light.value, known.index, known.value
@@ -181,5 +199,5 @@ class Followers:
         )
         known.index, known.value = light.index, light.value
         # It was revealed no earlier than the jitter before its time.
-        known.earlier(now_mono_ns - due_ns + known.interval_ns - known.step_ns)
+        known.earlier(arrived_mono_ns - due_ns + known.interval_ns - known.step_ns)
         return known

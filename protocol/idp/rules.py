@@ -230,14 +230,24 @@ def check_value(leads_to_known: bool) -> None:
         raise PeerError("IDP-34", "light hello is not of its chain")
 
 
-def check_in_time(due_mono_ns: int, dead_interval_ns: int, now_mono_ns: int) -> None:
-    """IDP-35: refuse what says only that a device was there some time ago.
+def is_in_time(due_mono_ns: int, dead_interval_ns: int, arrived_mono_ns: int) -> bool:
+    """IDP-35: whether a hello says more than that a device was there some time ago."""
+    return arrived_mono_ns - due_mono_ns <= dead_interval_ns
 
-    A dead interval is for the network and for us: on a starved machine hellos wait in our socket.
+
+def check_in_time(due_mono_ns: int, dead_interval_ns: int, arrived_mono_ns: int) -> None:
+    """IDP-35: refuse a hello that arrives a dead interval after its time in the chain."""
+    if not is_in_time(due_mono_ns, dead_interval_ns, arrived_mono_ns):
+        late_ms = (arrived_mono_ns - due_mono_ns) / 1e6
+        raise PeerError("IDP-35", f"hello is {late_ms:.0f} ms late in its chain")
+
+
+def was_just_signed(sent_wall_ns: int, dead_interval_ns: int, arrived_wall_ns: int) -> bool:
+    """IDP-35: whether a signed hello is recent by the wall clocks, if not by its chain.
+
+    Its sender's monotonic clock may have stood still: that of a suspended machine does.
     """
-    late_ns = now_mono_ns - due_mono_ns
-    if late_ns > dead_interval_ns:
-        raise PeerError("IDP-35", f"hello is {late_ns / 1e6:.0f} ms late in its chain")
+    return abs(arrived_wall_ns - sent_wall_ns) <= dead_interval_ns
 
 
 def falls_silent(

@@ -143,7 +143,8 @@ class _Player:
         match line["type"]:
             case "DatagramReceived":
                 payload = bytes.fromhex(line["payload"])
-                return DatagramReceived(line["channel"], IPv6Address(line["source"]), payload)
+                source, waited_ns = IPv6Address(line["source"]), line.get("waited_ns", 0)
+                return DatagramReceived(line["channel"], source, payload, waited_ns)
             case "TimerExpired":
                 return TimerExpired(line["name"])
             case "Started":

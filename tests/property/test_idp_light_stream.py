@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.core.counters import RuleCounters
+from protocol.core.engine import Instant
 from protocol.core.errors import PeerError
 from protocol.identity import Opened
 from protocol.idp import lighthello
@@ -22,6 +23,7 @@ from protocol.idp.messages import Hello
 from tests.support.identities import known_device, make_identities
 
 MS = 1_000_000
+WALL_NS = 1_800_000_000_000_000_000
 PEER = known_device(1).peer
 STARTUP, INTERVAL_MS, JITTER_MS, EVERY, LENGTH = 5, 1000, 50, 4, 12
 STEP_MS = INTERVAL_MS - JITTER_MS
@@ -39,17 +41,19 @@ class Sent:
     signed: bool
 
 
-def deliver(followers: Followers, sent: Sent, now_ms: float) -> bool:
-    """Hand it in; return whether it counted."""
+def deliver(followers: Followers, sent: Sent, now_ms: float, ahead_ms: int = 0) -> bool:
+    """Hand it in; return whether it counted. The sender's wall clock may be ahead of ours."""
     now_ns = int(now_ms * MS)
+    arrived = Instant(now_ns, WALL_NS + now_ns)
     try:
         if sent.signed:
             value = CHAIN.value(sent.index)
             commitment = Commitment(0, sent.index, LENGTH, STEP_MS, sent.at_ms, value)
             hello = Hello(INTERVAL_MS, 4, chain=commitment)
-            opened = Opened(PEER, 1, STARTUP, sent.index, 0, b"", b"")
-            followers.check_signed(opened, hello, now_ns)
-            followers.take_signed(opened, hello, now_ns)
+            sent_wall_ns = WALL_NS + (sent.at_ms + ahead_ms) * MS
+            opened = Opened(PEER, 1, STARTUP, sent.index, sent_wall_ns, b"", b"")
+            followers.check_signed(opened, hello, arrived)
+            followers.take_signed(opened, hello, arrived)
         else:
             value = CHAIN.value(sent.index)
             light = LightHello(PEER.fingerprint, STARTUP, 0, sent.index, value)
@@ -77,7 +81,8 @@ def test_nothing_counts_later_than_the_bound_after_the_sender_died(
     died_ms = stream[last].at_ms
     # The first signed hello, and with it all else, takes this long.
     transit_ms = data.draw(st.integers(0, 3000), "transit_ms")
-    assert deliver(followers, stream[0], transit_ms)
+    ahead_ms = data.draw(st.integers(-6000, 6000), "sender's wall clock ahead of ours")
+    assert deliver(followers, stream[0], transit_ms, ahead_ms)
     events = data.draw(
         st.lists(st.tuples(st.integers(0, last), st.integers(transit_ms, 12_000)), max_size=40).map(
             lambda found: sorted(found, key=lambda event: stream[event[0]].at_ms + event[1])
@@ -87,10 +92,10 @@ def test_nothing_counts_later_than_the_bound_after_the_sender_died(
     counted: list[int] = []
     for index, delay_ms in events:
         now_ms = stream[index].at_ms + delay_ms
-        if deliver(followers, stream[index], now_ms):
+        if deliver(followers, stream[index], now_ms, ahead_ms):
             if not stream[index].signed:
                 counted.append(index)
-            bound_ms = 4 * INTERVAL_MS + JITTER_MS + transit_ms
+            bound_ms = 4 * INTERVAL_MS + JITTER_MS + max(transit_ms, ahead_ms)
             assert now_ms - stream[index].at_ms <= bound_ms
             assert now_ms - died_ms <= bound_ms
     assert counted == sorted(set(counted))

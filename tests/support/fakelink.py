@@ -1,13 +1,14 @@
 """A black network of IDP engines on virtual time, each with a scripted MIKE and an SAD in memory.
 
-Delivery takes `LATENCY_NS`, nothing is lost unless the test says so. The runner performs effects as
-the daemon does: in order, answers after the list is through.
+Delivery takes `LATENCY_NS` and nothing is lost, unless the test says so. The runner performs
+effects as the daemon does: in order, answers after the list is through.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_network
@@ -124,6 +125,8 @@ class Device:
         self.announced: list[SendDatagram] = []
         self.sent: list[SendDatagram] = []
         self.connected = True
+        self.asleep_ns = 0
+        self.inbox: deque[tuple[int, DatagramReceived]] = deque()
         self.timers: dict[str, int] = {}
         self.config = config
         self.identity = net.identities[index]
@@ -149,6 +152,15 @@ class Device:
     def stop(self) -> None:
         self.feed(Stopped())
 
+    def suspend(self, ms: float) -> None:
+        """Let time pass while our machine sleeps; its monotonic clock stands still."""
+        timers, self.timers, self.connected = self.timers, {}, False
+        self.net.run(ms)
+        self.asleep_ns += int(ms * MS)
+        self.connected = True
+        for name, at_mono_ns in timers.items():
+            self._set_timer(name, at_mono_ns)
+
     def link(self, up: bool) -> None:
         self.connected = up
         self.feed(LinkChanged(up))
@@ -163,8 +175,13 @@ class Device:
 
     # What a test asks.
 
+    @property
+    def now(self) -> Instant:
+        """The time by our clocks."""
+        return Instant(self.net.now.mono_ns - self.asleep_ns, self.net.now.wall_ns)
+
     def status(self) -> dict[str, Any]:
-        return self.engine.status(self.net.now)
+        return self.engine.status(self.now)
 
     def points(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
         """Return the measurement points with these names, in order."""
@@ -186,10 +203,19 @@ class Device:
 
     # The runner.
 
+    def read(self) -> None:
+        """Read what has waited in the socket for as long as the network says."""
+        now_ns = self.net.now.mono_ns
+        while self.inbox and self.inbox[0][0] + self.net.backlog_ms * MS <= now_ns:
+            arrived_ns, event = self.inbox.popleft()
+            self.feed(replace(event, waited_ns=now_ns - arrived_ns))
+        if self.inbox:
+            self.net.at(self.inbox[0][0] + self.net.backlog_ms * MS, self.read)
+
     def feed(self, event: Event) -> None:
         """Hand an event in; perform the effects; hand in their answers."""
         answers: list[Event] = []
-        for effect in self.engine.handle(event, self.net.now):
+        for effect in self.engine.handle(event, self.now):
             answers += self._perform(effect)
         for answer in answers:
             self.feed(answer)
@@ -206,8 +232,7 @@ class Device:
                 self.announced.append(effect)
                 self.net.transmit_inside(self, effect)
             case SetTimer(name, at_mono_ns):
-                self.timers[name] = at_mono_ns
-                self.net.at(at_mono_ns, lambda: self._expire(name, at_mono_ns))
+                self._set_timer(name, at_mono_ns)
             case CancelTimer(name):
                 self.timers.pop(name, None)
             case Report():
@@ -241,6 +266,10 @@ class Device:
             return Outcome(3, "No such process")
         del self.routes[operation.prefix]
         return Outcome()
+
+    def _set_timer(self, name: str, at_mono_ns: int) -> None:
+        self.timers[name] = at_mono_ns
+        self.net.at(at_mono_ns + self.asleep_ns, lambda: self._expire(name, at_mono_ns))
 
     def _expire(self, name: str, at_mono_ns: int) -> None:
         if self.timers.get(name) == at_mono_ns:
@@ -303,6 +332,8 @@ class Network:
         self._order = 0
         self.wire: list[tuple[Device, SendDatagram]] = []
         self.drops: Callable[[Device, Device], bool] = lambda sender, receiver: False
+        self.latency_ns = LATENCY_NS
+        self.backlog_ms = 0  # what arrives waits so long in the sockets
         # News of others at once, unless the test is about the waiting (IDP-16); the group alone,
         # unless it is about pairs of devices.
         config = config or IdpConfig(sa_group=SA_GROUP, news_delay_ms=0, unicast=Unicast.OFF)
@@ -342,7 +373,7 @@ class Network:
         event = DatagramReceived("group", sender.address, effect.payload)
         for device in self.devices:
             if effect.destination in (None, device.address) and not self.drops(sender, device):
-                self.after(LATENCY_NS, lambda device=device: self._deliver(device, event))
+                self.after(self.latency_ns, lambda device=device: self._deliver(device, event))
 
     def transmit_inside(self, sender: Device, effect: SendDatagram) -> None:
         """Carry a datagram in the pair's SA, if sender and receiver have it with the same key."""
@@ -356,8 +387,11 @@ class Network:
             if receiver.backend.receives(sa):
                 self._deliver(receiver, event)
 
-        self.after(LATENCY_NS, arrive)
+        self.after(self.latency_ns, arrive)
 
     def _deliver(self, device: Device, event: DatagramReceived) -> None:
-        if device.connected:
+        if device.connected and event.channel == "group":
+            device.inbox.append((self.now.mono_ns, event))
+            self.after(self.backlog_ms * MS, device.read)
+        elif device.connected:
             device.feed(event)

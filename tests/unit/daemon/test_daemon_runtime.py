@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -16,7 +17,13 @@ from protocol.daemon.link import carrier_changes
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.reconcile import remove_own
 from protocol.daemon.runtime import Runtime, recorded
-from protocol.daemon.sockets import LOCAL_BYTES_MAX, LocalSocket
+from protocol.daemon.sockets import (
+    LOCAL_BYTES_MAX,
+    DatagramSocket,
+    LocalSocket,
+    Received,
+    stamped_socket,
+)
 from protocol.daemon.trace import TraceWriter
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import KeyFetched
@@ -111,12 +118,13 @@ def test_another_fault_of_our_own_does(
 
 
 def test_recorded_events_hold_datagrams_and_no_keys() -> None:
-    datagram = DatagramReceived("group", IPv6Address("2001:db8::1"), b"\x01\x02")
+    datagram = DatagramReceived("group", IPv6Address("2001:db8::1"), b"\x01\x02", 5)
     assert recorded(datagram) == {
         "type": "DatagramReceived",
         "channel": "group",
         "source": "2001:db8::1",
         "payload": "0102",
+        "waited_ns": 5,
     }
     assert recorded(KeyFetched("p", b"key")) == {"type": "KeyFetched", "pointer": "p"}
 
@@ -130,12 +138,40 @@ def test_local_socket_counts_what_it_drops() -> None:
         other.sendto(b"y" * LOCAL_BYTES_MAX, ("::1", port))
     assert local.receive() is None
     assert local.counters == {"local.oversized": 1}
-    assert local.receive() == (b"", IPv6Address("::1"))
+    assert local.receive() == Received(b"", IPv6Address("::1"))
     received = local.receive()
     assert received is not None
-    assert len(received[0]) == LOCAL_BYTES_MAX
+    assert len(received.payload) == LOCAL_BYTES_MAX
     assert local.receive() is None
     local.close()
+
+
+def test_stamped_socket_tells_how_long_a_datagram_waited_also_when_the_clock_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stamped = stamped_socket("", IPv6Address("::1"), 0)
+    reader = DatagramSocket(stamped, "group")
+    ahead_h = 0
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + ahead_h * 3_600_000_000_000)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+
+        def waited_ns() -> int:
+            other.sendto(b"datagram", stamped.getsockname()[:2])
+            sent_ns = time.monotonic_ns()
+            while time.monotonic_ns() < sent_ns + 30_000_000:
+                pass
+            received = reader.receive()
+            assert received is not None
+            return received.waited_ns
+
+        begin_ns = time.monotonic_ns()
+        assert 30_000_000 <= waited_ns() <= time.monotonic_ns() - begin_ns
+        ahead_h = 5  # not for longer than since the one before it was read
+        assert 30_000_000 <= waited_ns() <= time.monotonic_ns() - begin_ns
+        ahead_h = -5
+        assert 0 <= waited_ns() <= time.monotonic_ns() - begin_ns
+    reader.close()
 
 
 def netlink(index: int, flags: int, kind: int = 16) -> bytes:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from protocol.core.counters import RuleCounters
+from protocol.core.engine import Instant
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.identity import Opened
 from protocol.idp import lighthello, rules
@@ -19,6 +20,7 @@ from tests.unit.idp.test_idp_rules import DOCUMENT, refused_as
 MS = 1_000_000
 PEER = known_device(1).peer
 STARTUP = 77
+WALL_NS = 1_800_000_000_000_000_000
 STEP_MS, INTERVAL_MS, SLACK_MS, LENGTH = 980, 1000, 4000, 12
 
 
@@ -40,13 +42,16 @@ def sign(
     index: int = 0,
     age_ms: int = 0,
     chained: bool = True,
+    signed_ms: float = -60_000,
 ) -> None:
-    """Let a signed hello arrive."""
+    """Let a signed hello arrive; it was signed at this time by the wall clocks, long ago."""
     commitment = Commitment(number, index, LENGTH, STEP_MS, age_ms, chain(number).value(index))
     hello = Hello(INTERVAL_MS, 4, chain=commitment if chained else None)
-    opened = Opened(PEER, 1, STARTUP, sequence, 0, hello.encode(), b"")
-    known.check_signed(opened, hello, int(at_ms * MS))
-    known.take_signed(opened, hello, int(at_ms * MS))
+    arrived = Instant(int(at_ms * MS), WALL_NS + int(at_ms * MS))
+    sent_wall_ns = WALL_NS + int(signed_ms * MS)
+    opened = Opened(PEER, 1, STARTUP, sequence, sent_wall_ns, hello.encode(), b"")
+    known.check_signed(opened, hello, arrived)
+    known.take_signed(opened, hello, arrived)
 
 
 def light(index: int, number: int = 0, startup_wall_ns: int = STARTUP) -> LightHello:
@@ -167,6 +172,38 @@ def test_idp_35_and_39_signed() -> None:
     # Of a new chain, nothing is known.
     sign(known, 6000, sequence=6, number=1, index=0)
     hear(known, light(1, number=1), 6900)
+
+
+def test_idp_35_just_signed_hello_sets_a_chain_right_whose_sender_stood_still() -> None:
+    """IDP-35."""
+    known = followers()
+    sign(known, 0)
+    hear(known, light(2), 2 * STEP_MS)
+    # The sender's machine was suspended for a minute; its monotonic clock stood still.
+    back_ms = 60_000
+    with refused_as("IDP-35"):
+        hear(known, light(3), back_ms + 3 * STEP_MS)
+    at_ms = back_ms + 4 * STEP_MS
+    later = {"sequence": 1, "index": 4, "age_ms": 4 * STEP_MS}
+    with refused_as("IDP-35"):
+        sign(known, at_ms, **later, signed_ms=at_ms - SLACK_MS - 1)
+    sign(known, at_ms, **later, signed_ms=at_ms - 300)
+    # The windows are as narrow as if it had come in no time.
+    with refused_as("IDP-35"):
+        hear(known, light(5), back_ms - 300 + 5 * STEP_MS + SLACK_MS + 1)
+    hear(known, light(6), back_ms - 300 + 6 * STEP_MS + SLACK_MS)
+
+
+def test_idp_35_sender_whose_wall_clock_is_ahead_gains_nothing_by_it() -> None:
+    """IDP-35."""
+    known = followers()
+    sign(known, 0)
+    at_ms = 20_000 + STEP_MS
+    with refused_as("IDP-35"):
+        sign(known, at_ms, sequence=1, index=1, age_ms=STEP_MS, signed_ms=at_ms + SLACK_MS + 1)
+    sign(known, at_ms, sequence=1, index=1, age_ms=STEP_MS, signed_ms=at_ms + SLACK_MS)
+    with refused_as("IDP-35"):
+        hear(known, light(2), 20_000 + 2 * STEP_MS + SLACK_MS + 1)
 
 
 def test_signed_hello_of_the_chain_saves_the_hashes_but_not_the_values_used() -> None:

@@ -1,0 +1,159 @@
+"""What MIKE says of the group, and what follows: keys fetched, SAs planned, members looked for.
+
+Owned and driven by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import CancelTimer, Effect, Instant, Report, SetTimer
+from protocol.core.errors import PeerError
+from protocol.idp import rules
+from protocol.idp.absentees import Absentees
+from protocol.idp.config import IdpConfig
+from protocol.idp.events import KeyFetched, SasApplied
+from protocol.idp.followers import Refuse
+from protocol.idp.keying import GroupSync
+from protocol.idp.lifetimes import Lifetimes
+from protocol.idp.news import News
+from protocol.idp.signalling import Signalling
+from protocol.idp.unicast import UnicastPairs
+from protocol.idpmike import GroupStatus, SignalKind
+
+NS_PER_MS = 1_000_000
+
+TIMER_PLAN = "idp.plan"
+TIMER_ABSENT = "idp.absent"
+
+Up = Callable[[], dict[IPv6Address, int]]
+"""Returns the devices that are up, with the start-up time-stamps of their instances."""
+
+Rejoin = Callable[[Instant], list[Effect]]
+"""Has MIKE make us a member anew."""
+
+
+class Group:
+    """The group whose member we are.
+
+    Args:
+        config: settings.
+        own: our black address.
+        counters: count what rules say.
+        mike: the interface to MIKE.
+        news: what waits to be signalled.
+        unicast: the pairs of devices; they follow the group.
+        lifetimes: of the group's SAs.
+        refuse: the engine's.
+        rejoin: the engine's.
+        up: the engine's.
+
+    Attributes:
+        sync: the epoch, its key and its SAs.
+    """
+
+    def __init__(
+        self,
+        config: IdpConfig,
+        own: IPv6Address,
+        *,
+        counters: RuleCounters,
+        mike: Signalling,
+        news: News,
+        unicast: UnicastPairs,
+        lifetimes: Lifetimes,
+        refuse: Refuse,
+        rejoin: Rejoin,
+        up: Up,
+    ) -> None:
+        self._own = own
+        self._members_max = config.max_peers + 1
+        self._counters = counters
+        self._mike = mike
+        self._news = news
+        self._unicast = unicast
+        self._lifetimes = lifetimes
+        self._refuse = refuse
+        self._rejoin = rejoin
+        self._up = up
+        self._absentees = Absentees(own, config.dead_interval_ms * NS_PER_MS)
+        self.sync = GroupSync(config, own, counters)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with an instance; the plan of the SAs knows itself what is installed."""
+        self._plan_wake_mono_ns: int | None = None
+        self._absentees.forget()
+        self._lifetimes.forget()
+
+    def absent(self, up: dict[IPv6Address, int]) -> tuple[IPv6Address, ...]:
+        """Return the members that are not up."""
+        return self._absentees.absent(up)
+
+    def on_status(self, status: GroupStatus, now: Instant) -> list[Effect]:
+        """MIKE has a group key, or we are no member any more."""
+        effects: list[Effect] = [
+            Report("t_status", {"epoch": str(status.epoch), "members": len(status.members)}, now)
+        ]
+        try:
+            rules.check_status(status.members, status.tm, self._members_max)
+        except PeerError as error:
+            return effects + self._refuse("MIKE", error, now)
+        look_ns = self._absentees.on_status(status.members, self._up(), now.mono_ns)
+        if look_ns is not None:
+            effects.append(SetTimer(TIMER_ABSENT, look_ns))
+        return effects + self._planned(self.sync.on_status(status, now.mono_ns), now)
+
+    def on_absent_due(self, now: Instant) -> list[Effect]:
+        """IDP-40: tell MIKE of members that are not there, until it knows."""
+        absent, again_ns = self._absentees.look(self._up(), now.mono_ns)
+        effects: list[Effect] = []
+        for address in absent:
+            self._counters.count("IDP-40")
+            self._news.drop(address)
+            effects += self._mike.signal(SignalKind.LEAVE, address, 0, now)
+        if again_ns is not None:
+            effects.append(SetTimer(TIMER_ABSENT, again_ns))
+        return effects
+
+    def on_key_due(self, _now: Instant) -> list[Effect]:
+        """It is time to fetch a key once more."""
+        return self.sync.on_key_due()
+
+    def on_key_fetched(self, event: KeyFetched, now: Instant) -> list[Effect]:
+        """A key was read from its file, or is not there."""
+        try:
+            return self._planned(self.sync.on_key(event.pointer, event.group_key, now.mono_ns), now)
+        except PeerError as error:
+            effects = self._refuse("MIKE", error, now)
+            return effects + self._planned(self.sync.on_key(event.pointer, None, now.mono_ns), now)
+
+    def on_applied(self, event: SasApplied, now: Instant) -> list[Effect]:
+        """A batch of SAs was written."""
+        return self._planned(self.sync.on_applied(event.label, event.outcomes, now.mono_ns), now)
+
+    def on_plan_due(self, now: Instant) -> list[Effect]:
+        """The plan wanted to be woken."""
+        self._plan_wake_mono_ns = None
+        return self._planned(self.sync.on_plan_due(now.mono_ns), now)
+
+    def on_lifetime_due(self, now: Instant) -> list[Effect]:
+        """IDP-61, IDP-62: the SAs' time is running out, or is over."""
+        over, effects = self._lifetimes.on_due(now)
+        if over:
+            return effects + self._planned(self.sync.expire(now.mono_ns), now)
+        return effects + self._rejoin(now) if effects else []
+
+    def _planned(self, effects: list[Effect], now: Instant) -> list[Effect]:
+        """Keep the plan's timer where the plan wants to be woken; pairs follow the group."""
+        effects = [*effects, *self._unicast.follow(self.sync, now)]
+        effects += self._lifetimes.follow(self.sync.epoch, self.sync.tm == self._own, now)
+        wake_mono_ns = self.sync.wake_mono_ns
+        if wake_mono_ns != self._plan_wake_mono_ns:
+            self._plan_wake_mono_ns = wake_mono_ns
+            if wake_mono_ns is None:
+                return [*effects, CancelTimer(TIMER_PLAN)]
+            return [*effects, SetTimer(TIMER_PLAN, wake_mono_ns)]
+        return effects
