@@ -64,7 +64,7 @@ RULES: dict[str, str] = {
     "IDP-32": "A light hello counts only after a signed one of the same instance and chain",
     "IDP-33": "Each value of a chain counts once, and only in rising order",
     "IDP-34": "A light hello's value hashes to the newest one known of its chain",
-    "IDP-35": "A hello that comes a dead interval later than its chain allows does not count",
+    "IDP-35": "A hello a dead interval late in its chain does not count, unless it was just signed",
     "IDP-36": "Who falls silent, and a member not there, is asked before it is taken for down",
     "IDP-37": "A value is revealed in its own time only, and never after the content has changed",
     "IDP-38": "The hello interval grows so that all hellos together stay within the budget",
