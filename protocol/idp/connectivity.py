@@ -92,8 +92,8 @@ class PeerEntry:
         name: from the certificate.
         nation: from the certificate.
         startup_wall_ns: start-up time-stamp of its present instance.
-        first_mono_ns: when this instance was first heard.
-        last_mono_ns: when it was last heard.
+        first_mono_ns: when the first hello of this instance arrived.
+        last_mono_ns: when the last one did.
         dead_interval_ns: silence after which it is down, as it announced.
         hello_interval_ms: as it announced.
         state: ``UP`` or ``LOST``.

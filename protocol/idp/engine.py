@@ -271,7 +271,8 @@ class IdpEngine:
         return Around(
             up=len(up),
             lost=len(self._table) - len(up),
-            to_ask=self._table.falling_silent(now.mono_ns) + self._group.absent(up),
+            to_ask=self._table.falling_silent(self._expiry.heard_until(now))
+            + self._group.absent(up),
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -279,13 +280,14 @@ class IdpEngine:
         if not rules.may_read(self._running):
             self._counters.count("IDP-15")
             return []
+        self._expiry.behind_ns = event.waited_ns
+        arrived = event.arrived(now)
         if event.payload.startswith(LIGHT):
             heard, effects = self._followers.read_light(event, self._table, now)
             if heard is None:
                 return effects + self._exchange.on_light(event, now)
-            return self._on_hello(*heard, now)
+            return self._on_hello(*heard, arrived, now)
         try:
-            arrived = event.arrived(now)
             opened = self._identity.open(
                 event.payload, PROTOCOL_IDP, event.source, arrived, wanted=WANTED
             )
@@ -310,21 +312,21 @@ class IdpEngine:
     ) -> list[Effect]:
         """A device has signed that it is there."""
         self._followers.check_signed(opened, hello, arrived)
-        effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, now)
+        effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, arrived, now)
         self._followers.take_signed(opened, hello, arrived)
         if hello.asking:
             effects += self._hellos.answer_later(opened.peer.address, now, asked=True)
         return effects
 
     def _on_hello(
-        self, peer: Peer, startup_wall_ns: int, hello: Hello, now: Instant
+        self, peer: Peer, startup_wall_ns: int, hello: Hello, arrived: Instant, now: Instant
     ) -> list[Effect]:
         """A device is there."""
         up = self._table.is_up(peer.address)
         refusal = self._exchange.refused_policy(peer, hello, now, up=up)
         if refusal is not None:
             return refusal
-        change = self._table.heard(peer, startup_wall_ns, hello, now.mono_ns)
+        change = self._table.heard(peer, startup_wall_ns, hello, arrived.mono_ns)
         entry = self._table.get(peer.address)
         assert entry is not None
         effects: list[Effect] = []

@@ -1,6 +1,7 @@
 """When a device of the connectivity table is down, if it goes on being silent (IDP-7, IDP-10).
 
-Pure state, owned and driven by the engine.
+Pure state, owned and driven by the engine. The table's times are those of arrival: a device was
+heard when its hello arrived, and is silent only up to the arrival of what we have read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ class Expiry:
         table: whose devices.
         interval_ns: our own hello interval.
         counters: count how often we did not run.
+
+    Attributes:
+        behind_ns: how long what we read last had waited in our socket.
     """
 
     def __init__(self, table: ConnectivityTable, interval_ns: int, counters: RuleCounters) -> None:
@@ -27,6 +31,7 @@ class Expiry:
         self._interval_ns = interval_ns
         self._counters = counters
         self._at_mono_ns: int | None = None
+        self.behind_ns = 0
 
     def heard(self, entry: PeerEntry) -> list[Effect]:
         """Set the timer if this device would be down before it fires.
@@ -34,14 +39,21 @@ class Expiry:
         Hellos move deadlines back without touching the timer: when it fires too early, it is set
         again, at most once per dead interval.
         """
-        if self._at_mono_ns is None or entry.deadline_mono_ns < self._at_mono_ns:
-            return self.timer()
-        return []
+        due_mono_ns = entry.deadline_mono_ns + self.behind_ns
+        return self.timer() if self._at_mono_ns is None or due_mono_ns < self._at_mono_ns else []
 
     def timer(self) -> list[Effect]:
         """Set the timer for the device that would be down first."""
-        self._at_mono_ns = self._table.next_deadline_mono_ns
-        return [] if self._at_mono_ns is None else [SetTimer(TIMER_EXPIRY, self._at_mono_ns)]
+        deadline_mono_ns = self._table.next_deadline_mono_ns
+        if deadline_mono_ns is None:
+            self._at_mono_ns = None
+            return []
+        self._at_mono_ns = deadline_mono_ns + self.behind_ns
+        return [SetTimer(TIMER_EXPIRY, self._at_mono_ns)]
+
+    def heard_until(self, now: Instant) -> int:
+        """IDP-10: return up to which time we know who was silent (monotonic)."""
+        return now.mono_ns - self.behind_ns
 
     def due(self, now: Instant) -> list[Change]:
         """Return who is down (IDP-7), unless it was us who did not run (IDP-10)."""
@@ -49,5 +61,5 @@ class Expiry:
             return []
         if rules.was_not_running(self._at_mono_ns, self._interval_ns, now.mono_ns):
             self._counters.count("idp.excused")
-            self._table.excuse(now.mono_ns)
-        return self._table.expire(now.mono_ns)
+            self._table.excuse(self.heard_until(now))
+        return self._table.expire(self.heard_until(now))

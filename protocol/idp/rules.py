@@ -37,7 +37,7 @@ RULES: dict[str, str] = {
     "IDP-7": "Silent for the announced dead factor times the announced hello interval is down",
     "IDP-8": "A new device is answered once, after a random delay, by a triggered hello",
     "IDP-9": "A device that was cut off signals RESTORE of itself with the first hello it hears",
-    "IDP-10": "A device that did not run does not take the others' silence for their absence",
+    "IDP-10": "Who did not run, or is behind with reading, does not take silence for absence",
     "IDP-11": "A group status names each member once, at most the table's size, the TM among them",
     "IDP-12": "A device that is not among the members removes every SA of the group",
     "IDP-13": "A group key has exactly 32 bytes",

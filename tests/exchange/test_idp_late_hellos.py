@@ -5,7 +5,15 @@ A queue in a starved machine's own socket, a queue in the network, a machine tha
 
 from __future__ import annotations
 
-from tests.exchange.test_idp_light_hellos import DEAD_MS, INTERVAL_MS, A, B, settled, signed
+from tests.exchange.test_idp_light_hellos import (
+    DEAD_MS,
+    INTERVAL_MS,
+    SIGNED_FIRST,
+    A,
+    B,
+    settled,
+    signed,
+)
 from tests.support.fakelink import MS, Device, Network
 
 STEP_MS = 200
@@ -40,6 +48,23 @@ def test_idp_35_backlog_of_two_dead_intervals_in_our_own_sockets_parts_nobody() 
     assert a.counter("IDP-35") == b.counter("IDP-35") == 0
 
 
+def test_idp_10_devices_that_read_at_an_eighth_of_the_speed_lose_nobody() -> None:
+    network = Network(6)
+    for device in network.devices:
+        device.start()
+        network.run(INTERVAL_MS / 6)
+    network.run(SIGNED_FIRST * INTERVAL_MS)
+    # Each device's hellos are read eight intervals apart, for nearly two minutes.
+    for device in network.devices:
+        device.signals.clear()
+    grow(network, "backlog_ms", 105_000, STEP_MS * 7 // 8)
+    network.backlog_ms = 0
+    network.run(10_000)
+    for device in network.devices:
+        assert device.signals == []
+        assert device.counter("idp.excused") == 0
+
+
 def test_idp_7_backlog_in_our_sockets_keeps_a_dead_device_no_longer_than_the_backlog_is() -> None:
     network, (a, b) = settled()
     grow(network, "backlog_ms", 2 * DEAD_MS, STEP_MS // 2)
@@ -48,6 +73,7 @@ def test_idp_7_backlog_in_our_sockets_keeps_a_dead_device_no_longer_than_the_bac
     assert a.signals == []
     network.run(INTERVAL_MS + 100)
     assert a.signals == [("LEAVE", B)]
+    assert a.status()["peers"][0]["last_hello_ms"] >= 3 * DEAD_MS - INTERVAL_MS
 
 
 def test_idp_35_delay_of_less_than_a_dead_interval_in_the_network_parts_nobody() -> None:
