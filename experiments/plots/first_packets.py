@@ -54,8 +54,9 @@ def draw(run: Run, folder: Path) -> list[Path]:
     subtitle = (
         f"a packet every {interval:g} ms from one client in each direction; out of the joiner's "
         "LAN the last of the other LANs counts; arrivals stamped by the kernel\n"
-        f"a member sends with the new epoch's SA only {delays} after it has written it "
-        f"(make before break): the joiner can read nothing before\n{counted}"
+        "a member sends with the new epoch's SA when all have confirmed it (make before break), "
+        f"{delays} after it has written it at the latest: the joiner can read nothing before\n"
+        f"{counted}"
     )
     style.dress(made, run, "Joins: first red multicast packet at a client", subtitle)
     return style.save(made, run, "first_packets", folder)

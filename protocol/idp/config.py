@@ -93,10 +93,12 @@ class IdpConfig:
         news_delay_ms: another device's JOIN or RESTORE is signalled to MIKE so long after it was
             noticed, with all others of that time (IDP-16). 500: MIKE does nothing at once with
             it, and a group that is busy with the join itself is not woken for it.
-        activation_delay_ms: from "SAs of the new epoch written" to "our policy uses them"
-            (RFC 5374 section 4.2.1: about the time in which every member has the new epoch).
-        deactivation_delay_ms: from there to the removal of the SAs of the older epochs: packets
-            still under way stay readable.
+        activation_delay_ms: at the longest so long after "SAs of the new epoch written" our policy
+            uses them (RFC 5374 section 4.2.1); as soon as all members have confirmed that they
+            have them (docs/idp.md section 8.1).
+        deactivation_delay_ms: from there to the removal of the SAs of the older epochs. Another
+            sender may switch up to an activation delay later than we, and packets may still be
+            under way: twice the activation delay.
         max_peers: size of the connectivity table. 256: the paper's network has "a few dozens".
         max_epochs: epochs of SAs kept side by side when rekeys come faster than the delays; the
             SPI's two epoch bits (protocol.ipsec.schedule) keep four apart.
@@ -124,7 +126,7 @@ class IdpConfig:
     triggered_hello_spread_ms: int = 250
     triggered_hello_gap_ms: int = 100
     news_delay_ms: int = 500
-    activation_delay_ms: int = 200
+    activation_delay_ms: int = 500
     deactivation_delay_ms: int = 1000
     max_peers: int = 256
     max_epochs: int = 4

@@ -37,8 +37,9 @@ from protocol.identity import (
     RefusedError,
     UnknownCertificateError,
 )
-from protocol.idp import exchange, rules
+from protocol.idp import exchange, notice, rules
 from protocol.idp.config import IdpConfig
+from protocol.idp.confirming import TIMER_NOTICE
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
 from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
@@ -69,6 +70,7 @@ TIMERS = (
     TIMER_EXPIRY,
     TIMER_KEY,
     TIMER_PLAN,
+    TIMER_NOTICE,
     TIMER_NEWS,
     TIMER_ABSENT,
     TIMER_LIFETIME,
@@ -131,6 +133,7 @@ class IdpEngine:
             refuse=self._refuse,
             rejoin=self._rejoin,
             up=lambda: dict(self._table.instances_up()),
+            is_lost=lambda address: address in self._table and not self._table.is_up(address),
         )
         self._reset()
 
@@ -287,6 +290,8 @@ class IdpEngine:
             if heard is None:
                 return effects + self._exchange.on_light(event, now)
             return self._on_hello(*heard, arrived, now)
+        if event.payload.startswith(notice.PREAMBLE):
+            return self._on_notice(event, now)
         try:
             opened = self._identity.open(
                 event.payload, PROTOCOL_IDP, event.source, arrived, wanted=WANTED
@@ -306,6 +311,14 @@ class IdpEngine:
             return self._on_signed(opened, hello, arrived, now)
         except PeerError as error:
             return self._refuse(opened.peer.name, error, now)
+
+    def _on_notice(self, event: DatagramReceived, now: Instant) -> list[Effect]:
+        """A device says that it has an epoch's SAs; only those that are up are listened to."""
+        entry = self._table.get(event.source)
+        if entry is None or not self._table.is_up(event.source):
+            self._counters.count("idp.notice_unknown")
+            return []
+        return self._group.on_notice(event, entry.name, now)
 
     def _on_signed(
         self, opened: Opened, hello: Hello, arrived: Instant, now: Instant
@@ -371,7 +384,7 @@ class IdpEngine:
         effects: list[Effect] = []
         for change in changes:
             effects += self._news.detected(change, now) + self.unicast.on_lost(change.address, now)
-        return effects
+        return effects + self._group.on_lost(now)
 
     def _rejoin(self, now: Instant) -> list[Effect]:
         """Have MIKE make us a member anew."""
@@ -435,6 +448,7 @@ class IdpEngine:
             TIMER_BEGIN: self._on_begin_due,
             TIMER_NEWS: self._news.on_due,
             TIMER_ABSENT: self._group.on_absent_due,
+            TIMER_NOTICE: self._group.on_notice_due,
             TIMER_LIFETIME: self._group.on_lifetime_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from protocol.core.counters import RuleCounters
-from protocol.core.engine import CancelTimer, Effect, Instant, Report, SetTimer
+from protocol.core.engine import (
+    CancelTimer,
+    DatagramReceived,
+    Effect,
+    Instant,
+    Report,
+    SetTimer,
+)
 from protocol.core.errors import PeerError
 from protocol.idp import rules
 from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
+from protocol.idp.confirming import IsLost
 from protocol.idp.events import KeyFetched, SasApplied
 from protocol.idp.followers import Refuse
 from protocol.idp.keying import GroupSync
@@ -49,6 +57,7 @@ class Group:
         refuse: the engine's.
         rejoin: the engine's.
         up: the engine's.
+        is_lost: the engine's.
 
     Attributes:
         sync: the epoch, its key and its SAs.
@@ -67,6 +76,7 @@ class Group:
         refuse: Refuse,
         rejoin: Rejoin,
         up: Up,
+        is_lost: IsLost,
     ) -> None:
         self._own = own
         self._members_max = config.max_peers + 1
@@ -79,7 +89,7 @@ class Group:
         self._rejoin = rejoin
         self._up = up
         self._absentees = Absentees(own, config.dead_interval_ms * NS_PER_MS)
-        self.sync = GroupSync(config, own, counters)
+        self.sync = GroupSync(config, own, counters, is_lost)
         self.forget()
 
     def forget(self) -> None:
@@ -133,6 +143,22 @@ class Group:
     def on_applied(self, event: SasApplied, now: Instant) -> list[Effect]:
         """A batch of SAs was written."""
         return self._planned(self.sync.on_applied(event.label, event.outcomes, now.mono_ns), now)
+
+    def on_notice(self, event: DatagramReceived, name: str, now: Instant) -> list[Effect]:
+        """A device that is up says that it has an epoch's SAs."""
+        try:
+            effects = self.sync.on_notice(event.payload, event.source, now.mono_ns)
+        except PeerError as error:
+            return self._refuse(name, error, now)
+        return self._planned(effects, now)
+
+    def on_notice_due(self, now: Instant) -> list[Effect]:
+        """It is time to say that we have the SAs, or to ask who has not said so."""
+        return self.sync.on_notice_due(now.mono_ns)
+
+    def on_lost(self, now: Instant) -> list[Effect]:
+        """Devices are down: they are not waited for any more."""
+        return self._planned(self.sync.reconsider(now.mono_ns), now)
 
     def on_plan_due(self, now: Instant) -> list[Effect]:
         """The plan wanted to be woken."""

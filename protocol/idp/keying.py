@@ -14,6 +14,7 @@ from protocol.core.counters import RuleCounters
 from protocol.core.engine import CancelTimer, Effect, Log, Report, SetTimer
 from protocol.idp import rules
 from protocol.idp.config import IdpConfig, SaMode
+from protocol.idp.confirming import Confirmations, IsLost
 from protocol.idp.events import ApplySas, FetchKey
 from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.idpmike import EpochId, GroupStatus
@@ -56,10 +57,13 @@ class GroupSync:
         ended: why we have none: ``excluded``, ``no key``, or None.
     """
 
-    def __init__(self, config: IdpConfig, own: IPv6Address, counters: RuleCounters) -> None:
+    def __init__(
+        self, config: IdpConfig, own: IPv6Address, counters: RuleCounters, is_lost: IsLost
+    ) -> None:
         self._config = config
         self._own = own
         self._counters = counters
+        self._confirmations = Confirmations(own, is_lost, counters, config.max_peers)
         path = GroupPath(
             own=own,
             group=config.sa_group,
@@ -72,6 +76,7 @@ class GroupSync:
         self._reset()
 
     def _reset(self) -> None:
+        self._confirmations.forget()
         self._wanted: GroupStatus | None = None
         self._fetched_again = False
         self._excluded = False
@@ -125,6 +130,7 @@ class GroupSync:
         if rules.is_excluded(self._own, status.members):
             self._wanted, self.epoch, self._excluded = None, None, True
             self._fresh, self.ended = None, "excluded"
+            self._confirmations.forget()
             self._counters.count("IDP-12")
             effects: list[Effect] = [Report("idp.excluded", {"epoch": str(status.epoch)})]
             return effects + self._plan.want_none(now_mono_ns)
@@ -145,6 +151,7 @@ class GroupSync:
         self._expired = self.epoch
         self._wanted, self.epoch = None, None
         self._fresh, self.ended = None, "excluded"
+        self._confirmations.forget()
         self._counters.count("IDP-62")
         effects: list[Effect] = [
             Report("idp.expired", {"epoch": str(self._expired)}),
@@ -168,6 +175,8 @@ class GroupSync:
         sas = self._sas(status, group_key)
         spis = tuple(sa.spi for sa in (sas.own, *sas.others))
         self._fresh = WrittenEpoch(status.epoch, tuple(status.members), spis, group_key)
+        if self._config.sa_mode is SaMode.PER_SENDER:
+            self._confirmations.expect(status.epoch, status.members, group_key)
         return self._plan.want(sas, now_mono_ns)
 
     def on_key_due(self) -> list[Effect]:
@@ -182,11 +191,33 @@ class GroupSync:
         effects = self._plan.applied(label, outcomes, now_mono_ns)
         if self._plan.failures > failures:
             self._counters.count("IDP-14", self._plan.failures - failures)
-        return effects
+        written, active = self._plan.written_epoch, self._plan.active_epoch
+        effects += self._confirmations.written(written, now_mono_ns, waits=written != active)
+        return effects + self.reconsider(now_mono_ns)
 
     def on_plan_due(self, now_mono_ns: int) -> list[Effect]:
         """Take the steps whose time has come."""
         return self._plan.due(now_mono_ns)
+
+    def on_notice(self, payload: bytes, sender: IPv6Address, now_mono_ns: int) -> list[Effect]:
+        """Take a device's notice that it has an epoch's SAs.
+
+        Raises:
+            PeerError: it is none (IDP-41), or not a member's (IDP-42).
+        """
+        effects = self._confirmations.heard(payload, sender)
+        return effects + self.reconsider(now_mono_ns)
+
+    def on_notice_due(self, now_mono_ns: int) -> list[Effect]:
+        """Give our notice, or ask for others'."""
+        return self._confirmations.due(now_mono_ns)
+
+    def reconsider(self, now_mono_ns: int) -> list[Effect]:
+        """IDP-43: switch to an epoch that everybody has, or that is in use all the same."""
+        if self._plan.active_epoch == self._plan.written_epoch:
+            return self._confirmations.give_up()
+        epoch, effects = self._confirmations.complete(now_mono_ns)
+        return effects if epoch is None else effects + self._plan.confirm(epoch, now_mono_ns)
 
     def _on_removed(self, label: str, outcomes: Sequence[Outcome]) -> list[Effect]:
         """IDP-14 for the removal at stop, which the plan has already forgotten."""

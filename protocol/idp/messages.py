@@ -13,6 +13,7 @@ from enum import IntEnum, IntFlag
 from ipaddress import IPv4Network, IPv6Network
 
 from protocol.core.wire import Reader, Writer
+from protocol.idp import notice
 from protocol.idp.lighthello import COMMITMENT_LENGTH, KIND, Commitment
 from protocol.idpmike import EpochId
 from protocol.ipsec.model import Prefix
@@ -42,8 +43,8 @@ PREFIXES_MAX = 256
 class MessageKind(IntEnum):
     """Kinds of IDP messages; 3 is kept for a good-bye.
 
-    Kinds 4 to 7 are those of `protocol.idp.documents`. 8 is never in the envelope: an envelope of
-    this kind is dropped like one of an unknown kind.
+    Kinds 4 to 7 are those of `protocol.idp.documents`. 8 and 9 are never in the envelope: an
+    envelope of these kinds is dropped like one of an unknown kind.
     """
 
     HELLO = 1
@@ -53,6 +54,7 @@ class MessageKind(IntEnum):
     REVOCATIONS = 6
     POLICY = 7
     LIGHT_HELLO = KIND
+    NOTICE = notice.KIND
 
 
 class HelloFlag(IntFlag):

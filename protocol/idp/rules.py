@@ -3,13 +3,14 @@
 A check on what a peer sent raises `PeerError`; the engine counts it under the rule and drops the
 message. The other rules say when we act; their checks return the answer.
 
-Rules IDP-1 and IDP-17 (syntax) are checked while a body is read, in `protocol.idp.messages`.
+Rules IDP-1, IDP-17 and IDP-41 (syntax) are checked while a body is read, in
+`protocol.idp.messages` and `protocol.idp.notice`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import NoReturn
 
@@ -70,6 +71,10 @@ RULES: dict[str, str] = {
     "IDP-38": "The hello interval grows so that all hellos together stay within the budget",
     "IDP-39": "A hello that was overtaken by a later signed one does not count",
     "IDP-40": "A member of the group that is not up one dead interval later is signalled as LEAVE",
+    "IDP-41": "A notice is exactly 36 bytes",
+    "IDP-42": "A notice counts only from a member of the epoch, under the epoch's key",
+    "IDP-43": "An epoch is used when every member that is not lost has it, or the delay is over",
+    "IDP-44": "A member's question for our notice is answered at most 8 times in an epoch",
     "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
     "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
     "IDP-52": "A stranger is asked once in 500 ms, all 50 times a second, none again if refused",
@@ -420,3 +425,19 @@ def renewal_ns(lifetime_ns: int, spread_ns: int, *, is_tm: bool) -> int:
 def is_over(end_mono_ns: int, now_mono_ns: int) -> bool:
     """IDP-62: whether the lifetime of an epoch's SAs has ended."""
     return now_mono_ns >= end_mono_ns
+
+
+def check_notice(authentic: bool) -> None:
+    """IDP-42: refuse a notice that no member of the epoch can have made."""
+    if not authentic:
+        raise PeerError("IDP-42", "its notice is not that of a member of the epoch")
+
+
+def is_confirmed(missing: Collection[IPv6Address]) -> bool:
+    """IDP-43: whether every member that can be waited for has the epoch's SAs."""
+    return not missing
+
+
+def may_answer(answers: int, answers_max: int) -> bool:
+    """IDP-44: whether a device is answered once more."""
+    return answers < answers_max

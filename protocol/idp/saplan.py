@@ -5,9 +5,10 @@ with effects. At most one batch is under way, so every batch is made from a know
 records each SA from the moment it is handed out until its removal is acknowledged: what the SAD may
 hold is always a known set, nothing is left behind and nothing is deleted twice.
 
-SA mode ``per-sender`` makes before it breaks (RFC 5374 section 4.2.1): write the new epoch's SAs,
-after the activation delay pin our policy to our new SPI, after the deactivation delay delete the
-older epochs' SAs. SA mode ``paper`` deletes the shared SA, then writes the new one.
+SA mode ``per-sender`` makes before it breaks (RFC 5374 section 4.2.1): write the new epoch's SAs;
+once all members have them (`protocol.idp.confirming`), at the latest after the activation delay,
+pin our policy to our new SPI; after the deactivation delay delete the older epochs' SAs. SA mode
+``paper`` deletes the shared SA, then writes the new one.
 
 Where the new epoch cannot be installed, the older SAs go all the same when their time is over:
 rather silent than under a key that an excluded device may know.
@@ -198,6 +199,13 @@ class SaPlan:
     def give_up(self, now_mono_ns: int) -> list[Effect]:
         """The group moved to an epoch we cannot follow: let the SAs we have run out."""
         self._trail(self._generations, now_mono_ns)
+        return self._advance(now_mono_ns)
+
+    def confirm(self, epoch: EpochId, now_mono_ns: int) -> list[Effect]:
+        """Everybody has the SAs of an epoch: it need not wait any longer."""
+        for generation in self._of(Phase.WRITTEN):
+            if generation.wanted.epoch == epoch:
+                generation.at_mono_ns = min(generation.at_mono_ns, now_mono_ns)
         return self._advance(now_mono_ns)
 
     def due(self, now_mono_ns: int) -> list[Effect]:

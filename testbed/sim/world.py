@@ -68,7 +68,7 @@ STABLE_MS = 6_500
 UNSEEN_MS = 5_000
 """A device that died on a perfect network is in no table so long after: five hello intervals."""
 
-WIPED_MS = 6_500
+WIPED_MS = 6_800
 """... and in no SAD: a rekey, the activation and the deactivation delay later."""
 
 POLL_MS = 250

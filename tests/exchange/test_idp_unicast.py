@@ -107,12 +107,12 @@ def test_rekey_makes_before_it_breaks() -> None:
     network, (a, b) = joined(2)
     network.run(2000)
     old = {sa.spi for sa in pair_sas(a)}
-    keyed(network, 2, [a, b], 1100)
+    keyed(network, 2, [a, b], 1400)
     assert {sa.spi for sa in pair_sas(a)} == old, "the group settles first"
     network.run(150)
     assert len(pair_sas(a)) == 4
     assert pinned(a, b) <= old
-    network.run(200)
+    network.run(500)
     moved = pinned(a, b)
     assert len(moved) == 1
     assert not moved & old
@@ -204,7 +204,7 @@ def test_restart_gives_other_keys() -> None:
     network.run(20)
     b.start()
     network.run(20)
-    keyed(network, 2, [a, b], 1500)
+    keyed(network, 2, [a, b], 3500)
     assert len(pair_sas(a)) == 2
     assert not before & {sa.key for sa in pair_sas(a)}
     assert routes(a) == ["fd00:2::/64"]

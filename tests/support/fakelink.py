@@ -45,6 +45,7 @@ from protocol.idp.events import (
     SasApplied,
 )
 from protocol.idp.messages import prefix_order
+from protocol.idp.notice import PREAMBLE as NOTICE
 from protocol.idp.policykeeper import OwnPolicy
 from protocol.idpmike import Credential, EpochId, GroupStatus, LocalLink, Side, Signal, Standing
 from protocol.ipsec.backend import Operation, Outcome
@@ -124,6 +125,7 @@ class Device:
         self.routes: dict[Prefix, None] = {}
         self.announced: list[SendDatagram] = []
         self.sent: list[SendDatagram] = []
+        self.notices: list[SendDatagram] = []
         self.connected = True
         self.asleep_ns = 0
         self.inbox: deque[tuple[int, DatagramReceived]] = deque()
@@ -225,8 +227,8 @@ class Device:
             case SendDatagram("local", payload, _):
                 if self.mike_up:
                     self.net.after(LOCAL_LATENCY_NS, lambda: self._mike_receives(payload))
-            case SendDatagram("group"):
-                self.sent.append(effect)
+            case SendDatagram("group", payload, _):
+                (self.notices if payload.startswith(NOTICE) else self.sent).append(effect)
                 self.net.transmit(self, effect)
             case SendDatagram("pair"):
                 self.announced.append(effect)

@@ -15,6 +15,7 @@ from tests.support.fakelink import MS, SA_GROUP, FaultyBackend, epoch
 from tests.support.identities import address
 
 OWN, PEER = address(0), address(1)
+DELAY_NS = IdpConfig(sa_group=SA_GROUP).activation_delay_ms * MS
 
 
 def wanted(number: int, own_spi: int, *peer_spis: int) -> EpochSas:
@@ -72,7 +73,7 @@ def test_policies_of_both_families_follow_an_epoch() -> None:
     bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
     assert bench.steps() == ["add 300", "pin 300", "pin 300", "add 301"]
     bench.run(bench.plan.want(wanted(2, 310, 311), 5), 5)
-    bench.run(bench.plan.due(200 * MS + 5), 200 * MS + 5)
+    bench.run(bench.plan.due(DELAY_NS + 5), DELAY_NS + 5)
     assert bench.steps() == ["pin 310", "pin 310"]
     pinned = {
         str(policy.selector.destination): policy.template_spi
@@ -82,6 +83,18 @@ def test_policies_of_both_families_follow_an_epoch() -> None:
     assert pinned == {"ff00::/8": 310, "224.0.0.0/4": 310}
     bench.run([bench.plan.stop()], 10_000 * MS)
     assert bench.backend.dump_policies() == []
+
+
+def test_epoch_that_everybody_has_waits_no_longer() -> None:
+    bench = Bench()
+    bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
+    bench.run(bench.plan.want(wanted(2, 310, 311), 5), 5)
+    bench.run(bench.plan.confirm(epoch(1), 10 * MS), 10 * MS)
+    assert bench.plan.active_epoch == epoch(1)
+    bench.run(bench.plan.confirm(epoch(2), 20 * MS), 20 * MS)
+    assert bench.steps() == ["pin 310"]
+    assert bench.plan.active_epoch == epoch(2)
+    assert bench.plan.wake_mono_ns == 20 * MS + 2 * DELAY_NS, "the deactivation delay"
 
 
 def test_spi_of_an_old_inbound_sa_is_taken_over() -> None:
@@ -108,9 +121,9 @@ def test_epoch_that_lost_its_own_spi_is_not_activated() -> None:
     bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
     bench.run(bench.plan.want(wanted(2, 310, 311), 100 * MS), 100 * MS)
     bench.run(bench.plan.want(wanted(3, 320, 310), 200 * MS), 200 * MS)
-    bench.run(bench.plan.due(300 * MS), 300 * MS)
+    bench.run(bench.plan.due(100 * MS + DELAY_NS), 100 * MS + DELAY_NS)
     assert bench.plan.active_epoch == epoch(1)
-    bench.run(bench.plan.due(400 * MS), 400 * MS)
+    bench.run(bench.plan.due(200 * MS + DELAY_NS), 200 * MS + DELAY_NS)
     assert bench.plan.active_epoch == epoch(3)
     assert bench.steps() == ["pin 320"]
 

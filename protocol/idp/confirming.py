@@ -1,0 +1,168 @@
+"""Who has the SAs of the newest epoch: a sender switches to it when everybody has.
+
+The delay between the writing of an epoch and its use (RFC 5374 section 4.2.1) is measured anew
+each time instead of guessed: each member says by a notice that it has written the SAs. Pure state,
+owned and driven by `protocol.idp.keying`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
+
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import CancelTimer, Effect, Report, SendDatagram, SetTimer
+from protocol.idp import rules
+from protocol.idp.notice import Notice, notice_key
+from protocol.idpmike import EpochId
+
+NS_PER_MS = 1_000_000
+
+CHANNEL = "group"
+TIMER_NOTICE = "idp.notice"
+
+FIRST_PAUSE_MS = 20
+"""From the writing of the SAs to our notice: the key agreement of the others goes on meanwhile, and
+is not to be disturbed; we still send with the epoch before."""
+
+ASK_PAUSE_MS = 50
+"""Before we ask for the first time; the pause doubles."""
+
+ANSWERS_MAX = 8
+"""So often the same device is answered in one epoch."""
+
+IsLost = Callable[[IPv6Address], bool]
+"""Whether a device was there and has fallen silent."""
+
+
+class Confirmations:
+    """The notices of the newest epoch.
+
+    Args:
+        own: our address.
+        is_lost: of the engine.
+        counters: of the engine.
+        held_max: notices kept that came before their epoch.
+    """
+
+    def __init__(
+        self, own: IPv6Address, is_lost: IsLost, counters: RuleCounters, held_max: int
+    ) -> None:
+        self._own = own
+        self._is_lost = is_lost
+        self._counters = counters
+        self._held_max = held_max
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything, the key too."""
+        self._epoch: EpochId | None = None
+        self._key = b""
+        self._others: tuple[IPv6Address, ...] = ()
+        self._confirmed: set[IPv6Address] = set()
+        self._answered: dict[IPv6Address, int] = {}
+        self._held: dict[IPv6Address, Notice] = {}
+        self._written_mono_ns: int | None = None
+        self._pause_ns = 0
+        self._said = self._over = False
+
+    def expect(self, epoch: EpochId, members: Sequence[IPv6Address], group_key: bytes) -> None:
+        """The SAs of a new epoch are going to be written; take what came too early."""
+        held = self._held
+        self.forget()
+        self._epoch, self._key = epoch, notice_key(group_key, epoch)
+        self._others = tuple(address for address in members if address != self._own)
+        for sender, notice in held.items():
+            if notice.epoch == epoch and self._is_authentic(notice, sender):
+                self._confirmed.add(sender)
+
+    def written(self, epoch: EpochId | None, now_mono_ns: int, *, waits: bool) -> list[Effect]:
+        """The SAs of an epoch are written; say so soon, if it is the newest.
+
+        Args:
+            epoch: which.
+            now_mono_ns: the time.
+            waits: whether we still send with another one; else the others need not confirm.
+        """
+        if epoch is None or epoch != self._epoch or self._written_mono_ns is not None:
+            return []
+        self._written_mono_ns = now_mono_ns
+        self._over = not waits or not self._others
+        if not self._others:
+            return []
+        return [SetTimer(TIMER_NOTICE, now_mono_ns + FIRST_PAUSE_MS * NS_PER_MS)]
+
+    def complete(self, now_mono_ns: int) -> tuple[EpochId | None, list[Effect]]:
+        """Return the epoch once everybody has it, once, and what follows."""
+        if self._over or self._written_mono_ns is None or not rules.is_confirmed(self._missing()):
+            return None, []
+        self._over = True
+        fields = {
+            "epoch": str(self._epoch),
+            "confirmed": len(self._confirmed),
+            "members": len(self._others) + 1,
+            "spread_ms": (now_mono_ns - self._written_mono_ns) / NS_PER_MS,
+        }
+        effects: list[Effect] = [Report("idp.confirmed", fields)]
+        return self._epoch, [*effects, CancelTimer(TIMER_NOTICE)] if self._said else effects
+
+    def heard(self, payload: bytes, sender: IPv6Address) -> list[Effect]:
+        """Take a notice from the address of a device that is up.
+
+        Raises:
+            PeerError: it is none (IDP-41), or not a member's (IDP-42).
+        """
+        notice = Notice.decode(payload)
+        if notice.epoch != self._epoch:
+            if self._epoch is None or notice.epoch.number >= self._epoch.number:
+                self._hold(notice, sender)
+            return []
+        rules.check_notice(sender in self._others and self._is_authentic(notice, sender))
+        self._confirmed.add(sender)
+        if not notice.asking or self._written_mono_ns is None:
+            return []
+        answers = self._answered.get(sender, 0)
+        if not rules.may_answer(answers, ANSWERS_MAX):
+            self._counters.count("IDP-44")
+            return []
+        self._answered[sender] = answers + 1
+        return [self._notice(sender, asking=False)]
+
+    def due(self, now_mono_ns: int) -> list[Effect]:
+        """Say that we have the SAs; later, ask who has not said so."""
+        if self._written_mono_ns is None:
+            return []
+        effects: list[Effect] = []
+        if not self._said:
+            self._said = True
+            self._pause_ns = ASK_PAUSE_MS * NS_PER_MS
+            effects.append(self._notice(None, asking=False))
+        else:
+            effects += [self._notice(address, asking=True) for address in self._missing()]
+            self._pause_ns *= 2
+        if not self._over:
+            effects.append(SetTimer(TIMER_NOTICE, now_mono_ns + self._pause_ns))
+        return effects
+
+    def give_up(self) -> list[Effect]:
+        """The epoch is in use without everybody: ask no more."""
+        if self._over or self._written_mono_ns is None:
+            return []
+        self._over = True
+        self._counters.count("IDP-43", len(self._missing()))
+        return [CancelTimer(TIMER_NOTICE)] if self._said else []
+
+    def _missing(self) -> list[IPv6Address]:
+        return [a for a in self._others if a not in self._confirmed and not self._is_lost(a)]
+
+    def _hold(self, notice: Notice, sender: IPv6Address) -> None:
+        if sender in self._held or len(self._held) < self._held_max:
+            self._held[sender] = notice
+
+    def _is_authentic(self, notice: Notice, sender: IPv6Address) -> bool:
+        return notice.is_of(self._key, sender)
+
+    def _notice(self, destination: IPv6Address | None, *, asking: bool) -> SendDatagram:
+        assert self._epoch is not None
+        notice = Notice.made(self._key, self._epoch, self._own, asking=asking)
+        return SendDatagram(CHANNEL, notice.encode(), destination)
