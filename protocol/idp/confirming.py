@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import CancelTimer, Effect, Report, SendDatagram, SetTimer
 from protocol.idp import rules
-from protocol.idp.notice import Notice, notice_key
+from protocol.idp.notice import QUESTION_MAX, Notice, notice_key
 from protocol.idpmike import EpochId
 
 NS_PER_MS = 1_000_000
@@ -27,9 +27,6 @@ is not to be disturbed; we still send with the epoch before."""
 
 ASK_PAUSE_MS = 50
 """Before we ask for the first time; the pause doubles."""
-
-ANSWERS_MAX = 8
-"""So often the same device is answered in one epoch."""
 
 IsLost = Callable[[IPv6Address], bool]
 """Whether a device was there and has fallen silent."""
@@ -63,7 +60,7 @@ class Confirmations:
         self._answered: dict[IPv6Address, int] = {}
         self._held: dict[IPv6Address, Notice] = {}
         self._written_mono_ns: int | None = None
-        self._pause_ns = 0
+        self._pause_ns = self._question = 0
         self._said = self._over = False
 
     def expect(self, epoch: EpochId, members: Sequence[IPv6Address], group_key: bytes) -> None:
@@ -119,14 +116,13 @@ class Confirmations:
             return []
         rules.check_notice(sender in self._others and self._is_authentic(notice, sender))
         self._confirmed.add(sender)
-        if not notice.asking or self._written_mono_ns is None:
+        if not notice.question or self._written_mono_ns is None:
             return []
-        answers = self._answered.get(sender, 0)
-        if not rules.may_answer(answers, ANSWERS_MAX):
+        if not rules.is_new_question(notice.question, self._answered.get(sender, 0)):
             self._counters.count("IDP-44")
             return []
-        self._answered[sender] = answers + 1
-        return [self._notice(sender, asking=False)]
+        self._answered[sender] = notice.question
+        return [self._notice(sender)]
 
     def due(self, now_mono_ns: int) -> list[Effect]:
         """Say that we have the SAs; later, ask who has not said so."""
@@ -136,11 +132,12 @@ class Confirmations:
         if not self._said:
             self._said = True
             self._pause_ns = ASK_PAUSE_MS * NS_PER_MS
-            effects.append(self._notice(None, asking=False))
+            effects.append(self._notice(None))
         else:
-            effects += [self._notice(address, asking=True) for address in self._missing()]
+            self._question += 1
+            effects += [self._notice(address, self._question) for address in self._missing()]
             self._pause_ns *= 2
-        if not self._over:
+        if not self._over and self._question < QUESTION_MAX:
             effects.append(SetTimer(TIMER_NOTICE, now_mono_ns + self._pause_ns))
         return effects
 
@@ -162,7 +159,7 @@ class Confirmations:
     def _is_authentic(self, notice: Notice, sender: IPv6Address) -> bool:
         return notice.is_of(self._key, sender)
 
-    def _notice(self, destination: IPv6Address | None, *, asking: bool) -> SendDatagram:
+    def _notice(self, destination: IPv6Address | None, question: int = 0) -> SendDatagram:
         assert self._epoch is not None
-        notice = Notice.made(self._key, self._epoch, self._own, asking=asking)
+        notice = Notice.made(self._key, self._epoch, self._own, question=question)
         return SendDatagram(CHANNEL, notice.encode(), destination)

@@ -20,10 +20,10 @@ KIND = 9
 """Of `protocol.idp.messages.MessageKind`."""
 
 PREAMBLE = bytes((1, PROTOCOL_IDP, KIND))
-"""How every notice begins, and no envelope that we read does; the flags follow."""
+"""How every notice begins, and no envelope that we read does; the question's number follows."""
 
-ASKING = 0x01
-"""The only flag: the sender lacks the receiver's notice. The other bits are zero."""
+QUESTION_MAX = 8
+"""So often a device asks the same one in one epoch."""
 
 RULE_SYNTAX = "IDP-41"
 
@@ -46,27 +46,27 @@ class Notice:
 
     Attributes:
         epoch: which.
-        asking: the receiver's notice of it is missing here.
+        question: 0; or, from 1, for which time the sender asks for the receiver's notice.
         mac: of the above and the sender's black address.
     """
 
     epoch: EpochId
-    asking: bool
+    question: int
     mac: bytes = field(repr=False)
 
     @classmethod
-    def made(cls, key: bytes, epoch: EpochId, sender: IPv6Address, *, asking: bool) -> Notice:
+    def made(cls, key: bytes, epoch: EpochId, sender: IPv6Address, *, question: int) -> Notice:
         """Return a notice of ours."""
-        return cls(epoch, asking, _mac(key, _head(epoch, asking), sender))
+        return cls(epoch, question, _mac(key, _head(epoch, question), sender))
 
     def is_of(self, key: bytes, sender: IPv6Address) -> bool:
         """Return whether a device at this address made it with this key."""
-        expected = _mac(key, _head(self.epoch, self.asking), sender)
+        expected = _mac(key, _head(self.epoch, self.question), sender)
         return hmac.compare_digest(expected, self.mac)
 
     def encode(self) -> bytes:
         """Return the datagram."""
-        return _head(self.epoch, self.asking) + self.mac
+        return _head(self.epoch, self.question) + self.mac
 
     @classmethod
     def decode(cls, datagram: bytes) -> Notice:
@@ -78,20 +78,20 @@ class Notice:
         reader = Reader(datagram, RULE_SYNTAX)
         if reader.pull_bytes(len(PREAMBLE), "preamble") != PREAMBLE:
             reader.fail("preamble", "not that of a notice")
-        flags = reader.pull_u8("flags")
-        if flags & ~ASKING:
-            reader.fail("flags", f"reserved bits set in {flags:#04x}")
+        question = reader.pull_u8("question")
+        if question > QUESTION_MAX:
+            reader.fail("question", f"{question} is above {QUESTION_MAX}")
         number = reader.pull_u64("epoch_number")
         tag = reader.pull_bytes(TAG_LENGTH, "epoch_tag")
         mac = reader.pull_bytes(MAC_LENGTH, "mac")
         reader.finish()
-        return cls(EpochId(number, tag), bool(flags & ASKING), mac)
+        return cls(EpochId(number, tag), question, mac)
 
 
-def _head(epoch: EpochId, asking: bool) -> bytes:
+def _head(epoch: EpochId, question: int) -> bytes:
     writer = Writer()
     writer.push_bytes(PREAMBLE)
-    writer.push_u8(ASKING if asking else 0, "flags")
+    writer.push_u8(question, "question")
     writer.push_u64(epoch.number, "epoch_number")
     writer.push_bytes(epoch.tag, TAG_LENGTH, "epoch_tag")
     return writer.finish()

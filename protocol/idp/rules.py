@@ -74,7 +74,8 @@ RULES: dict[str, str] = {
     "IDP-41": "A notice is exactly 36 bytes",
     "IDP-42": "A notice counts only from a member of the epoch, under the epoch's key",
     "IDP-43": "An epoch is used when every member that is not lost has it, or the delay is over",
-    "IDP-44": "A member's question for our notice is answered at most 8 times in an epoch",
+    "IDP-44": "A member's question for our notice is answered once; it asks at most 8 times in an"
+    " epoch",
     "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
     "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
     "IDP-52": "A stranger is asked once in 500 ms, all 50 times a second, none again if refused",
@@ -438,6 +439,6 @@ def is_confirmed(missing: Collection[IPv6Address]) -> bool:
     return not missing
 
 
-def may_answer(answers: int, answers_max: int) -> bool:
-    """IDP-44: whether a device is answered once more."""
-    return answers < answers_max
+def is_new_question(question: int, answered: int) -> bool:
+    """IDP-44: whether a device asks once more, and not an old question comes again."""
+    return question > answered

@@ -10,8 +10,7 @@ import pytest
 
 from protocol.core.engine import DatagramReceived
 from protocol.core.errors import DecodeError
-from protocol.idp.confirming import ANSWERS_MAX
-from protocol.idp.notice import Notice, notice_key
+from protocol.idp.notice import QUESTION_MAX, Notice, notice_key
 from protocol.idpmike import EpochId
 from tests.support.fakelink import Device, Network, epoch, group_key
 from tests.support.identities import address
@@ -44,9 +43,9 @@ def waited_ms(device: Device, number: int) -> int:
     return used_ms - device.time_of("t_written", epoch=str(epoch(number)))
 
 
-def made(number: int, sender: Device, *, asking: bool = False, key_of: int | None = None) -> bytes:
+def made(number: int, sender: Device, *, question: int = 0, key_of: int | None = None) -> bytes:
     key = notice_key(group_key(key_of or number), epoch(number))
-    return Notice.made(key, epoch(number), sender.address, asking=asking).encode()
+    return Notice.made(key, epoch(number), sender.address, question=question).encode()
 
 
 def hear(device: Device, payload: bytes, source: Device) -> None:
@@ -122,12 +121,12 @@ def test_lost_notice_is_asked_for() -> None:
     rekey([a, b], 2)
     network.run(30)  # A hears nothing, nobody hears A
     a.connected = True
-    # A --> B: notice(2, ASKING); B --> A: notice(2); and the same from B to A
+    # A --> B: notice(2, question 1); B --> A: notice(2); and the same from B to A
     network.run(100)
     assert 70 <= waited_ms(a, 2) <= 80
     assert 70 <= waited_ms(b, 2) <= 80
-    asked = [Notice.decode(n.payload).asking for d in (a, b) for n in d.notices if n.destination]
-    assert sorted(asked) == [False, False, True, True]
+    asked = [Notice.decode(n.payload).question for d in (a, b) for n in d.notices if n.destination]
+    assert sorted(asked) == [0, 0, 1, 1]
 
 
 def test_newcomer_sends_at_once_but_is_waited_for() -> None:
@@ -200,14 +199,14 @@ def test_idp_44_questions_are_answered_a_few_times() -> None:
     rekey([a, b], 2)
     network.run(100)
     a.notices.clear()
-    for _ in range(20):
-        hear(a, made(2, b, asking=True), b)
-    assert len(a.notices) == ANSWERS_MAX
+    for number in range(1, 21):
+        hear(a, made(2, b, question=min(number, QUESTION_MAX)), b)
+    assert len(a.notices) == QUESTION_MAX
     assert {notice.destination for notice in a.notices} == {b.address}
-    assert a.counter("IDP-44") == 20 - ANSWERS_MAX
+    assert a.counter("IDP-44") == 20 - QUESTION_MAX
 
 
-@pytest.mark.parametrize("change", ["short", "long", "flags", "kind"])
+@pytest.mark.parametrize("change", ["short", "long", "question", "kind"])
 def test_idp_41_other_lengths_and_flags_are_refused(change: str) -> None:
     """IDP-41."""
     _, (a, b) = in_epoch_1(2)
@@ -215,7 +214,7 @@ def test_idp_41_other_lengths_and_flags_are_refused(change: str) -> None:
     payload = {
         "short": whole[:-1],
         "long": whole + b"\0",
-        "flags": whole[:3] + b"\x02" + whole[4:],
+        "question": whole[:3] + b"\x09" + whole[4:],
         "kind": whole,
     }[change]
     if change == "kind":
@@ -233,7 +232,7 @@ def test_vector_of_the_document() -> None:
     notice = Notice.decode(payload)
     assert notice.encode() == payload
     assert notice.epoch == EpochId(5, bytes.fromhex("0102030405060708"))
-    assert notice.asking
+    assert notice.question == 1
     key = notice_key(b"\x07" * 32, notice.epoch)
     assert notice.is_of(key, IPv6Address("2001:db8:b::1"))
     assert not notice.is_of(key, address(1))
