@@ -28,6 +28,10 @@ SETTLED_MS = 12_000
 FLAP_MS_MAX = 1_900
 """Two lost hellos, a third one late: shorter than the dead interval of IDP and `tm_silence_ms`."""
 
+REKEY_INTERVAL_MS = 12_000
+"""Where MIKE renews the key by itself: nine tenths of it, less the 3.5 s in which an epoch's SAs
+come and the older ones go, leave enough time without change to be taken for rest."""
+
 MODES = ("ka",)
 """Modes of MIKE that the engines have."""
 
@@ -170,7 +174,7 @@ def draw(
     of_mike = chance.stream("mike")
     datagram_size_max = of_mike.choice([1232, 1232, 512])
     # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
-    rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, 10_000])
+    rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, REKEY_INTERVAL_MS])
     return Scenario(
         seed=seed,
         members=size,
