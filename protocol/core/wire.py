@@ -9,6 +9,7 @@ A decoder ends with `Reader.finish`, which refuses trailing bytes. Integers are 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import NoReturn, TypeVar
 
@@ -17,7 +18,12 @@ from protocol.core.errors import DecodeError, LocalError
 ADDRESS_LENGTH = 16
 """Bytes of an IPv6 address."""
 
+ADDRESSES_KEPT = 1024
+"""Addresses made from bytes are kept: the same few come in every message."""
+
 E = TypeVar("E", bound=IntEnum)
+
+_address = lru_cache(ADDRESSES_KEPT)(IPv6Address)
 
 
 class Reader:
@@ -46,11 +52,12 @@ class Reader:
 
     def _pull(self, length: int, field: str) -> bytes:
         """Return the next ``length`` bytes, or refuse."""
-        if length > self._end - self.offset:
-            self.fail(field, f"needs {length} bytes, {self._end - self.offset} left")
         start = self.offset
-        self.offset += length
-        return self._data[start : self.offset]
+        end = start + length
+        if end > self._end:
+            self.fail(field, f"needs {length} bytes, {self._end - start} left")
+        self.offset = end
+        return self._data[start:end]
 
     def pull_u8(self, field: str) -> int:
         """Read an unsigned 8-bit integer."""
@@ -90,7 +97,7 @@ class Reader:
 
     def pull_address(self, field: str) -> IPv6Address:
         """Read an IPv6 address."""
-        return IPv6Address(self._pull(ADDRESS_LENGTH, field))
+        return _address(self._pull(ADDRESS_LENGTH, field))
 
     def pull_enum(self, kind: type[E], field: str) -> E:
         """Read one byte that must be a member of ``kind``."""
@@ -128,9 +135,10 @@ class Writer:
 
     def _push_integer(self, value: int, length: int, field: str) -> None:
         """Append an unsigned integer of ``length`` bytes."""
-        if not 0 <= value < 1 << (8 * length):
-            raise LocalError(f"{field}: {value} does not fit in {8 * length} bits")
-        self._parts += value.to_bytes(length, "big")
+        try:
+            self._parts += value.to_bytes(length, "big")
+        except OverflowError:
+            raise LocalError(f"{field}: {value} does not fit in {8 * length} bits") from None
 
     def push_u8(self, value: int, field: str = "u8") -> None:
         """Append an unsigned 8-bit integer."""

@@ -165,7 +165,11 @@ class ConnectivityTable:
 
     def entries(self) -> list[PeerEntry]:
         """Return all entries, sorted by address."""
-        return [self._entries[address] for address in sorted(self._entries)]
+        return [self._entries[address] for address in sorted(self._entries, key=int)]
+
+    def addresses_up(self) -> set[IPv6Address]:
+        """Return the address of every device that is up."""
+        return {address for address, entry in self._entries.items() if entry.state is PeerState.UP}
 
     def instances_up(self) -> list[tuple[IPv6Address, int]]:
         """Return address and start-up time-stamp of every device that is up, sorted."""
@@ -261,14 +265,17 @@ class ConnectivityTable:
 
     def expire(self, now_mono_ns: int) -> list[Change]:
         """Move every device that was silent for its dead interval; in the order of addresses."""
+        silent = [
+            entry
+            for entry in self._entries.values()
+            if entry.state is PeerState.UP
+            and is_silent(entry.last_mono_ns, entry.dead_interval_ns, now_mono_ns)
+        ]
         changes = []
-        for entry in self.entries():
-            if entry.state is PeerState.UP and is_silent(
-                entry.last_mono_ns, entry.dead_interval_ns, now_mono_ns
-            ):
-                change = self._move(entry, PeerEvent.SILENT)
-                assert change is not None
-                changes.append(change)
+        for entry in sorted(silent, key=lambda entry: int(entry.address)):
+            change = self._move(entry, PeerEvent.SILENT)
+            assert change is not None
+            changes.append(change)
         return changes
 
     def remove(self, unacceptable: Callable[[bytes], bool]) -> list[Change]:

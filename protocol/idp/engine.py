@@ -132,7 +132,7 @@ class IdpEngine:
             lifetimes=Lifetimes(config, self._exchange.policy, self._hellos.random_below),
             refuse=self._refuse,
             rejoin=self._rejoin,
-            up=lambda: dict(self._table.instances_up()),
+            up=lambda: self._table.addresses_up(),
             is_lost=lambda address: address in self._table and not self._table.is_up(address),
         )
         self._reset()
@@ -270,7 +270,7 @@ class IdpEngine:
 
     def _around(self, now: Instant) -> Around:
         """Return how the others are, for our next hello."""
-        up = dict(self._table.instances_up())
+        up = self._table.addresses_up()
         return Around(
             up=len(up),
             lost=len(self._table) - len(up),

@@ -169,7 +169,7 @@ class Hellos:
             signs = ask_all or self._signs(series.index, index, around)
             series.index = index
             if signs:
-                effects = self._signed(replace(content, asking=ask_all), now)
+                effects = self._signed(content, now, asking=ask_all)
             else:
                 effects = self._light(series, now)
         if not ask_all:
@@ -199,11 +199,14 @@ class Hellos:
         """
         if not around.to_ask:
             return []
-        question = replace(content, asking=True)
         quarter_ns = content.hello_interval_ms * NS_PER_MS // 4
         again = SetTimer(TIMER_ASK, now.mono_ns + quarter_ns - self.random_below(quarter_ns // 2))
         return [
-            *(effect for who in around.to_ask for effect in self._signed(question, now, who)),
+            *(
+                effect
+                for who in around.to_ask
+                for effect in self._signed(content, now, who, asking=True)
+            ),
             again,
         ]
 
@@ -222,7 +225,7 @@ class Hellos:
             began_mono_ns=now.mono_ns,
             step_ms=content.hello_interval_ms - self._config.jitter_ms,
         )
-        return self._signed(replace(content, asking=asking), now)
+        return self._signed(content, now, asking=asking)
 
     def _light(self, series: _Series, now: Instant) -> list[Effect]:
         """Say to all that nothing has changed."""
@@ -239,17 +242,23 @@ class Hellos:
         return [SendDatagram(GROUP, light.encode())]
 
     def _signed(
-        self, hello: Hello, now: Instant, destination: IPv6Address | None = None
+        self,
+        content: Hello,
+        now: Instant,
+        destination: IPv6Address | None = None,
+        *,
+        triggered: bool = False,
+        asking: bool = False,
     ) -> list[Effect]:
         """Send a signed hello, to the group unless there is a destination.
 
         It commits to the running series if it says the same; else the next periodic one begins one.
         """
         effects: list[Effect] = []
-        series = self._series
-        content = replace(hello, triggered=False, asking=False)
+        series, chain = self._series, None
         if series is not None and content == series.content:
-            hello = replace(hello, chain=series.commitment(now.mono_ns))
+            chain = series.commitment(now.mono_ns)
+        hello = replace(content, triggered=triggered, asking=asking, chain=chain)
         payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), now)
         effects.append(SendDatagram(GROUP, payload, destination))
         if destination is None:
@@ -299,11 +308,11 @@ class Hellos:
         only = next(iter(self._newcomers)) if len(self._newcomers) == 1 else None
         self._newcomers.clear()
         self._answered_mono_ns = now.mono_ns
-        return self._signed(replace(self._content(), triggered=True), now, only)
+        return self._signed(self._content(), now, only, triggered=True)
 
     def ask(self, address: IPv6Address, now: Instant) -> list[Effect]:
         """Ask a device for a signed hello."""
-        return self._signed(replace(self._content(), asking=True), now, address)
+        return self._signed(self._content(), now, address, asking=True)
 
     def answer_early(self, members: Container[IPv6Address], now: Instant) -> list[Effect]:
         """Answer now if all new devices that wait for it have just become members.

@@ -69,12 +69,16 @@ class MemoryBackend:
 
     def sending_sa(self, destination: IPv6Address) -> SecurityAssociation | None:
         """Return the SA that a unicast packet to this address would leave with, None if dropped."""
-        for policy in sorted(self._spd.values(), key=lambda policy: policy.priority):
-            network = policy.selector.destination
-            if policy.direction is not PolicyDirection.OUT or destination not in network:
-                continue
-            return self._sad.get(SaId(policy.template_destination, policy.template_spi))
-        return None
+        matching = [
+            policy
+            for policy in self._spd.values()
+            if policy.direction is PolicyDirection.OUT
+            and destination in policy.selector.destination
+        ]
+        if not matching:
+            return None
+        first = min(matching, key=lambda policy: policy.priority)
+        return self._sad.get(SaId(first.template_destination, first.template_spi))
 
     def receives(self, sa: SecurityAssociation) -> bool:
         """Return whether a packet that was sent with this SA would be decrypted here."""

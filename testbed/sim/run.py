@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.sim.scenario import Scenario
+from testbed.sim.sharing import shared_decoding
 from testbed.sim.world import Violation, ViolationError, World
 
 INTERNAL = "no-internal-error"
@@ -72,7 +73,8 @@ def _run(world: World) -> Verdict:
     violation = None
     begun_s = time.process_time()
     try:
-        world.run()
+        with shared_decoding():
+            world.run()
     except ViolationError as error:
         violation = error.violation
     except Exception as error:
