@@ -132,7 +132,7 @@ class IdpEngine:
             lifetimes=Lifetimes(config, self._exchange.policy, self._hellos.random_below),
             refuse=self._refuse,
             rejoin=self._rejoin,
-            up=lambda: self._table.addresses_up(),
+            up=lambda: self._table.addresses_up(),  # noqa: PLW0108 - the table is replaced
             is_lost=lambda address: address in self._table and not self._table.is_up(address),
         )
         self._reset()

@@ -36,7 +36,7 @@ NS_PER_MS = 1_000_000
 TIMER_PLAN = "idp.plan"
 TIMER_ABSENT = "idp.absent"
 
-Up = Callable[[], dict[IPv6Address, int]]
+Up = Callable[[], set[IPv6Address]]
 """Returns the devices that are up, with the start-up time-stamps of their instances."""
 
 Rejoin = Callable[[Instant], list[Effect]]
@@ -98,7 +98,7 @@ class Group:
         self._absentees.forget()
         self._lifetimes.forget()
 
-    def absent(self, up: dict[IPv6Address, int]) -> tuple[IPv6Address, ...]:
+    def absent(self, up: set[IPv6Address]) -> tuple[IPv6Address, ...]:
         """Return the members that are not up."""
         return self._absentees.absent(up)
 
