@@ -37,7 +37,7 @@ TIMER_PLAN = "idp.plan"
 TIMER_ABSENT = "idp.absent"
 
 Up = Callable[[], set[IPv6Address]]
-"""Returns the devices that are up, with the start-up time-stamps of their instances."""
+"""Returns the devices that are up."""
 
 Rejoin = Callable[[Instant], list[Effect]]
 """Has MIKE make us a member anew."""
