@@ -382,8 +382,8 @@ class Repair:
             reader.pull_u32("missing"),
         )
         reader.finish()
-        parts = bool(message.missing)
-        if parts == (message.message == NO_MESSAGE) or (parts and message.wanted != NO_EPOCH):
+        parts, epoch = bool(message.missing), message.wanted != NO_EPOCH
+        if parts in (epoch, message.message == NO_MESSAGE):
             reader.fail("missing", "neither an epoch nor fragments of a message")
         return message
 

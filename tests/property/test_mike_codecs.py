@@ -103,7 +103,7 @@ messages = st.one_of(
     tree_messages(),
     st.builds(Path, epochs, node_keys, st.none() | tags),
     st.builds(Status, epochs, st.integers(0, 1 << 31), st.integers(1, 255), tags),
-    st.builds(Repair, epochs, epochs),
+    st.builds(Repair, epochs.filter(lambda epoch: epoch != NO_EPOCH), epochs),
     st.builds(Repair, st.just(NO_EPOCH), epochs, message_ids, st.integers(1, (1 << PARTS_MAX) - 1)),
     fragments(),
     st.builds(Handover, epochs, addresses, st.integers(0, 1 << 31), numbers, st.booleans()),
