@@ -165,6 +165,7 @@ def render(
             "injected_offset_us": settings.injected_offset_us,
         },
         "start": {"park": True},
+        "state": {"directory": str(run_directory / "state")},
     }
     if not settings.pre_deployed:
         sections["identity"]["peers"] = str(run_directory / _NO_PEERS)

@@ -97,6 +97,7 @@ class DeviceConfig:
         responder_port: port of the NTP on-wire responder, 0 for none.
         injected_offset_us: shift of the wall clock, for tests of the clock measurement only.
         park: wait for ``start`` on the control socket.
+        state_directory: on a disk: what must not be forgotten, or None.
     """
 
     device: DeviceSection
@@ -115,6 +116,7 @@ class DeviceConfig:
     responder_port: int
     injected_offset_us: int
     park: bool
+    state_directory: Path | None
 
     @property
     def key_directory(self) -> Path:
@@ -166,6 +168,7 @@ class _DeviceReader(TableReader):
                 "clock", "injected_offset_us", -3_600_000_000, 3_600_000_000, 0
             ),
             park=self.boolean("start", "park", default=True),
+            state_directory=self.path("state", "directory") if "state" in self._tables else None,
         )
         self.refuse_leftovers()
         if config.idp.ipv4 and config.backend == "pfkey":

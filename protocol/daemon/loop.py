@@ -127,6 +127,8 @@ class Loop:
             if idle_ns is not None and now_ns >= self._idle_at_ns(now_ns, last_activity_ns):
                 self._wanted_since_ns = 0
                 self.on_idle()
+                # What is left now (a disk refused) is tried again later, not at once and for ever.
+                last_activity_ns = time.monotonic_ns()
 
     def _idle_at_ns(self, now_ns: int, last_activity_ns: int) -> int:
         if self._wanted_since_ns == 0:

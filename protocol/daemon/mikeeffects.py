@@ -10,9 +10,10 @@ from protocol.core.engine import Effect
 from protocol.daemon.effects import Performer
 from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
+from protocol.daemon.memory import Memory
 from protocol.daemon.sockets import GroupSocket, filter_program
 from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
-from protocol.mike.events import Attend, PublishKey, RetireKey
+from protocol.mike.events import Attend, KeepEpochMark, PublishKey, RetireKey
 from protocol.mike.messages import Kind
 
 _UDP_HEADER_BYTES: Final = 8
@@ -47,8 +48,11 @@ def kind_filter(kinds: tuple[int, ...]) -> array[int]:
 class MikeEffects:
     """The key files that idpd fetches, and what the black socket lets through."""
 
-    def __init__(self, keys: KeyDirectory, log: LogFile, group: GroupSocket) -> None:
+    def __init__(
+        self, keys: KeyDirectory, log: LogFile, group: GroupSocket, memory: Memory
+    ) -> None:
         self._keys = keys
+        self._memory = memory
         self._group = group
         self._log = log
 
@@ -58,11 +62,16 @@ class MikeEffects:
             Attend: self.attend,
             PublishKey: self.publish_key,
             RetireKey: self.retire_key,
+            KeepEpochMark: self.keep_epoch_mark,
         }
 
     def attend(self, effect: Attend) -> None:
         """Have the kernel drop what the engine would."""
         self._group.attach_filter(kind_filter(effect.kinds))
+
+    def keep_epoch_mark(self, effect: KeepEpochMark) -> None:
+        """Make sure that this number is not used again, whatever happens."""
+        self._memory.keep_epoch(effect.number)
 
     def publish_key(self, effect: PublishKey) -> None:
         """Write the key file; if the disk refuses, idpd finds none and says so."""

@@ -16,7 +16,7 @@ from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import LocalSocket
 from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
-from protocol.mike.events import HandoverRequested, RekeyRequested
+from protocol.mike.events import EpochMarkFound, HandoverRequested, RekeyRequested
 
 
 class MikeService(Service):
@@ -42,11 +42,18 @@ class MikeService(Service):
         removed = self.keys.clean()
         if removed:
             self.log.write("warning", f"removed {removed} keys of a killed daemon")
-        self.runtime.perform_with(MikeEffects(self.keys, self.log, self.group).table())
+        effects = MikeEffects(self.keys, self.log, self.group, self.memory)
+        self.runtime.perform_with(effects.table())
+        self.runtime.deliver(EpochMarkFound(self.memory.recall_epochs()))
 
     def clean_up(self) -> None:
         """Make sure that no key of ours is left."""
         self.keys.clean()
+        self.memory.settle()
+
+    def arm_more(self) -> None:
+        """Have numbers of epochs in reserve."""
+        self.memory.reserve_epochs()
 
     def own_commands(self) -> dict[str, Handler]:
         """Return the hand-over of the role of transaction manager, and the renewal of the key."""

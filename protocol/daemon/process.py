@@ -106,7 +106,7 @@ class DaemonProcess:
     def _serve(self) -> None:
         with ExitStack() as stack:
             self.open_all(stack)
-            self.loop.idle_wanted = self._idle_wanted
+            self.loop.idle_wanted = self.idle_wanted
             self.loop.on_idle = self.idle
             if self._exit_with_parent:
                 watch_parent(self.loop, self.loop.stop)
@@ -126,7 +126,8 @@ class DaemonProcess:
 
     # Idle.
 
-    def _idle_wanted(self) -> bool:
+    def idle_wanted(self) -> bool:
+        """Say whether an idle moment has something to do."""
         return self.trace.pending or self.log.pending or gc.get_count()[0] > GARBAGE_OBJECTS
 
     def idle(self) -> None:

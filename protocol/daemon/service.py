@@ -21,6 +21,7 @@ from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.keys import KeyDirectory
+from protocol.daemon.memory import Memory
 from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.policyfile import load_policy
 from protocol.daemon.process import DaemonProcess
@@ -121,7 +122,10 @@ class Service(DaemonProcess):
     def open_all(self, stack: ExitStack) -> None:
         """Load the identity, make the engine, open both channels."""
         self.keys = KeyDirectory(self.config.key_directory)
+        self.memory = Memory(self.config.state_directory, self.daemon, self.log)
         self.identity = self.load_identity()
+        freshness_ms = self.config.identity.freshness_ms
+        self.memory.recall_startup(self.identity, self.clock.now().wall_ns, freshness_ms)
         self.policy = self.load_policy()
         self.engine = self.make_engine(self.identity)
         self.group = GroupSocket(
@@ -171,6 +175,15 @@ class Service(DaemonProcess):
         for notice in notices:
             self.log.write("warning", notice)
         return policy
+
+    def idle_wanted(self) -> bool:
+        """Say whether an idle moment has something to do."""
+        return super().idle_wanted() or self.memory.pending
+
+    def idle(self) -> None:
+        """Write out trace, log and state."""
+        self.memory.write()
+        super().idle()
 
     def reread_trust(self) -> TrustReread:
         """Read anchors, certificates and CRLs again; return what is new.
@@ -266,7 +279,8 @@ class Service(DaemonProcess):
             raise LocalError(f"cannot start: the daemon is {self.state.value} (stop it first)")
         now = self.clock.now()
         if at_wall_ns is None:
-            at_wall_ns = now.wall_ns
+            self._remember(now.wall_ns)
+            at_wall_ns = self.clock.now().wall_ns
         elif abs(at_wall_ns - now.wall_ns) > TRIGGER_DISTANCE_NS_MAX:
             raise LocalError("at_wall_ns is more than an hour away from this device's clock")
         self._trigger_wall_ns = at_wall_ns
@@ -276,9 +290,14 @@ class Service(DaemonProcess):
         except LocalError:
             self.group.leave()
             raise
+        self._remember(at_wall_ns)
         self.idle()
         self.state = State.ARMED
         self._set_trigger()
+
+    def _remember(self, trigger_wall_ns: int) -> None:
+        """Put on the disk what the instance of this trigger must not repeat."""
+        self.memory.keep_startup(self.identity.startup_after(trigger_wall_ns))
 
     def _set_trigger(self) -> None:
         now = self.clock.now()

@@ -1,18 +1,23 @@
 """The cache of what other devices sent us about trust: a file for each thing, written in one step.
 
 Nothing in it is secret, and nothing in it is believed because it is there: at the start it is
-checked like something that has just come (`protocol.identity.certificates`). So a file that a power
-failure cut short does no harm, and the daemon's loop need not wait for the disk (no fsync).
+checked like something that has just come (`protocol.identity.certificates`). So a certificate that
+a power failure cut short does no harm: it is asked for again, and the daemon's loop need not wait
+for the disk. A revocation list or a policy is on the disk when `keep` returns: a device whose power
+is cut must not forget who was excluded.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from protocol.core.errors import LocalError
+from protocol.daemon import atomicfile
 from protocol.daemon.logfile import LogFile
 from protocol.idp.events import DropTrust, KeepTrust
+
+CERTIFICATE = "certificate"
+"""The kind whose loss costs one question."""
 
 FILES_MAX = 1024
 """Files the cache may hold: far above what a store of trust learns."""
@@ -33,15 +38,11 @@ class TrustCache:
         if self._directory is None:
             return
         path = self._path(self._directory, effect.kind, effect.name)
-        new = path.with_suffix(".new")
         try:
             if not path.exists() and len(list(self._directory.iterdir())) >= FILES_MAX:
                 self._log.write("error", f"{self._directory}: more than {FILES_MAX} files")
                 return
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(effect.data)
-            new.replace(path)
+            atomicfile.replace(path, effect.data, durable=effect.kind != CERTIFICATE)
         except OSError as error:
             self._log.write("error", f"{path}: cannot be written: {error.strerror}")
 

@@ -107,10 +107,7 @@ class GatewayEngine:
         assert not self._running
         self._running = True
         for identity in self._identities.values():
-            last = identity.startup_wall_ns
-            identity.begin(
-                event.trigger_wall_ns if last is None else max(event.trigger_wall_ns, last + 1)
-            )
+            identity.begin(identity.startup_after(event.trigger_wall_ns))
         out += [
             SetTimer(_REFRESH, now.mono_ns + self._config.refresh_ms * _NS_PER_MS),
             SetTimer(_SWEEP, now.mono_ns + self._config.sweep_interval_ms * _NS_PER_MS),

@@ -68,7 +68,7 @@ def decode(value: bytes) -> tuple[Prefix, ...]:
             found.append(_prefix(_FAMILIES[number], bits))
             if len(found) > BLOCKS_MAX:
                 raise ValueError("too many blocks")
-    if rest or encode(found) != value:
+    if not found or rest or encode(found) != value:
         raise ValueError("not in canonical form")
     return tuple(found)
 

@@ -132,6 +132,7 @@ class Identity:
         self.me = own.peer
         self.store = store
         self.startup_wall_ns: int | None = None
+        self._earlier_wall_ns = -1
         self._own = own
         self._signing_key = signing_key
         self._freshness_ns = freshness_ms * 1_000_000
@@ -226,6 +227,21 @@ class Identity:
             raise LocalError(f"start-up time-stamp {startup_wall_ns} does not fit in 64 bits")
         self.startup_wall_ns = startup_wall_ns
         self._sequence = 0
+
+    def remember(self, startup_wall_ns: int) -> None:
+        """Know the start-up time-stamp of an earlier process: the next one will be larger."""
+        self._earlier_wall_ns = max(self._earlier_wall_ns, startup_wall_ns)
+
+    def startup_after(self, trigger_wall_ns: int) -> int:
+        """Return the start-up time-stamp of an instance that begins at this trigger.
+
+        It is the trigger's time, unless the clock was set back since the last instance began: then
+        the others would take us for that one (AUTH-10).
+        """
+        last = self._earlier_wall_ns
+        if self.startup_wall_ns is not None:
+            last = max(last, self.startup_wall_ns)
+        return max(trigger_wall_ns, last + 1)
 
     def seal(self, protocol: int, kind: int, body: bytes, now: Instant) -> bytes:
         """Number, time-stamp and sign a message; return the datagram.

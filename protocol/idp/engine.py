@@ -222,7 +222,7 @@ class IdpEngine:
             return [Log("warning", "start ignored: already running")]
         self._state.move(EngineState.RUNNING)
         self._reset()
-        self._startup_wall_ns = max(event.trigger_wall_ns, self._startup_wall_ns + 1)
+        self._startup_wall_ns = self._identity.startup_after(event.trigger_wall_ns)
         self._identity.begin(self._startup_wall_ns)
         self.unicast.begin(self._startup_wall_ns)
         effects: list[Effect] = [Report("t_start", {"trigger_wall_ns": event.trigger_wall_ns})]

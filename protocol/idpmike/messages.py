@@ -416,6 +416,8 @@ def _decode_body(reader: Reader, kind: MessageKind, serial: int) -> Message:
         case MessageKind.STATUS_ACK:
             return StatusAck(serial)
         case MessageKind.RESYNC:
+            if serial:
+                reader.fail("serial", "a Resync has none")
             return Resync(reader.pull_u64("floor"))
         case MessageKind.GROUP_STATUS:
             return _decode_status(reader, serial)

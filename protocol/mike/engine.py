@@ -32,7 +32,13 @@ from protocol.idpmike import (
     SignalKind,
     Standing,
 )
-from protocol.mike.events import Attend, HandoverRequested, RekeyRequested
+from protocol.mike.events import (
+    Attend,
+    EpochMarkFound,
+    HandoverRequested,
+    KeepEpochMark,
+    RekeyRequested,
+)
 from protocol.mike.instance import (
     CHANNEL,
     TIMER_ELECTION,
@@ -73,6 +79,7 @@ class MikeEngine(Renewer):
     """
 
     _attended: tuple[int, ...] = ()
+    _marked = 0
 
     def handle(self, event: Event, now: Instant) -> Sequence[Effect]:
         """Consume one event; return what is to be done, in order."""
@@ -92,10 +99,19 @@ class MikeEngine(Renewer):
                 self.request_hand_over(to)
             case RekeyRequested():
                 self.request_rekey()
+            case EpochMarkFound(number=number):
+                self.highest = self._marked = max(self.highest, number)
             case _:
                 self.log("error", f"{type(event).__name__} is no event of MIKE")
+        self._keep_mark()
         self._attend()
         return self.drain()
+
+    def _keep_mark(self) -> None:
+        """MIKE-29: the number of an epoch is on the disk before anybody hears of it from us."""
+        if self.highest > self._marked:
+            self._marked = self.highest
+            self._effects.insert(0, KeepEpochMark(self.highest))
 
     def _attend(self) -> None:
         """Say which kinds of message matter, whenever that changes.
@@ -116,9 +132,7 @@ class MikeEngine(Renewer):
         """Become a new instance."""
         if self.state is not State.PARKED:
             self._on_stopped()
-        last = self.identity.startup_wall_ns
-        startup = event.trigger_wall_ns if last is None else max(event.trigger_wall_ns, last + 1)
-        self.identity.begin(startup)
+        self.identity.begin(self.identity.startup_after(event.trigger_wall_ns))
         self.clear()
         self.move(State.IDLE)
         self._effects += self.link.begin(self.now)
@@ -134,9 +148,7 @@ class MikeEngine(Renewer):
         """Drop all keys and everything known about groups."""
         self.leave()
         self.stop(*TIMERS)
-        highest = self.highest
         self.clear()
-        self.highest = highest
         self.move(after)
 
     # From IDP.

@@ -31,6 +31,28 @@ class RekeyRequested(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EpochMarkFound(Event):
+    """An earlier process of this device may have used epoch numbers up to this one (MIKE-29).
+
+    Attributes:
+        number: the mark; epochs of this device are above it from now on.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepEpochMark(Effect):
+    """Remember this epoch number over restarts, before any later effect is performed (MIKE-29).
+
+    Attributes:
+        number: the largest one that this device has used or seen.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class PublishKey(Effect):
     """Store a group key where IDP can fetch it, before any later effect is performed.
 

@@ -86,7 +86,7 @@ class Instance:
         state: see `protocol.mike.states`.
         tm: whom we take for the TM.
         term: hand-overs since the epoch was announced.
-        highest: largest epoch number seen in this instance.
+        highest: largest epoch number that this device has used or seen, over restarts (MIKE-29).
         current: the established epoch.
         pending: a newer epoch that is not established yet.
         attempt: our unanswered JOIN.
@@ -121,13 +121,13 @@ class Instance:
         self._running: set[str] = set()
         self.now = Instant(0, 0)
         self.published: list[str] = []
+        self.highest = 0
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything about groups."""
+        """Forget everything about groups, except that numbers only grow."""
         self.tm: IPv6Address | None = None
         self.term = 0
-        self.highest = 0
         self.current: Agreement | None = None
         self.pending: Agreement | None = None
         self.attempt: Attempt | None = None

@@ -62,7 +62,7 @@ class Joiner(Assembler):
         attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret())
         join = Join(attempt.nonce, attempt.leaf.blinded, self.highest)
         datagram = self.sealed(Kind.JOIN, join.encode())
-        self.prepared = Prepared(attempt, datagram, self.now.mono_ns)
+        self.prepared = Prepared(attempt, datagram, self.now.mono_ns, self.highest)
 
     def _is_of_use(self, ready: Prepared) -> bool:
         """Say whether a prepared JOIN is still as good as a new one.
@@ -70,7 +70,7 @@ class Joiner(Assembler):
         It must not look older than a LEAVE that was reported since (MIKE-12).
         """
         age_ns = self.now.mono_ns - ready.made_mono_ns
-        return self.highest == 0 and age_ns <= PREPARED_NS_MAX
+        return self.highest == ready.highest and age_ns <= PREPARED_NS_MAX
 
     def _send_join(self) -> None:
         """Send our request once, and set the timer for its repetition."""

@@ -58,10 +58,11 @@ class Member(Joiner):
             if agreement is not None and content.epoch == agreement.epoch:
                 self._on_known_tree(message, agreement, sender)
                 return
-        if self.tm is None and not grants(content, self.own, self.view().nonce):
+        entering = grants(content, self.own, self.view().nonce)
+        if self.tm is None and not entering:
             self.note_group()
             return
-        check_number(content.number, self.highest)
+        check_number(content.number, self.highest, entering=entering)
         check_sender(content, message.term, sender)
         match authority(self.view(), content, sender):
             case Authority.FOLLOW:

@@ -16,6 +16,7 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
 from protocol.idpmike import EpochId
+from protocol.mike.fields import NUMBER_MAX
 from protocol.mike.keytree import KeyTree, publisher
 from protocol.mike.messages import Announcement, Handover, Join, Kind
 from protocol.mike.schedule import EpochKeys
@@ -51,11 +52,15 @@ RULES: dict[str, str] = {
     "MIKE-26": "A message above datagram_size_max goes in fragments, each signed by itself",
     "MIKE-27": "Fragments are kept only of who may act as TM, bounded in number, size and time",
     "MIKE-28": "What several devices lack is answered once, to all",
+    "MIKE-29": "Epoch numbers of a device grow over restarts, whenever its power goes",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
 NUMBER_JUMP_MAX = 1 << 32
 """Largest step of the epoch number: one member's lie cannot exhaust the 2^62 numbers (MIKE-4)."""
+
+NUMBER_ENTERED_MAX = NUMBER_MAX // 2
+"""Largest number of a group that is entered: who remembers it (MIKE-29) has as many left."""
 
 EARLY_MAX = 64
 """PATHs kept for epochs whose TREE has not come yet (MIKE-23)."""
@@ -146,11 +151,17 @@ def authority(view: View, announcement: Announcement, sender: IPv6Address) -> Au
     return Authority.HOLD
 
 
-def check_number(number: int, highest: int) -> None:
-    """MIKE-4: refuse an epoch that is not newer than all we have seen, or absurdly new."""
+def check_number(number: int, highest: int, *, entering: bool = False) -> None:
+    """MIKE-4: refuse an epoch that is not newer than all we have seen, or absurdly new.
+
+    Args:
+        number: of the epoch.
+        highest: the largest number seen.
+        entering: it answers our own JOIN: the group may have gone far while we were away.
+    """
     if number <= highest:
         raise PeerError("MIKE-4", f"epoch {number} is not above {highest}")
-    if highest and number > highest + NUMBER_JUMP_MAX:
+    if number > (NUMBER_ENTERED_MAX if entering else highest + NUMBER_JUMP_MAX):
         raise PeerError("MIKE-4", f"epoch {number} is too far above {highest}")
 
 
@@ -226,6 +237,8 @@ def check_handover(
             raise PeerError("MIKE-15", f"term {message.term} is not above {term}")
         if message.successor not in view.members:
             raise PeerError("MIKE-15", f"{message.successor} is not a member")
+        if message.highest > view.highest + NUMBER_JUMP_MAX:
+            raise PeerError("MIKE-4", f"number {message.highest} is too far above {view.highest}")
     elif epoch is not None and message.epoch.number <= epoch.number:
         raise PeerError("MIKE-15", f"a hand-over in the past epoch {message.epoch}")
 

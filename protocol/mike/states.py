@@ -90,11 +90,13 @@ class Prepared:
         attempt: what it asks with.
         datagram: signed, ready to be sent.
         made_mono_ns: when it was signed.
+        highest: the largest epoch number that it names.
     """
 
     attempt: Attempt
     datagram: bytes = field(repr=False)
     made_mono_ns: int = 0
+    highest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from protocol.ipsec.model import SecurityAssociation
 from protocol.ipsec.pairpolicy import link_local
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
-from protocol.mike.events import Attend, PublishKey, RetireKey
+from protocol.mike.events import Attend, EpochMarkFound, KeepEpochMark, PublishKey, RetireKey
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance, SeededKeys
 from testbed.sim.people import Crypto, address, identity, local_secret, red_prefix, secret_type
@@ -273,6 +273,7 @@ class Device:
         paused: whether its processes stand still.
         clock_ns: how far its wall clock is ahead.
         entropy: its key source, the same for both daemons and over restarts.
+        epoch_mark: on its disk: the largest epoch number used or seen (MIKE-29).
     """
 
     def __init__(
@@ -306,6 +307,7 @@ class Device:
         self._secret = local_secret(index)
         self._newest_wall_ns = dict.fromkeys(("idpd", "miked"), 0)
         self._wanted = False
+        self.epoch_mark = 0
         self.idpd, self.miked = Daemon(self, "idpd"), Daemon(self, "miked")
         self.daemons = (self.idpd, self.miked)
         self.idpd.other, self.miked.other = self.miked, self.idpd
@@ -317,7 +319,12 @@ class Device:
             }
         )
         self.miked.perform_with(
-            {PublishKey: self._publish, RetireKey: self._retire, Attend: lambda _: None}
+            {
+                PublishKey: self._publish,
+                RetireKey: self._retire,
+                KeepEpochMark: self._keep_mark,
+                Attend: lambda _: None,
+            }
         )
 
     def now(self) -> Instant:
@@ -344,6 +351,7 @@ class Device:
             secrets = secret_type(self._crypto)
             engine = MikeEngine(self._mike_config, own, self._secret, self.entropy, secrets)
             daemon.boot(engine)
+            daemon.deliver(EpochMarkFound(self.epoch_mark))
 
     def power_on(self, gap_ms: int = 0) -> None:
         """Switch on: new processes on an empty kernel, idpd started so long after miked."""
@@ -429,6 +437,9 @@ class Device:
 
     def _publish(self, effect: PublishKey) -> None:
         self.keys[effect.pointer] = effect.group_key
+
+    def _keep_mark(self, effect: KeepEpochMark) -> None:
+        self.epoch_mark = effect.number
 
     def _retire(self, effect: RetireKey) -> None:
         self.keys.pop(effect.pointer, None)

@@ -35,7 +35,9 @@ from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import (
     Attend,
+    EpochMarkFound,
     HandoverRequested,
+    KeepEpochMark,
     PublishKey,
     RekeyRequested,
     RetireKey,
@@ -101,12 +103,14 @@ class Device:
         self.idp_timers = TimerTable()
         self.idp = LocalLink(secret, Side.IDP)
         self.alive = True
+        self.remembers = False
         self.keys: dict[str, bytes] = {}
         self.all_keys: dict[str, bytes] = {}
         self.statuses: list[GroupStatus] = []
         self.reports: list[tuple[int, Report]] = []
         self.logs: list[Log] = []
         self.attended: tuple[int, ...] = ()
+        self.epoch_mark = 0
         self.attended_at_send: list[tuple[Kind, tuple[int, ...]]] = []
 
     @property
@@ -219,6 +223,9 @@ class World:
                     device.keys[pointer] = device.all_keys[pointer] = key
                 case RetireKey(pointer=pointer):
                     device.keys.pop(pointer, None)
+                case KeepEpochMark(number=number):
+                    assert number > device.epoch_mark
+                    device.epoch_mark = number
                 case Attend(kinds=kinds):
                     device.attended = kinds
                 case Report():
@@ -312,7 +319,11 @@ class World:
             device.idp_timers.clear()
             device.timers.clear()
             device.keys.clear()
+            if not device.remembers:
+                device.epoch_mark = 0
         device.alive = True
+        if device.remembers:
+            self.feed(device, EpochMarkFound(device.epoch_mark))
         device.reports.append((self.now_ns, Report("world.started")))
         self.feed(device, Started(EPOCH_WALL_NS + self.now_ns))
 

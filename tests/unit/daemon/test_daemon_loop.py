@@ -95,3 +95,15 @@ def test_idle_work_comes_even_if_it_is_never_quiet(monkeypatch: pytest.MonkeyPat
 def test_a_descriptor_that_select_cannot_watch_is_refused() -> None:
     with pytest.raises(LocalError, match="too many files"):
         Loop().add_reader(2000, lambda: None)
+
+
+def test_idle_work_that_cannot_be_done_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that stays full: the idle work stays wanted, and the processor stays free."""
+    monkeypatch.setattr(loop_module, "QUIET_NS", 10_000_000)
+    loop = Loop()
+    tries: list[int] = []
+    loop.idle_wanted = lambda: True
+    loop.on_idle = lambda: tries.append(time.monotonic_ns())
+    loop.set_timer("end", time.monotonic_ns() + 200_000_000, lambda _: loop.stop())
+    loop.run()
+    assert 1 <= len(tries) <= 21

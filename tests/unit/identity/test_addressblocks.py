@@ -74,3 +74,10 @@ def test_damage_is_refused_or_something_else(data: st.DataObject) -> None:
     except (ValueError, LocalError):
         return
     assert addressblocks.encode(found) == bytes(good)
+
+
+def test_blocks_without_any_prefix_are_malformed() -> None:
+    """Found by fuzzing: `encode` refused them with another error, which ended the reader."""
+    for value in (b"\x30\x00", b"\x30\x06\x30\x04\x04\x00\x30\x00"):
+        with pytest.raises(ValueError, match=r"canonical|family"):
+            addressblocks.decode(value)

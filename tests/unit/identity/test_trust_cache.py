@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.core.engine import Instant
 from protocol.core.errors import LocalError, PeerError
+from protocol.daemon import atomicfile
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.trustcache import FILES_MAX, TrustCache, prepare
@@ -108,6 +111,44 @@ def test_rubbish_in_the_cache_is_left_out_with_a_notice(
     assert names(identity) == []
     assert len(notices) == 3
     assert all(notice.startswith("left out ") for notice in notices)
+
+
+def test_files_cut_at_every_length_are_left_out(
+    coalition: Coalition, cache: TrustCache, tmp_path: Path
+) -> None:
+    """A power cut at any byte: what is whole counts, what is not is asked for again."""
+    learned = coalition.certificate("d2").public_bytes(Encoding.DER)
+    for kind, data in (("certificate", learned), ("revocations", crl_der(coalition, "beta"))):
+        cache.keep(KeepTrust(kind, b"1" * 8, data))
+        (path,) = (tmp_path / "cache").glob(f"{kind}-*")
+        for length in range(len(data)):
+            path.write_bytes(data[:length])
+            identity, notices = load(coalition, tmp_path)
+            assert names(identity) == []
+            assert len(notices) == 1
+        cache.drop(DropTrust(kind, b"1" * 8))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "write", "fsync"])
+def test_a_disk_that_refuses_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    prepare(tmp_path / "cache")
+    log = LogFile(tmp_path / "log", SystemClock(0))
+    cache = TrustCache(tmp_path / "cache", log)
+    cache.keep(KeepTrust("revocations", b"1", b"old"))
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomicfile.os, call, refuse)
+        cache.keep(KeepTrust("revocations", b"1", b"new"))
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.read_bytes() == b"old"
+    log.close()
+    assert f"cannot be written: {os.strerror(number)}" in (tmp_path / "log").read_text()
 
 
 def test_a_cache_that_cannot_be_used(tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_local_1_messages_of_the_other_daemon_and_contradictions() -> None:
             decode(encode(contradiction, KEYS[side]), KEYS[side], side)
 
 
+def test_a_resync_with_a_serial_is_refused() -> None:
+    """Found by fuzzing: two datagrams stood for the same Resync."""
+    protected = bytearray(encode(frame(Resync(4)), KEYS[Side.IDP])[:-32])
+    protected[51] = 1
+    with pytest.raises(DecodeError, match="a Resync has none"):
+        decode(authentic(bytes(protected)), KEYS[Side.IDP], Side.IDP)
+
+
 def test_what_does_not_fit_is_our_own_error() -> None:
     many = tuple(IPv6Address(i) for i in range(1, 1026))
     for message in (replace(STATUS, members=many), replace(STATUS, pointer="x" * 256)):

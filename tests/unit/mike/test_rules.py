@@ -105,7 +105,12 @@ def test_numbers() -> None:
     assert rules.next_number(5, [9, 3]) == 10
     assert rules.next_number(5, [1 << 60]) == 6
     rules.check_number(6, 5)
-    rules.check_number(1 << 40, 0)
+    rules.check_number(1 << 40, 0, entering=True)
+    rules.check_number(1 << 61, 5, entering=True)
+    with pytest.raises(PeerError):
+        rules.check_number((1 << 61) + 1, 5, entering=True)
+    with pytest.raises(PeerError):
+        rules.check_number(5, 5, entering=True)
     for number in (5, 4, 5 + (1 << 32) + 1):
         with pytest.raises(PeerError):
             rules.check_number(number, 5)

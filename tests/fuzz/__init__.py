@@ -1,0 +1,1 @@
+"""Fuzzing: every decoder, and the engines under sequences of datagrams (docs/TESTING.md)."""
