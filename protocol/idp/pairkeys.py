@@ -17,7 +17,14 @@ from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.keying import WrittenEpoch
 from protocol.idp.messages import NO_PAIR_KEY, PAIR_KEY_LENGTH
 from protocol.ipsec.model import SecurityAssociation
-from protocol.ipsec.pairschedule import PairContext, PairEnd, epoch_context, pair_sas, psk_context
+from protocol.ipsec.pairschedule import (
+    PairContext,
+    PairEnd,
+    announcement_key,
+    epoch_context,
+    pair_sas,
+    psk_context,
+)
 
 PSK_EPOCH = "psk"
 """In place of an epoch where a pre-shared key takes the place of group key and pair secret."""
@@ -32,6 +39,7 @@ class PeerKeys:
         startup_wall_ns: start-up time-stamp of its instance.
         pair_key: that instance's, from the hello with which it was met.
         secret: of the pair, once it was needed.
+        announcement_key: of its announcements, once it was needed.
         unusable: the peer has no pair key, or one that makes no SAs.
     """
 
@@ -39,6 +47,7 @@ class PeerKeys:
     startup_wall_ns: int
     pair_key: bytes
     secret: bytes | None = field(default=None, repr=False)
+    announcement_key: bytes | None = field(default=None, repr=False)
     unusable: bool = False
 
 
@@ -116,15 +125,7 @@ class PairKeys:
         config = self._config
         assert config.if_id is not None
         assert self._context is not None
-        if self.members is None:
-            secret = config.psk
-            own = PairEnd(self._own, self._startup_wall_ns.to_bytes(8, "big"))
-            other = PairEnd(peer.address, peer.startup_wall_ns.to_bytes(8, "big"))
-        else:
-            secret = self._secret(peer)
-            own = PairEnd(self._own, self.public, self.members.index(self._own))
-            other = PairEnd(peer.address, peer.pair_key, self.members.index(peer.address))
-        assert secret is not None
+        secret, own, other = self._ends(peer)
         return pair_sas(
             secret,
             self._context,
@@ -134,6 +135,31 @@ class PairKeys:
             reqid=config.unicast_reqid,
             if_id=config.if_id,
             directions=config.sa_directions,
+        )
+
+    def announcements(self, peer: PeerKeys) -> bytes:
+        """Return the key of the announcements between us and a peer.
+
+        Raises:
+            PeerError: the peer's pair key is of low order (IDP-25).
+        """
+        if peer.announcement_key is None:
+            peer.announcement_key = announcement_key(*self._ends(peer))
+        return peer.announcement_key
+
+    def _ends(self, peer: PeerKeys) -> tuple[bytes, PairEnd, PairEnd]:
+        """Return the secret of a pair, we as its one end, and the peer."""
+        if self._config.psk is not None:
+            return (
+                self._config.psk,
+                PairEnd(self._own, self._startup_wall_ns.to_bytes(8, "big")),
+                PairEnd(peer.address, peer.startup_wall_ns.to_bytes(8, "big")),
+            )
+        places = {} if self.members is None else {a: n for n, a in enumerate(self.members)}
+        return (
+            self._secret(peer),
+            PairEnd(self._own, self.public, places.get(self._own, 0)),
+            PairEnd(peer.address, peer.pair_key, places.get(peer.address, 0)),
         )
 
     def _secret(self, peer: PeerKeys) -> bytes:

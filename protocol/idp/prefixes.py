@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 from protocol.ipsec.model import Prefix
 
@@ -89,3 +89,8 @@ def _key(prefix: Prefix) -> Key:
     return prefix.prefixlen, int(prefix.network_address) >> (
         prefix.max_prefixlen - prefix.prefixlen
     )
+
+
+def link_of(address: IPv6Address) -> IPv6Network:
+    """Return the network of the link that a black address is on (RFC 4291 section 2.5.4)."""
+    return IPv6Network((address.packed[:8] + bytes(8), 64))

@@ -76,6 +76,7 @@ RULES: dict[str, str] = {
     "IDP-43": "An epoch is used when every member that is not lost has it, or the delay is over",
     "IDP-44": "A member's question for our notice is answered once; it asks at most 8 times in an"
     " epoch",
+    "IDP-45": "A prefix announcement is authentic under the pair's key, and counts once, in order",
     "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
     "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
     "IDP-52": "A stranger is asked once in 500 ms, all 50 times a second, none again if refused",
@@ -327,7 +328,7 @@ def check_announcer(instance_wall_ns: int | None, startup_wall_ns: int) -> None:
 
 
 def check_announcement_rate(count: int) -> None:
-    """IDP-20: refuse a flood before it costs a signature check each."""
+    """IDP-20: refuse a flood before it costs a MAC and a look at every prefix each."""
     if count > ANNOUNCEMENTS_MAX:
         raise PeerError(
             "IDP-20", f"more than {ANNOUNCEMENTS_MAX} announcements in a hello interval"

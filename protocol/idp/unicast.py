@@ -27,16 +27,16 @@ from protocol.core.engine import (
     TimerExpired,
 )
 from protocol.core.errors import LocalError, PeerError
-from protocol.identity import PROTOCOL_IDP, Identity, Peer, RefusedError
-from protocol.idp import rules
+from protocol.identity import Identity, Peer
+from protocol.idp import pairseal, rules
 from protocol.idp.announcing import Announcer
 from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.events import PrefixAdded, PrefixRemoved, RoutesApplied, SasApplied
 from protocol.idp.keying import GroupSync
-from protocol.idp.messages import PREFIXES_MAX, MessageKind, PrefixAnnouncement
+from protocol.idp.messages import PREFIXES_MAX, PrefixAnnouncement
 from protocol.idp.pairkeys import PairKeys, PeerKeys
 from protocol.idp.pairplan import LABEL, PairPlan
-from protocol.idp.prefixes import PrefixTable
+from protocol.idp.prefixes import PrefixTable, link_of
 from protocol.ipsec.model import Prefix
 
 CHANNEL = "pair"
@@ -70,6 +70,8 @@ class _Pair:
         version: of its list of prefixes that we have; 0: none.
         announced: that list.
         reads: announcements read since ``reads_since_mono_ns``.
+        sent: announcements to it.
+        heard: sequence number of the newest one read.
         rejoin_mono_ns: when to rejoin, because the epoch's SAs were installed before (IDP-27).
     """
 
@@ -79,6 +81,8 @@ class _Pair:
     announced: tuple[Prefix, ...] = ()
     reads: int = 0
     reads_since_mono_ns: int = 0
+    sent: int = 0
+    heard: int = 0
     rejoin_mono_ns: int | None = None
 
 
@@ -87,7 +91,7 @@ class UnicastPairs:
 
     Args:
         config: settings.
-        identity: who we are; opens and seals announcements.
+        identity: who we are.
         keys: where pair keys come from.
         counters: of the engine.
         calls: of the engine.
@@ -163,7 +167,7 @@ class UnicastPairs:
         if not self._on:
             return []
         self._drop(peer.address)
-        self._black_networks().add(_link_of(peer.address))
+        self._black_networks().add(link_of(peer.address))
         pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
         self._pairs[peer.address] = pair
         effects: list[Effect] = []
@@ -312,12 +316,8 @@ class UnicastPairs:
     def _proceed(self, now: Instant) -> list[Effect]:
         """Hand out what is to be done and said now; keep the timer where it is needed next."""
         effects = self._plan.advance(now.mono_ns)
-        sealed: dict[PrefixAnnouncement, bytes] = {}
         for address, said in self._announcer.due(now.mono_ns):
-            # Who has just joined tells everybody the same.
-            if said not in sealed:
-                sealed[said] = self._sealed(said, now)
-            effects.append(SendDatagram(CHANNEL, sealed[said], address))
+            effects += self._announced(self._pairs[address], said)
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
         wakes += [self._renew_mono_ns] if self._renewals else []
         wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
@@ -332,27 +332,33 @@ class UnicastPairs:
 
     # Announcements.
 
-    def _sealed(self, announcement: PrefixAnnouncement, now: Instant) -> bytes:
-        body = announcement.encode()
-        return self._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, now)
+    def _announced(self, pair: _Pair, announcement: PrefixAnnouncement) -> list[Effect]:
+        pair.sent += 1
+        payload = pairseal.seal(
+            self._keys.announcements(pair.keys),
+            self._own,
+            pair.peer.address,
+            startup_wall_ns=self._startup_wall_ns,
+            sequence=pair.sent,
+            body=announcement.encode(),
+        )
+        return [SendDatagram(CHANNEL, payload, pair.peer.address)]
 
     def _on_datagram(self, event: DatagramReceived, now: Instant) -> list[Effect]:
-        """Take an announcement: rate, signature, instance, syntax, then prefix by prefix."""
+        """Take an announcement: rate, instance, MAC, order, syntax, then prefix by prefix."""
         if not self._on or self._startup_wall_ns == 0:
             return []
         pair = self._pairs.get(event.source)
         name = str(event.source) if pair is None else pair.peer.name
         try:
             self._check_source(pair, now)
-            opened = self._identity.open(
-                event.payload, PROTOCOL_IDP, event.source, now, wanted=(MessageKind.PREFIXES,)
-            )
-            if opened is None or pair is None:
-                return []
-            rules.check_announcer(pair.keys.startup_wall_ns, opened.startup_wall_ns)
-            announcement = PrefixAnnouncement.decode(opened.body)
-        except RefusedError as refused:
-            return refused.effects
+            assert pair is not None
+            sealed = pairseal.Sealed.decode(event.payload)
+            rules.check_announcer(pair.keys.startup_wall_ns, sealed.startup_wall_ns)
+            key = self._keys.announcements(pair.keys)
+            sealed.check(key, event.source, self._own, pair.heard)
+            pair.heard = sealed.sequence
+            announcement = PrefixAnnouncement.decode(sealed.body)
         except PeerError as error:
             return self._refuse(name, error, now)
         if rules.is_old(announcement.version, pair.version):
@@ -383,7 +389,7 @@ class UnicastPairs:
             now.mono_ns,
         )
         if answer is not None:
-            effects.append(SendDatagram(CHANNEL, self._sealed(answer, now), event.source))
+            effects += self._announced(pair, answer)
         # What else has arrived is looked at before anything is written: fewer, larger batches.
         self._wake_mono_ns = now.mono_ns
         return [*effects, SetTimer(TIMER_PAIRS, now.mono_ns)]
@@ -436,7 +442,7 @@ class UnicastPairs:
         """Return the links' networks of all devices' black addresses."""
         if not self._black:
             for peer in (self._identity.me, *self._identity.trusted_peers()):
-                self._black.add(_link_of(peer.address))
+                self._black.add(link_of(peer.address))
         return self._black
 
     def _check_own(self, prefix: Prefix) -> None:
@@ -491,8 +497,3 @@ class UnicastPairs:
             "prefixes": [str(prefix) for prefix in self._table.of(address)],
             "unicast": self._plan.describe(address),
         }
-
-
-def _link_of(address: IPv6Address) -> IPv6Network:
-    """Return the network of the link that a black address is on (RFC 4291 section 2.5.4)."""
-    return IPv6Network((address.packed[:8] + bytes(8), 64))

@@ -38,6 +38,7 @@ LABEL_PAIR_ROOT = b"idpmike v1 pair root"
 LABEL_PAIR_KEY = b"idpmike v1 pair sa key"
 LABEL_PAIR_SPI = b"idpmike v1 pair sa spi"
 LABEL_PSK = b"idpmike v1 pair psk"
+LABEL_ANNOUNCEMENT = b"idpmike v1 pair announcement"
 
 PLACE_BITS = 13
 """Bits of the SPI for the sender's place among the members."""
@@ -155,3 +156,18 @@ def pair_sas(
             )
         )
     return sas[0], sas[1]
+
+
+def announcement_key(secret: bytes, one: PairEnd, other: PairEnd) -> bytes:
+    """Return the key of the announcements between two instances, whatever the epoch; 32 bytes.
+
+    Args:
+        secret: X25519 secret of the pair, or the pre-shared key.
+        one: one end; both get the same key.
+        other: the other end.
+    """
+    keyed = HMAC(LABEL_ANNOUNCEMENT, SHA256())
+    keyed.update(secret)
+    ends = sorted((end.address.packed, end.instance) for end in (one, other))
+    about = encoded(LABEL_ANNOUNCEMENT, *(part for end in ends for part in end))
+    return expander(keyed.finalize())(about, 32)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_network
+from pathlib import Path
 
 import pytest
 
 from protocol.core.engine import DatagramReceived
 from protocol.core.errors import LocalError
-from protocol.identity import PROTOCOL_IDP
 from protocol.idp.config import Unicast
 from protocol.idp.events import PrefixAdded, PrefixRemoved
-from protocol.idp.messages import MessageKind, PrefixAnnouncement
+from protocol.idp.messages import PrefixAnnouncement
+from protocol.idp.pairseal import Sealed
+from protocol.ipsec.pairschedule import PairEnd, announcement_key
 from tests.support.fakelink import Network, networks
 from tests.support.identities import make_identities
 from tests.support.pairs import (
@@ -22,8 +25,11 @@ from tests.support.pairs import (
     keyed,
     peer,
     routes,
+    sealed,
     started,
 )
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "idp.md").read_text()
 
 
 def test_lost_announcements_are_repeated_until_heard() -> None:
@@ -64,11 +70,9 @@ def test_idp_24_announcing_stops_and_starts_again_on_change() -> None:
 
 def test_idp_18_only_the_instance_that_is_up_and_only_inside_its_sa() -> None:
     """IDP-18."""
-    network, (a, b, _) = joined(3)
-    identity = make_identities(3)[1]
-    identity.begin(b.status()["startup_wall_ns"] + 1)
+    _, (a, b, _) = joined(3)
     body = PrefixAnnouncement(9, networks(("fd00:2:9::/64",))).encode()
-    payload = identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
+    payload = sealed(b, a, body, startup_wall_ns=b.status()["startup_wall_ns"] + 1)
     a.feed(DatagramReceived("group", b.address, payload))
     assert a.counter("IDP-18") == 0
     a.feed(DatagramReceived("pair", b.address, payload))
@@ -77,13 +81,50 @@ def test_idp_18_only_the_instance_that_is_up_and_only_inside_its_sa() -> None:
     assert routes(a) == ["fd00:2::/64", "fd00:3::/64"]
 
 
+def test_idp_45_only_the_other_end_of_the_pair_and_only_once() -> None:
+    """IDP-45."""
+    network, (a, b, c) = joined(3)
+    body = PrefixAnnouncement(9, networks(("fd00:2:9::/64",))).encode()
+    good = sealed(b, a, body)
+    started_at = b.status()["startup_wall_ns"]
+    for payload, source in (
+        (sealed(c, a, body, startup_wall_ns=started_at), b),  # another member's key
+        (sealed(b, c, body), b),  # for another receiver
+        (good[:-1] + bytes((good[-1] ^ 1,)), b),
+        (good[:20] + bytes((good[20] ^ 1,)) + good[21:], b),
+        (good[:16], b),
+        (b"\1\1\1\0" + good[4:], b),
+    ):
+        a.feed(DatagramReceived("pair", source.address, payload))
+    assert a.counter("IDP-45") == 6
+    assert "fd00:2:9::/64" not in routes(a)
+    a.feed(DatagramReceived("pair", b.address, good))
+    network.run(1)
+    assert "fd00:2:9::/64" in routes(a)
+    # The same once more, as ESP's replay window would not let through.
+    a.feed(DatagramReceived("pair", b.address, good))
+    assert a.counter("IDP-45") == 7
+
+
+def test_vector_of_the_document() -> None:
+    found = re.search(r"Vector: secret 32 times `05`.*?`([0-9a-f]{60,})`", DOCUMENT, re.DOTALL)
+    assert found is not None
+    one, other = (PairEnd(IPv6Address(f"2001:db8:b::{n}"), bytes([n]) * 32) for n in (1, 2))
+    key = announcement_key(b"\x05" * 32, other, one)
+    datagram = bytes.fromhex(found[1])
+    taken = Sealed.decode(datagram)
+    taken.check(key, one.address, other.address, 0)
+    assert (taken.startup_wall_ns, taken.sequence) == (9, 1)
+    assert PrefixAnnouncement.decode(taken.body).version == 3
+
+
 def test_idp_17_ten_thousand_prefixes_are_refused_at_their_number() -> None:
     """IDP-17."""
-    network, (a, b) = joined(2)
+    _, (a, b) = joined(2)
     head = PrefixAnnouncement(9).encode()[:18]
     body = head + (10_000).to_bytes(2, "big") + b"\x06\x40" * 3000
     for _ in range(5):
-        payload = b.engine._identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
+        payload = sealed(b, a, body)
         a.feed(DatagramReceived("pair", b.address, payload))
     assert a.counter("IDP-17") == 5
     (line,) = [log.text for log in a.logs if "IDP-17" in log.text]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from protocol.core.engine import DatagramReceived
-from protocol.identity import PROTOCOL_IDP
+from protocol.idp import pairseal
 from protocol.idp.config import IdpConfig, Unicast
-from protocol.idp.messages import MessageKind, PrefixAnnouncement
+from protocol.idp.messages import PrefixAnnouncement
 from protocol.ipsec.model import SecurityAssociation
 from tests.support.fakelink import SA_GROUP, Device, Network, networks
 
@@ -55,14 +55,28 @@ def peer(device: Device, other: Device) -> dict[str, Any]:
     return found
 
 
+def sealed(sender: Device, receiver: Device, body: bytes, *, startup_wall_ns: int = 0) -> bytes:
+    """Return a datagram with this content as the sender's idpd would send it next."""
+    pairs = sender.engine.unicast
+    pair = pairs._pairs[receiver.address]
+    pair.sent += 1
+    return pairseal.seal(
+        pairs._keys.announcements(pair.keys),
+        sender.address,
+        receiver.address,
+        startup_wall_ns=startup_wall_ns or pairs._startup_wall_ns,
+        sequence=pair.sent,
+        body=body,
+    )
+
+
 def announce(
     network: Network, sender: int, receiver: Device, prefixes: tuple[str, ...], version: int = 99
 ) -> list[Any]:
-    """Feed a validly signed announcement of a device, as if it had come through its SA."""
+    """Feed an authentic announcement of a device, as if it had come through its SA."""
     device = network.devices[sender]
-    identity = device.engine._identity
     body = PrefixAnnouncement(version, networks(prefixes)).encode()
-    payload = identity.seal(PROTOCOL_IDP, MessageKind.PREFIXES, body, network.now)
+    payload = sealed(device, receiver, body)
     before = len(receiver.logs)
     receiver.feed(DatagramReceived("pair", device.address, payload))
     network.run(0.01)
