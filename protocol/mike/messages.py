@@ -40,6 +40,9 @@ from protocol.mike.treemath import ROOT, NodeName, inner_nodes, leaves_from_leve
 RULE_SYNTAX = "MIKE-1"
 
 NONCE_LENGTH = 16
+SUITE_LENGTH = 1
+"""Of the byte that says what blinded keys are; zero: X25519. Others are reserved for a hybrid."""
+
 MESSAGE_ID_LENGTH = 8
 PARTS_MAX = 32
 """Most fragments of a message: a bitmap of them is 4 bytes."""
@@ -93,6 +96,7 @@ class Join:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
+        writer.push_zero(SUITE_LENGTH)
         writer.push_bytes(self.nonce, NONCE_LENGTH, "nonce")
         writer.push_bytes(self.key, BLINDED_LENGTH, "key")
         writer.push_u64(self.highest, "highest")
@@ -102,6 +106,7 @@ class Join:
     def decode(cls, body: bytes) -> Join:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
+        reader.pull_zero(SUITE_LENGTH, "suite")
         message = cls(
             reader.pull_bytes(NONCE_LENGTH, "nonce"),
             reader.pull_bytes(BLINDED_LENGTH, "key"),
@@ -138,6 +143,7 @@ class Announcement:
         tree = self.tree
         position = {address: place for place, address in enumerate(tree.addresses)}
         writer = Writer()
+        writer.push_zero(SUITE_LENGTH)
         writer.push_u64(self.number, "number")
         push_epoch(writer, self.previous)
         writer.push_address(self.tm)
@@ -180,6 +186,7 @@ class Announcement:
     def decode(cls, encoded: bytes) -> Announcement:
         """Read the canonical bytes."""
         reader = Reader(encoded, RULE_SYNTAX)
+        reader.pull_zero(SUITE_LENGTH, "suite")
         number = pull_number(reader, "number")
         if number == 0:
             reader.fail("number", "is zero")

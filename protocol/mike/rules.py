@@ -255,7 +255,7 @@ def is_newer_request(order: tuple[int, int], seen: tuple[int, int] | None) -> bo
 
 def tree_body_max(members: int) -> int:
     """Return an upper bound of a TREE's body: every node a key, every member just joined."""
-    fixed = 2 + 50 + 4 + 2 + 17 + 4
+    fixed = 2 + 51 + 4 + 2 + 17 + 4
     return fixed + members * (17 + 36 + 36 + 1 + 17 + 1)
 
 

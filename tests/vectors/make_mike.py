@@ -26,6 +26,7 @@ SECRETS = {
 }
 PREVIOUS = struct.pack(">Q", 7) + b"epoch  7"
 NONE = bytes(16)
+SUITE = b"\x00"
 NODE_2, LEAF_4, LEAF_5, LEAF_3 = 2, 4, 5, 3
 PART = 100
 """Bytes of a fragment here; those of the product are longer."""
@@ -67,7 +68,7 @@ def epoch(announcement: bytes, root: bytes) -> dict[str, Any]:
     return {
         "announcement": announcement.hex(),
         "digest": digest.hex(),
-        "epoch": (announcement[:8] + digest[:8]).hex(),
+        "epoch": (announcement[1:9] + digest[:8]).hex(),
         "root": root.hex(),
         "epoch_secret": secret.hex(),
         "group_key": expand(secret, b"idpmike v1 mike group key").hex(),
@@ -91,7 +92,7 @@ def announced(
         address + bytes([level]) + blinded(secret) for address, level, secret in leaves
     )
     nodes = b"\x00" if key_2 is None else b"\x01" + key_2
-    return struct.pack(">Q", number) + previous + A + b"\x00\x03" + members + nodes + rest
+    return SUITE + struct.pack(">Q", number) + previous + A + b"\x00\x03" + members + nodes + rest
 
 
 def keys(pairs: dict[int, bytes]) -> bytes:
@@ -144,8 +145,8 @@ def vectors() -> dict[str, Any]:
     parts = fragments(2, whole)
     repaired = struct.pack(">I", 0b101)
     bodies = [
-        ("JOIN of C", 1, NONCE_C + leaf["C"] + struct.pack(">Q", 7)),
-        ("JOIN of B, a renewal", 1, NONCE_B + leaf["B renewed"] + struct.pack(">Q", 8)),
+        ("JOIN of C", 1, SUITE + NONCE_C + leaf["C"] + struct.pack(">Q", 7)),
+        ("JOIN of B, a renewal", 1, SUITE + NONCE_B + leaf["B renewed"] + struct.pack(">Q", 8)),
         ("TREE, complete", 2, tree(join_8, 0, {}, tag_8)),
         ("TREE, node 2 open", 2, tree(renewal_9, 0, {}, b"")),
         ("TREE, repeated with what was published", 2, whole),
@@ -165,7 +166,9 @@ def vectors() -> dict[str, Any]:
     fragment, repair = parts[0], good["REPAIR, an epoch is missing"]
     malformed = [
         ("JOIN cut", 1, good["JOIN of C"][:-1]),
+        ("JOIN of a reserved suite", 1, b"\x01" + good["JOIN of C"][1:]),
         ("JOIN with a trailing byte", 1, good["JOIN of C"] + b"\x00"),
+        ("TREE of a reserved suite", 2, whole[:2] + b"\x01" + whole[3:]),
         ("TREE: a TM that is no member", 2, good["TREE, complete"].replace(A, NONE, 1)),
         ("PATH: keys not in ascending order", 3, ids[1] + keys({5: bytes(32), 2: bytes(32)})),
         ("PATH: has confirmation 2", 3, good["PATH without a confirmation"][:-1] + b"\x02"),
