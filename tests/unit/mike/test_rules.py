@@ -22,6 +22,7 @@ from protocol.mike.transaction import Request, Transaction
 from protocol.mike.treemath import NodeName
 from tests.support.identities import address
 
+TESTS = Path(__file__).resolve().parents[2]
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "mike.md").read_text()
 A = [address(index) for index in range(5)]
 
@@ -45,6 +46,13 @@ def test_the_document_draws_the_table_of_moves() -> None:
 def test_the_document_names_every_message() -> None:
     for kind in Kind:
         assert re.search(rf"^### 3\.\d {kind.name} \({kind.value}\)", DOCUMENT, re.MULTILINE)
+
+
+def test_the_document_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", DOCUMENT))
+    tests = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
+    assert len(named) > 20
+    assert named <= set(re.findall(r"^def (test_\w+)\(", tests, re.MULTILINE))
 
 
 def announcement(nonces: tuple[tuple[object, bytes], ...] = ()) -> Announcement:
