@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
-from protocol.idpmike import EpochId
+from protocol.mike.epochs import Epoch, KeyPair
 from protocol.mike.keytree import KeyTree, publisher
 from protocol.mike.messages import Announcement
-from protocol.mike.rules import check_confirmation, check_published
-from protocol.mike.schedule import EpochKeys, NodeSecret, epoch_keys, node_secret
+from protocol.mike.rules import check_published
+from protocol.mike.schedule import NodeSecret, epoch_keys, node_secret
 from protocol.mike.treemath import ROOT, NodeName, key_path
 
 
@@ -23,23 +23,14 @@ def _leaves(tree: KeyTree, members: Iterable[IPv6Address]) -> tuple[NodeName, ..
     return tuple(leaf for leaf in map(tree.leaf_of, members) if leaf is not None)
 
 
-KeyPair = tuple[bytes, bytes]
-"""Blinded keys of the two children: they determine the node's secret."""
-
-
-class Agreement:
+class Agreement(Epoch):
     """The computation of one epoch at one member.
 
     Attributes:
-        own: our black address.
         leaf: our leaf secret in this epoch.
         announcement: what the TM decided; None until `bind` (only at the TM that prepares it).
         blinded: all blinded keys known by now.
-        published: those among them that we had to publish.
-        secrets: our node secrets by the pair of keys below them.
         root: the root secret, once computed.
-        keys: what it expands to.
-        confirmed: another member proved to us that it has the same root.
     """
 
     __slots__ = (
@@ -47,17 +38,11 @@ class Agreement:
         "_earlier",
         "_secret",
         "_sponsors",
-        "_tags",
         "_told",
         "announcement",
         "blinded",
-        "confirmed",
-        "keys",
         "leaf",
-        "own",
-        "published",
         "root",
-        "secrets",
         "tree",
     )
 
@@ -69,19 +54,14 @@ class Agreement:
         leaf: NodeSecret,
         earlier: Mapping[KeyPair, NodeSecret],
     ) -> None:
+        super().__init__(own)
         name = tree.leaf_of(own)
         assert name is not None
-        self.own = own
         self.tree = tree
         self.leaf = leaf
         self.announcement: Announcement | None = None
         self.blinded = dict(tree.blinded)
-        self.published: dict[NodeName, bytes] = {}
-        self.secrets: dict[KeyPair, NodeSecret] = {}
         self.root: NodeSecret | None = None
-        self.keys: EpochKeys | None = None
-        self.confirmed = False
-        self._tags: dict[IPv6Address, bytes] = {}
         self._sponsors = _leaves(tree, sponsors)
         self._earlier = earlier
         self._at = name
@@ -109,14 +89,14 @@ class Agreement:
         return self.announcement
 
     @property
-    def epoch(self) -> EpochId:
-        """The epoch's id."""
-        return self.content.epoch
-
-    @property
     def members(self) -> tuple[IPv6Address, ...]:
         """Members in position order."""
         return self.tree.addresses
+
+    @property
+    def leaves(self) -> tuple[NodeSecret, ...]:
+        """Our leaf secret."""
+        return (self.leaf,)
 
     @property
     def sponsors(self) -> tuple[IPv6Address, ...]:
@@ -198,27 +178,10 @@ class Agreement:
             self.blinded[name] = secret.blinded
             self.published[name] = secret.blinded
 
-    def confirmation(self) -> bytes | None:
-        """Return our tag, or None while we have no root."""
-        return None if self.keys is None else self.keys.confirmation(self.own)
-
-    def offer(self, member: IPv6Address, tag: bytes | None) -> None:
-        """Keep a member's confirmation tag until the root is computed."""
-        if tag is not None and member in self.members:
-            self._tags[member] = tag
-
-    def check_tags(self) -> None:
-        """MIKE-8: verify the tags that came, once we have the keys.
-
-        Raises:
-            PeerError: one does not verify: we and its sender computed different roots.
-        """
-        if self.keys is None:
-            return
-        tags, self._tags = self._tags, {}
-        for member, tag in tags.items():
-            check_confirmation(self.keys, member, tag)
-            self.confirmed = True
+    def prepare(self) -> None:
+        """Have the root's blinded key ready: the next joiner may be put beside the root."""
+        if self.root is not None:
+            _ = self.root.blinded
 
     def late_sponsors(self) -> list[IPv6Address]:
         """Return the sponsors that could publish by now and have not, in position order.

@@ -7,15 +7,32 @@ engine, because clocks count them.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 
 from protocol.core.errors import LocalError
 from protocol.identity.envelope import DATAGRAM_MAX
+from protocol.mike.fields import MEMBERS_MAX
 
 NS_PER_MS = 1_000_000
 """Nanoseconds in a millisecond."""
 
 DATAGRAM_SIZE_MIN = 512
 """Every message but TREE fits: a PATH of 255 members has at most 126 + 35 + 9 * 36 bytes."""
+
+LISTED_MAX = 1024
+"""Members that a status on the local interface can list."""
+
+
+class Mode(StrEnum):
+    """How the group key comes about."""
+
+    KA = "ka"
+    """Key agreement: all compute it."""
+    KD = "kd"
+    """Key distribution: the TM draws and wraps it."""
+    AUTO = "auto"
+    """One or the other, by the size of the group (MIKE-33)."""
+
 
 OFF_BY_ZERO = frozenset({"rekey_interval_ms"})
 """What 0 switches off; everything else is at least 1."""
@@ -63,11 +80,20 @@ class MikeConfig:
             long; up to a tenth less by chance. 0: never, so that nothing disturbs a measurement.
         rekey_interval_min_ms: one member renews its share at most this often, by its own operator's
             word and as far as the TM grants it. 1000: a renewal costs every member about a join.
-        members_max: largest group this device serves as TM or follows. 128: the paper's
+        members_max: largest group this device serves as TM. 128: the paper's
             "approximately 50" with room; its TREE has at most 13 fragments.
         datagram_size_max: bytes of UDP payload above which a message is sent in fragments of our
             own (MIKE-26). 1232: what no IPv6 link has to fragment (RFC 8200 section 5). At least
             512, so that everything but a TREE always fits; at most 8192.
+        mode: ``ka``, ``kd`` or ``auto``; what a TM makes of its group, whatever the members are set
+            to. ``ka``: contributory, and no device knows more than the others.
+        kd_members_min: with ``auto``, a group of at least so many is switched to key distribution.
+            64: above the paper's "approximately 50"; TREEs have six fragments there.
+        ka_members_max: with ``auto``, a group of at most so many is switched back. 48: far enough
+            below `kd_members_min` that one device that comes and goes switches nothing.
+        kd_batch_ms: in key distribution mode the TM makes the next epoch, and sends further parts
+            of one, so long after the last. 25: joins that arrive together take two epochs; far
+            below what a join may take.
         keys_kept: published keys kept, the newest included. 2: make before break needs the last
             two, the next but one is retired.
     """
@@ -93,9 +119,20 @@ class MikeConfig:
     members_max: int = 128
     datagram_size_max: int = 1232
     keys_kept: int = 2
+    mode: Mode = Mode.KA
+    kd_members_min: int = 64
+    ka_members_max: int = 48
+    kd_batch_ms: int = 25
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "mode", Mode(self.mode))
+        except ValueError:
+            names = ", ".join(Mode)
+            raise LocalError(f"mike.mode must be one of {names}: {self.mode!r}") from None
         for item in fields(self):
+            if item.name == "mode":
+                continue
             value = getattr(self, item.name)
             least = 0 if item.name in OFF_BY_ZERO else 1
             if type(value) is not int or value < least:
@@ -106,8 +143,17 @@ class MikeConfig:
             raise LocalError("mike.rekey_interval_ms is smaller than mike.rekey_interval_min_ms")
         if self.join_retry_max_ms < self.join_retry_ms:
             raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
-        if self.members_max > 255:
-            raise LocalError("mike.members_max is at most 255: positions are one byte on the wire")
+        if self.mode is Mode.KA and self.members_max > MEMBERS_MAX:
+            raise LocalError(
+                "mike.members_max is at most 255 in mode ka: positions are one byte on the wire"
+            )
+        if self.members_max > LISTED_MAX:
+            raise LocalError("mike.members_max is at most 1024: a status to IDP lists all members")
+        if not self.ka_members_max < self.kd_members_min <= MEMBERS_MAX // 2:
+            raise LocalError(
+                "mike.kd_members_min must be above mike.ka_members_max and at most"
+                f" {MEMBERS_MAX // 2}: {self.kd_members_min}"
+            )
         if not DATAGRAM_SIZE_MIN <= self.datagram_size_max <= DATAGRAM_MAX:
             raise LocalError(
                 f"mike.datagram_size_max must be from {DATAGRAM_SIZE_MIN} to {DATAGRAM_MAX}:"

@@ -1,7 +1,7 @@
 """MIKE's engine: one event and the time in, a list of effects out (docs/mike.md).
 
-This file sorts events to the handlers of `Renewer`, `Manager`, `Member`, `Joiner` and `Instance`,
-whose one object it is. No clock, no socket, no chance but the `KeySource`.
+This file sorts events to the handlers of the layers below it (`Instance` lists them), whose one
+object it is. No clock, no socket, no chance but the `KeySource`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from protocol.mike.events import (
 )
 from protocol.mike.instance import (
     CHANNEL,
+    TIMER_BATCH,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_FRAGMENTS,
@@ -55,6 +56,7 @@ from protocol.mike.instance import (
     TIMER_TREE,
     TIMERS,
 )
+from protocol.mike.making import mode_of
 from protocol.mike.messages import (
     DECODERS,
     Fragment,
@@ -67,13 +69,14 @@ from protocol.mike.messages import (
     Status,
     Tree,
 )
+from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.renewal import Renewer
 from protocol.mike.rules import wanted
 from protocol.mike.states import STANDING, State
 
 
 class MikeEngine(Renewer):
-    """One device's MIKE in key agreement mode.
+    """One device's MIKE.
 
     Constructed as ``MikeEngine(config, identity, local_secret, keys)``; starts parked.
     """
@@ -271,9 +274,11 @@ class MikeEngine(Renewer):
         match message:
             case Join():
                 self.on_join(message, opened)
-            case Tree():
+            case Tree() | Rekey():
                 self.is_in_order(opened)
                 self.on_tree(message, sender)
+            case Page():
+                self.on_page(message, sender)
             case Path():
                 self.on_path(message, sender)
             case Status():
@@ -307,6 +312,7 @@ class MikeEngine(Renewer):
             TIMER_HANDOVER: self.on_handover_timer,
             TIMER_REKEY: self.on_rekey_timer,
             TIMER_FRAGMENTS: self.on_fragments_timer,
+            TIMER_BATCH: self.on_batch_timer,
         }[name]
         handler()
 
@@ -325,6 +331,7 @@ class MikeEngine(Renewer):
             "members": [str(member) for member in self.members],
             "tm": None if self.tm is None else str(self.tm),
             "term": self.term,
+            "mode": None if self.current is None else mode_of(self.current).value,
             "pending": None if self.pending is None else str(self.pending.epoch),
             "joining": self.attempt is not None,
             "rekey": self.rekey_status(now),

@@ -7,8 +7,18 @@ from protocol.idpmike import EpochId
 from protocol.mike.schedule import BLINDED_LENGTH, CONFIRMATION_LENGTH, EPOCH_TAG_LENGTH
 from protocol.mike.treemath import ROOT, NodeName
 
+RULE_SYNTAX = "MIKE-1"
+
+NONCE_LENGTH = 16
+
+MESSAGE_MAX = 32 * 1024
+"""Largest body: a TREE of 255 members has at most 27.7 kB."""
+
 MEMBERS_MAX = 255
-"""Positions are one byte."""
+"""Members in a TREE: positions are one byte."""
+
+GROUP_MAX = 16384
+"""Members in key distribution mode: thrice what takes a second to page to a newcomer."""
 
 NODES_MAX = 2 * MEMBERS_MAX
 NUMBER_MAX = 1 << 62

@@ -15,10 +15,10 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
 from protocol.identity.envelope import HEADER_LENGTH
+from protocol.mike.fields import MESSAGE_MAX
 from protocol.mike.messages import (
     FRAGMENT_OVERHEAD,
     MESSAGE_ID_LENGTH,
-    MESSAGE_MAX,
     PARTS_MAX,
     Fragment,
     Kind,

@@ -1,9 +1,9 @@
 """What all parts of the engine share: the instance's state, its effects, its timers.
 
 The engine is one object in layers, each a file: `Instance` (this one), `Assembler` (messages in
-fragments), `Joiner`, `Member` (follow, repair), `Manager` (the TM's role), `Renewer`, `MikeEngine`
-(events in, effects out). The state of the protocol
-changes only through `Instance.move` and its table.
+fragments), `Joiner`, `Receiver` (key distribution), `Member` (follow, repair), `Elector`, `Maker`
+(epochs), `Manager` (the TM's role), `Renewer`, `MikeEngine` (events in, effects out). The
+state of the protocol changes only through `Instance.move` and its table.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, Identity, Opened
 from protocol.identity.envelope import OVERHEAD
 from protocol.idpmike import EpochId, GroupStatus, LocalLink, Side
-from protocol.mike.agreement import Agreement, KeyPair
 from protocol.mike.answers import Answers
 from protocol.mike.config import NS_PER_MS, MikeConfig
+from protocol.mike.epochs import Epoch, KeyPair
 from protocol.mike.events import PublishKey, RetireKey
 from protocol.mike.fragments import Assemblies, split
+from protocol.mike.hierarchy import Hierarchy
 from protocol.mike.membership import Liveness
 from protocol.mike.messages import FRAGMENTED, NO_EPOCH, Fragment, Handover, Kind, Message, Path
+from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.rules import View
 from protocol.mike.schedule import SECRET_LENGTH, NodeSecret
 from protocol.mike.states import Attempt, Held, Prepared, State, may_move
@@ -52,6 +54,7 @@ TIMER_STATUS = "mike.status"
 TIMER_HANDOVER = "mike.handover"
 TIMER_REKEY = "mike.rekey"
 TIMER_FRAGMENTS = "mike.fragments"
+TIMER_BATCH = "mike.batch"
 TIMERS = (
     TIMER_JOIN,
     TIMER_FOUND,
@@ -65,6 +68,7 @@ TIMERS = (
     TIMER_HANDOVER,
     TIMER_REKEY,
     TIMER_FRAGMENTS,
+    TIMER_BATCH,
 )
 
 RECENT_MAX = 8
@@ -93,6 +97,9 @@ class Instance:
         prepared: our first JOIN, made before IDP asked for it.
         liveness: what our IDP says about the members.
         work: what we do, or will do, as TM.
+        hierarchy: as TM in key distribution mode: the keys that we distribute.
+        parts: the REKEYs of the newest such epoch, and how many of them were sent.
+        newcomers: who has to be told the roster of that epoch.
         assemblies: messages of which fragments are missing.
         split: our last messages that went out in fragments, by name.
         answers: which questions were answered lately.
@@ -128,12 +135,13 @@ class Instance:
         """Forget everything about groups, except that numbers only grow."""
         self.tm: IPv6Address | None = None
         self.term = 0
-        self.current: Agreement | None = None
-        self.pending: Agreement | None = None
+        self.current: Epoch | None = None
+        self.pending: Epoch | None = None
         self.attempt: Attempt | None = None
         self.prepared: Prepared | None = None
         self.held: Held | None = None
         self.early: dict[IPv6Address, Path] = {}
+        self.early_page: tuple[IPv6Address, Page] | None = None
         self.heard: dict[IPv6Address, tuple[int, int]] = {}
         self.recent: list[EpochId] = []
         self.suspect: EpochId | None = None
@@ -147,6 +155,10 @@ class Instance:
         self.give_to: IPv6Address | None = None
         self.announced_mono_ns = 0
         self.tree_repetitions = 0
+        self.hierarchy: Hierarchy | None = None
+        self.parts: tuple[Rekey, ...] = ()
+        self.parts_sent = 0
+        self.newcomers: tuple[IPv6Address, ...] = ()
         self.granted: tuple[tuple[IPv6Address, bytes], ...] = ()
         self.key_since: Instant | None = None
         self.share_since: Instant | None = None
@@ -271,8 +283,8 @@ class Instance:
         return () if self.current is None else self.current.members
 
     @property
-    def newest(self) -> Agreement | None:
-        """The newest epoch we have the TREE of."""
+    def newest(self) -> Epoch | None:
+        """The newest epoch we have the TREE or REKEY of."""
         return self.pending or self.current
 
     def view(self) -> View:
@@ -289,10 +301,14 @@ class Instance:
 
     def leaf_with(self, key: bytes | None) -> NodeSecret | None:
         """Return our leaf secret with this blinded key, if we hold it."""
-        for holder in (self.attempt, self.pending, self.current):
-            if holder is not None and holder.leaf.blinded == key:
-                return holder.leaf
-        return None
+        return next((leaf for leaf in self.leaves() if leaf.blinded == key), None)
+
+    def leaves(self) -> list[NodeSecret]:
+        """Return the leaf secrets that we hold, the newest first."""
+        held = [] if self.attempt is None else [self.attempt.leaf]
+        for epoch in (self.pending, self.current):
+            held += [] if epoch is None else epoch.leaves
+        return held
 
     def earlier_secrets(self) -> Mapping[KeyPair, NodeSecret]:
         """Return the node secrets that a new epoch may use again."""
@@ -323,7 +339,7 @@ class Instance:
             del self.heard[next(iter(self.heard))]
         return True
 
-    def establish(self, agreement: Agreement) -> None:
+    def establish(self, agreement: Epoch) -> None:
         """Make an epoch the current one: report, publish, tell IDP.
 
         Our PATH or TREE goes out before the key is written: it costs this device one send, and all
@@ -332,7 +348,7 @@ class Instance:
         first = self.current is not agreement
         if first:
             self.key_since = self.now
-        if self.current is None or self.current.leaf.blinded != agreement.leaf.blinded:
+        if self.current is None or self.current.leaves != agreement.leaves:
             self.share_since = self.now
         self.current = agreement
         self.pending = None
@@ -356,13 +372,14 @@ class Instance:
         self.liveness.settled()
         self.held = None
         self.early.clear()
+        self.early_page = None
         self.missing = None
         self.stop(TIMER_REPAIR, TIMER_HELD, TIMER_ELECTION, TIMER_FOUND)
 
-    def send_keys(self, agreement: Agreement) -> None:
+    def send_keys(self, agreement: Epoch) -> None:
         """Send what the others wait for; a layer above knows what that is."""
 
-    def tell_idp(self, agreement: Agreement) -> None:
+    def tell_idp(self, agreement: Epoch) -> None:
         """Send a status with the pointer to the key over the local interface."""
         status = GroupStatus(
             serial=0,

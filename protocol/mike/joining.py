@@ -9,8 +9,11 @@ from protocol.core.retransmit import Backoff
 from protocol.idpmike import GroupStatus
 from protocol.mike.assembling import Assembler
 from protocol.mike.config import NS_PER_MS
+from protocol.mike.epochs import Content
+from protocol.mike.fields import NONCE_LENGTH
 from protocol.mike.instance import (
     CHANNEL,
+    TIMER_BATCH,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_HANDOVER,
@@ -24,7 +27,7 @@ from protocol.mike.instance import (
     TIMER_TREE,
 )
 from protocol.mike.membership import GroupFigures
-from protocol.mike.messages import NONCE_LENGTH, Announcement, Join, Kind
+from protocol.mike.messages import Join, Kind
 from protocol.mike.states import Attempt, Prepared, State
 
 DIRECTED_MAX = 3
@@ -122,8 +125,12 @@ class Joiner(Assembler):
         self.give_to = None
         self.suspect = None
         self.missing = None
+        self.early_page = None
+        self.hierarchy = None
+        self.parts = ()
         self.work.taken()
         self.stop(
+            TIMER_BATCH,
             TIMER_SILENCE,
             TIMER_ELECTION,
             TIMER_TREE,
@@ -144,8 +151,13 @@ class Joiner(Assembler):
         self.listen_before_founding(group_heard=True)
         self.join(winner.tm)
 
-    def excluded(self, announcement: Announcement) -> None:
-        """MIKE-21: drop all keys, tell IDP, ask again after a random time."""
+    def excluded(self, announcement: Content, members: tuple[IPv6Address, ...] = ()) -> None:
+        """MIKE-21: drop all keys, tell IDP, ask again after a random time.
+
+        Args:
+            announcement: of the epoch without us.
+            members: of that epoch, as far as known.
+        """
         self.counters.count("MIKE-21")
         self.emit(Report("mike.excluded", {"epoch": str(announcement.epoch)}))
         self.highest = max(self.highest, announcement.number)
@@ -153,9 +165,7 @@ class Joiner(Assembler):
             self.attempt = None
         self.leave_group()
         self.retire_all()
-        status = GroupStatus(
-            0, announcement.epoch, "", announcement.tree.addresses, announcement.tm
-        )
+        status = GroupStatus(0, announcement.epoch, "", members, announcement.tm)
         self._effects += self.link.send(status, self.now)
         if self.attempt is None:
             self.after_ns(TIMER_REJOIN, self.spread_ns(self.config.rejoin_backoff_ms))

@@ -12,12 +12,13 @@ from protocol.core.engine import Report
 from protocol.core.errors import PeerError
 from protocol.core.retransmit import Backoff
 from protocol.identity import Opened
-from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
 from protocol.mike.answers import To
-from protocol.mike.config import NS_PER_MS
-from protocol.mike.fragments import body_size_max
+from protocol.mike.config import NS_PER_MS, Mode
+from protocol.mike.distribution import Distribution
+from protocol.mike.epochs import Epoch
 from protocol.mike.instance import (
+    TIMER_BATCH,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_HANDOVER,
@@ -29,28 +30,29 @@ from protocol.mike.instance import (
     TIMER_TREE,
 )
 from protocol.mike.keytree import KeyTree
-from protocol.mike.member import Member
+from protocol.mike.making import Maker
 from protocol.mike.membership import GroupFigures, absent
 from protocol.mike.messages import (
+    MESSAGE_ID_LENGTH,
     NO_EPOCH,
-    Announcement,
     Handover,
     Join,
     Path,
     Repair,
     Status,
-    Tree,
 )
-from protocol.mike.rules import check_join, fits, founds_before, next_number
+from protocol.mike.roster import Roster
+from protocol.mike.rules import check_join, founds_before, may_grow, next_mode
+from protocol.mike.schedule import NodeSecret
 from protocol.mike.states import State
-from protocol.mike.transaction import Carried, Request, plan, with_work
+from protocol.mike.transaction import Request
 from protocol.mike.treemath import ROOT
 
 LEAVING_COPIES = 2
 """HANDOVERs sent at once by a TM that leaves: it will not be there to repeat one."""
 
 
-class Manager(Member):
+class Manager(Maker):
     """The TM's role."""
 
     # Into the role.
@@ -64,14 +66,29 @@ class Manager(Member):
         nonces = ((self.own, self.attempt.nonce),)
         self.attempt = None
         self.stop(TIMER_JOIN)
-        agreement = Agreement(self.own, KeyTree({ROOT: self.own}, {}), (), leaf, {})
-        agreement.climb()
+        if next_mode(Mode.KA, 1, self.config) is Mode.KD:
+            roster = Roster([(self.own, leaf.blinded)])
+            self._founded()
+            self.distribute(NO_EPOCH, roster, leaf, nonces=nonces)
+        else:
+            self._found_agreement(leaf, nonces)
+        if not self.work.is_idle:
+            self.proceed()
+
+    def _founded(self) -> None:
+        """Become the TM of a new group."""
         self.current = None
         self.move(State.TM)
         self.emit(Report("mike.founded", {}))
-        self._announce(agreement, NO_EPOCH, [], nonces)
-        if not self.work.is_idle:
-            self.next_epoch()
+
+    def _found_agreement(
+        self, leaf: NodeSecret, nonces: tuple[tuple[IPv6Address, bytes], ...]
+    ) -> None:
+        """Found in key agreement mode."""
+        agreement = Agreement(self.own, KeyTree({ROOT: self.own}, {}), (), leaf, {})
+        agreement.climb()
+        self._founded()
+        self.announce(agreement, NO_EPOCH, [], nonces)
 
     def take_role(self) -> None:
         """Become TM of the group we are in, and exclude at once whoever is gone."""
@@ -82,12 +99,17 @@ class Manager(Member):
         self.missing = None
         self.stop(TIMER_SILENCE, TIMER_ELECTION, TIMER_HELD, TIMER_REPAIR, TIMER_HANDOVER)
         self.move(State.TM)
+        self.hierarchy = None
+        pending = self.pending
+        if isinstance(pending, Distribution) and pending.roster is None:
+            # We cannot go on from an epoch of whose members we do not know all.
+            self.pending = None
         self.work.taken()
         for address in absent(self.members, self.liveness.gone):
             self.work.exclude(address)
         if self.attempt is not None:
             self.ask_for_ourselves()
-        if self.work.is_idle and self.pending is None:
+        if self.work.is_idle and pending is None and not self.mode_is_due():
             self._beacon()
         else:
             # The beacon goes on while the epoch is unfinished: members must not take us for lost.
@@ -122,11 +144,8 @@ class Manager(Member):
         if (sender, message.nonce) in content.nonces and message.highest < content.number:
             self._answer(sender)
             return
-        if sender not in newest.members and not fits(
-            len(newest.members) + len(self.work.requests) + 1,
-            self.config.members_max,
-            body_size_max(self.config.datagram_size_max),
-        ):
+        grown = newest.size + len(self.work.requests) + 1
+        if sender not in newest.members and not may_grow(grown, self.config):
             self.counters.count("MIKE-20")
             return
         interval_ns = self.config.rekey_interval_min_ms * NS_PER_MS
@@ -159,96 +178,31 @@ class Manager(Member):
     def proceed(self, *, urgent: bool = False) -> None:
         """Make the next epoch if there is a reason and no unfinished one (MIKE-10).
 
+        In key distribution mode no epoch is unfinished; what comes soon after one waits (MIKE-34).
+
         Args:
             urgent: the unfinished epoch will not be finished: replace it.
         """
-        if self.state is not State.TM or self.work.is_idle:
+        if self.state is not State.TM or self.runs(TIMER_BATCH):
+            return
+        if self.work.is_idle and (self.is_busy or not self.mode_is_due()):
             return
         if urgent or not self.is_busy:
             self.next_epoch()
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether our newest epoch is unfinished: a sponsor has still to publish."""
-        newest = self.newest
-        return newest is self.pending or (newest is not None and not newest.is_complete)
+    # Telling an epoch.
 
-    # Epochs.
-
-    def next_epoch(self) -> None:
-        """Announce an epoch with all that waits; it replaces an unfinished one."""
-        base = self.newest
-        assert base is not None
-        carried = Carried(nonces=self.granted)
-        if self.is_busy:
-            carried = Carried(base.content.sponsors, base.content.nonces)
-        # One sponsor may have published what another one's lost PATH is below of.
-        tree = base.known_tree().consistent()
-        top_key = None if base.root is None else base.root.blinded
-        requests = list(self.work.requests.values())
-        self.work.exclusions.pop(self.own, None)
-        planned = plan(tree, top_key, requests, self.work.exclusions, carried)
-        tree = planned.tree
-        name = tree.leaf_of(self.own)
-        assert name is not None
-        key = tree.blinded.get(name)
-        leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
-        assert leaf is not None, "the tree has a leaf of ours whose secret we do not hold"
-        if key is None and name != ROOT:
-            tree = tree.filled({name: leaf.blinded})
-        agreement = Agreement(self.own, tree, planned.sponsors, leaf, self.earlier_secrets())
-        agreement.climb()
-        claims = [request.highest for request in requests]
-        granted = tuple(pair for pair in planned.nonces if pair[0] in self.work.requests)
-        self.work.taken()
-        self.attempt = None
-        self.granted = granted
-        self._announce(agreement, base.epoch, claims, planned.nonces)
-
-    def _announce(
-        self,
-        agreement: Agreement,
-        previous: EpochId,
-        claims: list[int],
-        nonces: tuple[tuple[IPv6Address, bytes], ...],
-    ) -> None:
-        """Decide an epoch, and tell it."""
-        tree = agreement.known_tree()
-        sponsors = with_work(tree, agreement.sponsors)
-        number = next_number(self.highest, claims)
-        content = Announcement(number, previous, self.own, tree, sponsors, nonces)
-        agreement.bind(content)
-        self.highest = number
-        self.tm = self.own
-        self.term = 0
-        self.pending = agreement
-        self.early.clear()
-        self.remember(agreement.epoch)
-        self.announced_mono_ns = self.now.mono_ns
-        self.tree_repetitions = 0
-        if sponsors:
-            self.send_tree()
-        self._wait_for_sponsors()
-        self.advance(agreement)
-
-    def send_keys(self, agreement: Agreement) -> None:
+    def send_keys(self, agreement: Epoch) -> None:
         """What the others wait for: the TREE of a complete epoch, or our PATH in it."""
         if self.state is State.TM and not agreement.content.sponsors:
             if len(agreement.members) > 1:
                 self.send_tree()
+                for address in self.newcomers:
+                    self.send_page(0, address)
             return
         super().send_keys(agreement)
 
-    def send_tree(self, destination: IPv6Address | None = None) -> None:
-        """Send the newest epoch with all that is known of it."""
-        newest = self.newest
-        assert newest is not None
-        self.send(
-            Tree(newest.content, self.term, newest.supplement(), newest.confirmation()),
-            destination,
-        )
-
-    def establish(self, agreement: Agreement) -> None:
+    def establish(self, agreement: Epoch) -> None:
         """Beside what every member does: beacon, and go on with what waits."""
         super().establish(agreement)
         if self.state is not State.TM:
@@ -278,13 +232,6 @@ class Manager(Member):
 
     # Repetition, sponsors that stay silent.
 
-    def _wait_for_sponsors(self) -> None:
-        """Set the timer for the next repetition of TREE."""
-        limit_ms = self.config.sponsor_timeout_ms
-        first_ms = min(self.config.tree_retry_ms, limit_ms)
-        backoff = Backoff(first_ms * NS_PER_MS, limit_ms * NS_PER_MS, 0)
-        self.after_ns(TIMER_TREE, backoff.delay_ns(self.tree_repetitions))
-
     def on_tree_timer(self) -> None:
         """Repeat an unfinished epoch's TREE, then exclude its silent sponsors (MIKE-11)."""
         newest = self.newest
@@ -294,7 +241,7 @@ class Manager(Member):
         if waited_ns < self.config.sponsor_timeout_ms * NS_PER_MS:
             self.tree_repetitions += 1
             self.send_tree()
-            self._wait_for_sponsors()
+            self.wait_for_sponsors()
             return
         content = newest.content
         late = [who for who in newest.late_sponsors() if who != self.own]
@@ -312,6 +259,7 @@ class Manager(Member):
         """MIKE-18: repeat the TREE for one device, at a bounded rate."""
         if self._may_answer(asker):
             self.send_tree(asker)
+            self.send_page(0, asker)
 
     def _may_answer(self, asker: IPv6Address) -> bool:
         """Say whether this device may be answered now."""
@@ -330,12 +278,15 @@ class Manager(Member):
         elif self.gave is not None and self._may_answer(sender):
             term, self.term = self.term, self.gave.term - 1
             self.send_tree(sender)
+            self.send_page(0, sender)
             self.term = term
             self.send(self.gave, sender)
 
     def _answer_repair(self, message: Repair, sender: IPv6Address) -> None:
         """Answer the asker, or all if several devices lost the same (MIKE-28)."""
         if not self._may_answer(sender):
+            return
+        if self._answer_of_roster(message, sender):
             return
         fragments = self.split.get(message.message)
         subject = str(message.wanted).encode() if fragments is None else message.message
@@ -352,6 +303,26 @@ class Manager(Member):
         else:
             self.send_fragments((f for f in fragments if missing >> f.index & 1), destination)
 
+    def _answer_of_roster(self, message: Repair, sender: IPv6Address) -> bool:
+        """Give a device its own keys, or (more of) the roster, if that is what it needs.
+
+        Who has the epoch before needs what all others got; that may be told to all.
+        """
+        newest = self.newest
+        if not isinstance(newest, Distribution):
+            return False
+        if message.message == newest.content.roster[:MESSAGE_ID_LENGTH]:
+            self.send_page(message.missing - 1, sender)
+            return True
+        if message.message in self.split:
+            return False
+        foreign = self.hierarchy is None or self.hierarchy.epoch != newest.epoch
+        if message.held == newest.content.previous and not foreign:
+            return False
+        self.send_tree(sender)
+        self.send_page(0, sender)
+        return True
+
     def _beacon(self) -> None:
         """Send STATUS now, and again after an interval."""
         current = self.current
@@ -360,12 +331,10 @@ class Manager(Member):
         tag = current.confirmation()
         assert tag is not None
         newest = self.pending or current
-        self.send(Status(current.epoch, self.term, len(newest.members), tag))
+        self.send(Status(current.epoch, self.term, newest.size, tag))
         # Not in step with anything: a link that flips with our period would lose every beacon.
         self.after_ns(TIMER_STATUS, self.spread_ns(self.config.status_interval_ms))
-        if current.root is not None:
-            # The next joiner may be put beside the root: have its blinded key ready by then.
-            _ = current.root.blinded
+        current.prepare()
 
     def on_status_timer(self) -> None:
         """The beacon is due."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
-from protocol.core.engine import Report
 from protocol.core.errors import PeerError
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
+from protocol.mike.distribution import Distribution, KeyPath
+from protocol.mike.epochs import Epoch
 from protocol.mike.instance import (
+    TIMER_BATCH,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_HANDOVER,
@@ -21,21 +23,23 @@ from protocol.mike.instance import (
     TIMER_STATUS,
     TIMER_TREE,
 )
-from protocol.mike.joining import Joiner
-from protocol.mike.membership import GroupFigures, candidate
+from protocol.mike.membership import GroupFigures
 from protocol.mike.messages import (
-    Handover,
+    MESSAGE_ID_LENGTH,
+    NO_EPOCH,
+    Announcement,
     Path,
     Repair,
     Status,
     Tree,
 )
+from protocol.mike.receiving import Receiver
+from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.rules import (
     EARLY_MAX,
     Authority,
     authority,
     check_announcement,
-    check_handover,
     check_number,
     check_sender,
     grants,
@@ -46,13 +50,13 @@ REPAIRS_MAX = 8
 """Unanswered REPAIRs; the next STATUS starts anew."""
 
 
-class Member(Joiner):
+class Member(Receiver):
     """Following, publishing, repairing."""
 
     # Following.
 
-    def on_tree(self, message: Tree, sender: IPv6Address) -> None:
-        """Follow, complete, hold or refuse a TREE."""
+    def on_tree(self, message: Tree | Rekey, sender: IPv6Address) -> None:
+        """Follow, complete, hold or refuse a TREE or REKEY."""
         content = message.announcement
         for agreement in (self.pending, self.current):
             if agreement is not None and content.epoch == agreement.epoch:
@@ -66,38 +70,54 @@ class Member(Joiner):
         check_sender(content, message.term, sender)
         match authority(self.view(), content, sender):
             case Authority.FOLLOW:
-                check_announcement(content)
+                if isinstance(content, Announcement):
+                    check_announcement(content)
                 self.follow(message, sender)
             case Authority.HOLD:
                 self._hold(message, sender)
             case Authority.REFUSE:
                 raise PeerError("MIKE-3", f"{sender} is not our TM")
 
-    def _on_known_tree(self, message: Tree, agreement: Agreement, sender: IPv6Address) -> None:
+    def _on_known_tree(self, message: Tree | Rekey, agreement: Epoch, sender: IPv6Address) -> None:
         """Take what the TM learnt meanwhile; say again what it has not heard of us."""
         if sender != self.tm:
             raise PeerError("MIKE-3", f"{sender} is not our TM")
         self.term = max(self.term, message.term)
         if agreement is self.pending:
             if self.suspect == agreement.epoch:
-                agreement = self._recomputed(message, agreement)
-            agreement.take(message.keys, None)
+                agreement = self._recomputed(agreement)
+            self._take_told(message, agreement)
             agreement.offer(sender, message.confirmation)
-        lacking = agreement.published.keys() - message.keys.keys()
+        told = message.keys.keys() if isinstance(message, Tree) else frozenset()
+        lacking = agreement.published.keys() - told
         untold = agreement.is_last_sponsor and message.confirmation is None
         sent = agreement is self.pending and self.advance(agreement)
         if (lacking or untold) and not sent:
             self.send_path(agreement)
 
-    def _recomputed(self, message: Tree, agreement: Agreement) -> Agreement:
+    def _take_told(self, message: Tree | Rekey, epoch: Epoch) -> None:
+        """Add what comes with an announcement."""
+        if isinstance(message, Tree):
+            epoch.take(message.keys, None)
+        elif isinstance(epoch, Distribution):
+            epoch.take_wraps(message)
+
+    def _recomputed(self, epoch: Epoch) -> Epoch:
         """Compute an epoch from the leaf alone, trusting nothing computed or heard before."""
-        content = agreement.content
-        anew = Agreement(self.own, content.tree, content.sponsors, agreement.leaf, {})
-        anew.bind(message.announcement)
+        anew: Epoch
+        if isinstance(epoch, Distribution):
+            anew = Distribution(self.own, epoch.content, epoch.leaves, KeyPath())
+            if epoch.roster is not None:
+                anew.enter(epoch.roster)
+        else:
+            assert isinstance(epoch, Agreement)
+            content = epoch.content
+            anew = Agreement(self.own, content.tree, content.sponsors, epoch.leaf, {})
+            anew.bind(content)
         self.pending = anew
         return anew
 
-    def _hold(self, message: Tree, sender: IPv6Address) -> None:
+    def _hold(self, message: Tree | Rekey, sender: IPv6Address) -> None:
         """MIKE-14: keep one TREE of a member that may be the next TM."""
         self.counters.count("MIKE-14")
         if self.held is None:
@@ -124,33 +144,25 @@ class Member(Joiner):
             return False
         self.held = None
         try:
-            check_announcement(content)
+            if isinstance(content, Announcement):
+                check_announcement(content)
             self.follow(held.message, held.sender)
         except PeerError as error:
             self.refuse(error, str(held.sender))
             return False
         return True
 
-    def follow(self, message: Tree, sender: IPv6Address) -> None:
+    def follow(self, message: Tree | Rekey, sender: IPv6Address) -> None:
         """Enter a newer epoch of a TM that may act as such."""
         content = message.announcement
         view = self.view()
-        name = content.tree.leaf_of(self.own)
-        if name is None:
-            self.excluded(content)
+        agreement: Epoch | None
+        if isinstance(message, Tree):
+            agreement = self._agreement(message, sender)
+        else:
+            agreement = self.distribution(message, sender)
+        if agreement is None:
             return
-        key = content.tree.blinded.get(name, message.keys.get(name))
-        leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
-        if leaf is None:
-            self.highest = content.number
-            self.tm = self.tm or sender
-            self.join()
-            raise PeerError("MIKE-5", f"epoch {content.epoch} has a leaf key that is not ours")
-        agreement = Agreement(
-            self.own, content.tree, content.sponsors, leaf, self.earlier_secrets()
-        )
-        agreement.bind(content)
-        agreement.take(message.keys, None)
         agreement.offer(sender, message.confirmation)
         if grants(content, self.own, view.nonce):
             self.attempt = None
@@ -173,18 +185,69 @@ class Member(Joiner):
         self.stop(TIMER_HANDOVER, TIMER_HELD, TIMER_ELECTION)
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
         self._take_early(agreement)
-        self.advance(agreement)
+        if self.pending is agreement:
+            self.advance(agreement)
         if self.pending is agreement:
             self.lack(agreement.epoch, sender)
 
-    def _take_early(self, agreement: Agreement) -> None:
-        """Use the PATHs that overtook their TREE."""
+    def _agreement(self, message: Tree, sender: IPv6Address) -> Agreement | None:
+        """Return the epoch that a TREE announces; None if it excludes us.
+
+        Raises:
+            PeerError: it names us with a leaf key that is not ours (MIKE-5); we join anew.
+        """
+        content = message.announcement
+        name = content.tree.leaf_of(self.own)
+        if name is None:
+            self.excluded(content, content.tree.addresses)
+            return None
+        key = content.tree.blinded.get(name, message.keys.get(name))
+        leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
+        if leaf is None:
+            self.highest = content.number
+            self.tm = self.tm or sender
+            self.join()
+            raise PeerError("MIKE-5", f"epoch {content.epoch} has a leaf key that is not ours")
+        agreement = Agreement(
+            self.own, content.tree, content.sponsors, leaf, self.earlier_secrets()
+        )
+        agreement.bind(content)
+        agreement.take(message.keys, None)
+        return agreement
+
+    def on_page(self, message: Page, sender: IPv6Address) -> None:
+        """MIKE-29: a part of the roster of the epoch that we are about to enter."""
+        pending = self.pending
+        if (
+            not isinstance(pending, Distribution)
+            or pending.roster is not None
+            or message.roster != pending.content.roster
+        ):
+            if self.attempt is not None or sender == self.tm:
+                self.early_page = (sender, message)
+                self.counters.count("MIKE-23")
+            return
+        if sender != self.tm:
+            raise PeerError("MIKE-29", f"{sender} is not our TM")
+        roster = pending.add_page(message)
+        if roster is None:
+            self.missing_asked = 0
+            self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
+        elif self.settle(pending, roster, sender):
+            self.advance(pending)
+
+    def _take_early(self, agreement: Epoch) -> None:
+        """Use the PATHs that overtook their TREE, or the page that overtook its REKEY."""
+        if self.early_page is not None and isinstance(agreement, Distribution):
+            sender, page = self.early_page
+            if sender == self.tm:
+                self.on_page(page, sender)
         for sender, path in list(self.early.items()):
             if path.epoch == agreement.epoch:
                 del self.early[sender]
                 self._take_path(path, agreement, sender)
 
-    def _take_path(self, path: Path, agreement: Agreement, sender: IPv6Address) -> None:
+    def _take_path(self, path: Path, agreement: Epoch, sender: IPv6Address) -> None:
         """Add a sponsor's keys and tag."""
         agreement.take(path.keys, sender)
         agreement.offer(sender, path.confirmation)
@@ -205,11 +268,15 @@ class Member(Joiner):
             if self.tm is not None:
                 self.lack(message.epoch, self.tm)
 
-    def advance(self, agreement: Agreement) -> bool:
+    def advance(self, agreement: Epoch) -> bool:
         """Compute what can be computed; publish, establish. Say whether a PATH was sent."""
-        unreached = agreement.root is None
-        more = agreement.climb()
-        told = unreached and agreement.root is not None and agreement.is_last_sponsor
+        unreached = agreement.keys is None
+        try:
+            more = agreement.climb()
+        except PeerError:
+            self.lack(agreement.epoch, self.tm)
+            raise
+        told = unreached and agreement.keys is not None and agreement.is_last_sponsor
         try:
             agreement.check_tags()
         except PeerError as error:
@@ -223,17 +290,17 @@ class Member(Joiner):
             self.send_path(agreement)
         return more or told
 
-    def _answers_for(self, agreement: Agreement) -> bool:
+    def _answers_for(self, agreement: Epoch) -> bool:
         """Say whether we announced a complete epoch ourselves: nobody could confirm it to us."""
         return agreement.content.tm == self.own and not agreement.content.sponsors
 
-    def _enter(self, agreement: Agreement) -> None:
+    def _enter(self, agreement: Epoch) -> None:
         """Establish an epoch in the role we have in it."""
         if self.state is State.JOINING and self.tm != self.own:
             self.move(State.MEMBER)
         self.establish(agreement)
 
-    def _doubt(self, agreement: Agreement, error: PeerError) -> None:
+    def _doubt(self, agreement: Epoch, error: PeerError) -> None:
         """MIKE-8: another member has another root. Compute anew once, then join anew."""
         self.refuse(error, str(self.tm))
         if self.suspect == agreement.epoch:
@@ -243,13 +310,13 @@ class Member(Joiner):
         self.suspect = agreement.epoch
         self.lack(agreement.epoch, self.tm)
 
-    def send_path(self, agreement: Agreement) -> None:
+    def send_path(self, agreement: Epoch) -> None:
         """Publish all that is ours to publish, with our tag if we have the root."""
         if not agreement.content.sponsors or self.own not in agreement.content.sponsors:
             return
         self.send(Path(agreement.epoch, agreement.published, agreement.confirmation()))
 
-    def send_keys(self, agreement: Agreement) -> None:
+    def send_keys(self, agreement: Epoch) -> None:
         """As a sponsor, publish before anything else."""
         if self.own in agreement.content.sponsors:
             self.send_path(agreement)
@@ -257,7 +324,9 @@ class Member(Joiner):
     def step_down(self) -> None:
         """Stop what only a TM does."""
         self.work.taken()
-        self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER, TIMER_REKEY)
+        self.hierarchy = None
+        self.parts = ()
+        self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER, TIMER_REKEY, TIMER_BATCH)
         self.move(State.MEMBER)
         self.keep_asking()
 
@@ -286,7 +355,7 @@ class Member(Joiner):
         followed = self.pending is not None and self.pending.content.tm == sender
         if message.epoch.number <= held.number and not ours and not followed:
             # It restarted before we heard it as TM, and has another group now (MIKE-22).
-            self._lose_tm()
+            self.lose_tm()
             return
         self.after(TIMER_SILENCE, self.config.tm_silence_ms)
         if self.silent == sender:
@@ -324,7 +393,7 @@ class Member(Joiner):
         assert current is not None
         assert self.tm is not None
         newest = self.pending or current
-        ours = GroupFigures(len(newest.members), current.epoch.number, self.tm)
+        ours = GroupFigures(newest.size, current.epoch.number, self.tm)
         theirs = GroupFigures(message.members, message.epoch.number, sender)
         if theirs.outranks(ours):
             self.dissolve(theirs)
@@ -357,99 +426,22 @@ class Member(Joiner):
             # Part of it came; the missing fragments are asked for already.
             self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
             return
-        self.send(Repair(missing, self.held_epoch()), None if whom == self.own else whom)
+        self.send(self._question(missing), None if whom == self.own else whom)
         self.missing_asked += 1
         self.after_ns(TIMER_REPAIR, self.repair_backoff_ns(self.missing_asked))
 
-    # Hand-over and election, as seen by those who are not TM.
+    def _question(self, missing: EpochId) -> Repair:
+        """Ask for an epoch; if a part of its roster came already, for the next part of that."""
+        pending = self.pending
+        if isinstance(pending, Distribution) and pending.epoch == missing:
+            known = pending.known_entries
+            if known:
+                name = pending.content.roster[:MESSAGE_ID_LENGTH]
+                return Repair(NO_EPOCH, self.held_epoch(), name, known + 1)
+        return Repair(missing, self.held_epoch())
 
-    def on_handover(self, message: Handover, sender: IPv6Address) -> None:
-        """MIKE-15: the TM names its successor."""
-        epoch = None if self.current is None else self.current.epoch
-        if (message.epoch, message.successor, message.term) == (epoch, self.tm, self.term):
-            return
-        check_handover(message, sender, self.view(), epoch, self.term)
-        if epoch != message.epoch:
-            # The number is not noted: it would make us refuse the TREE that we lack (MIKE-4).
-            self.lack(message.epoch, None)
-            if message.successor == self.own:
-                return
-        else:
-            self.highest = max(self.highest, message.highest)
-            if self.missing == epoch:
-                self.missing = None
-        self.tm = message.successor
-        self.term = message.term
-        self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))
-        if message.successor == self.own:
-            if message.leaving:
-                self.liveness.lost(sender, self.now.wall_ns)
-            self.take_role()
-            return
-        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
-        self.retry_held()
-
-    def take_role(self) -> None:
-        """Become TM; the layer above knows how."""
-
-    def elect(self) -> None:
-        """MIKE-13: the TM is gone. Follow whoever acted already, act, or wait for who must."""
-        if self.state is not State.MEMBER or self.current is None:
-            return
-        if self.retry_held():
-            return
-        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
-        if first is None:
-            self.liveness.passed.clear()
-            first = candidate(self.members, self.liveness.gone)
-        if first == self.own:
-            if not self.retry_held(force=True):
-                self.emit(Report("mike.elected", {"instead_of": str(self.tm)}))
-                self.tm = self.own
-                self.take_role()
-        elif not self.runs(TIMER_ELECTION):
-            self.after(TIMER_ELECTION, self.config.election_timeout_ms)
-
-    def on_election_timer(self) -> None:
-        """The first candidate did nothing: its turn has passed."""
-        if self.tm not in self.liveness.gone:
-            return
-        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
-        if first is not None and first != self.own:
-            self.liveness.turn_passed(first)
-        self.elect()
-
-    def on_silence_timer(self) -> None:
-        """MIKE-22: the TM was not heard for long."""
-        if self.tm is not None:
-            self._lose_tm()
-
-    def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
-        """MIKE-22: a TM that restarted knows nothing of our group any more."""
-        if sender != self.tm or self.state not in (State.MEMBER, State.JOINING):
-            return
-        if self.tm_startup is None or self.tm_startup[0] != sender:
-            self.tm_startup = (sender, startup_wall_ns)
-        elif startup_wall_ns > self.tm_startup[1]:
-            self.tm_startup = None
-            self._lose_tm()
-
-    def _lose_tm(self) -> None:
-        """MIKE-22: the TM does not serve us any more, whatever IDP hears of its device.
-
-        A member takes it for gone; a joiner that is not in yet asks anew.
-        """
-        assert self.tm is not None
-        self.counters.count("MIKE-22")
-        if self.state is State.JOINING:
-            self.leave_group()
-            self.attempt = None
-            self.listen_before_founding(group_heard=False)
-            self.join()
-            return
-        self.silent = self.tm
-        self.liveness.lost(self.tm, self.now.wall_ns)
-        self.elect()
+    def lose_tm(self) -> None:
+        """MIKE-22: the TM does not serve us any more; the layer above knows what follows."""
 
     def on_held_timer(self) -> None:
         """MIKE-14: nobody confirmed that the old TM is gone."""

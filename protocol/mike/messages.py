@@ -1,4 +1,4 @@
-"""MIKE's seven messages: dataclass to body bytes and back; syntax only.
+"""MIKE's messages: dataclass to body bytes and back; syntax only.
 
 The body travels in the signed envelope of `protocol.identity`, which names the sender, its instance
 and the message's kind. Field tables: docs/mike.md section 3. A decoder raises `DecodeError` under
@@ -17,7 +17,11 @@ from protocol.core.wire import Reader, Writer
 from protocol.identity.envelope import DATAGRAM_MAX, OVERHEAD
 from protocol.idpmike import EpochId
 from protocol.mike.fields import (
+    GROUP_MAX,
     MEMBERS_MAX,
+    MESSAGE_MAX,
+    NONCE_LENGTH,
+    RULE_SYNTAX,
     pull_confirmation,
     pull_epoch,
     pull_keys,
@@ -29,6 +33,7 @@ from protocol.mike.fields import (
     push_keys,
 )
 from protocol.mike.keytree import KeyTree
+from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.schedule import (
     BLINDED_LENGTH,
     CONFIRMATION_LENGTH,
@@ -37,9 +42,6 @@ from protocol.mike.schedule import (
 )
 from protocol.mike.treemath import ROOT, NodeName, inner_nodes, leaves_from_levels, level
 
-RULE_SYNTAX = "MIKE-1"
-
-NONCE_LENGTH = 16
 SUITE_LENGTH = 1
 """Of the byte that says what blinded keys are; zero: X25519. Others are reserved for a hybrid."""
 
@@ -51,8 +53,6 @@ FRAGMENT_OVERHEAD = OVERHEAD + MESSAGE_ID_LENGTH + 1 + 1 + 1 + 2
 """Bytes of a fragment's datagram beside the part that it carries."""
 
 PART_MAX = DATAGRAM_MAX - FRAGMENT_OVERHEAD
-MESSAGE_MAX = 32 * 1024
-"""Largest body: a TREE of 255 members has at most 27.7 kB."""
 
 OPEN_FLAG = 0x80
 LEAVING_FLAG = 0x01
@@ -73,9 +73,11 @@ class Kind(IntEnum):
     REPAIR = 5
     HANDOVER = 6
     FRAGMENT = 7
+    REKEY = 8
+    PAGE = 9
 
 
-FRAGMENTED = frozenset({Kind.TREE})
+FRAGMENTED = frozenset({Kind.TREE, Kind.REKEY, Kind.PAGE})
 """Kinds that may come in fragments: all others are small whatever the group."""
 
 
@@ -346,7 +348,7 @@ class Status:
         message = cls(
             pull_epoch(reader, "epoch"),
             reader.pull_u32("term"),
-            reader.pull_count(MEMBERS_MAX, "members", minimum=1),
+            reader.pull_count(GROUP_MAX, "members", minimum=1),
             reader.pull_bytes(CONFIRMATION_LENGTH, "confirmation"),
         )
         reader.finish()
@@ -485,7 +487,7 @@ class Fragment:
         return cls(message, Kind(kind), index, count, part)
 
 
-Message = Join | Tree | Path | Status | Repair | Handover | Fragment
+Message = Join | Tree | Path | Status | Repair | Handover | Fragment | Rekey | Page
 
 DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.JOIN: Join.decode,
@@ -495,4 +497,6 @@ DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.REPAIR: Repair.decode,
     Kind.HANDOVER: Handover.decode,
     Kind.FRAGMENT: Fragment.decode,
+    Kind.REKEY: Rekey.decode,
+    Kind.PAGE: Page.decode,
 }

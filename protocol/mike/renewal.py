@@ -10,11 +10,12 @@ from typing import Any
 
 from protocol.core.engine import Instant, Report
 from protocol.core.retransmit import with_jitter
-from protocol.mike.agreement import Agreement
 from protocol.mike.config import NS_PER_MS
+from protocol.mike.distribution import Distribution
+from protocol.mike.epochs import Epoch
+from protocol.mike.fields import NONCE_LENGTH
 from protocol.mike.instance import TIMER_REKEY
 from protocol.mike.manager import Manager
-from protocol.mike.messages import NONCE_LENGTH
 from protocol.mike.states import Attempt, State
 
 JITTER_PARTS = 10
@@ -56,7 +57,7 @@ class Renewer(Manager):
 
     # By time.
 
-    def establish(self, agreement: Agreement) -> None:
+    def establish(self, agreement: Epoch) -> None:
         """Beside what a TM does: every epoch begins the interval anew."""
         super().establish(agreement)
         self._renew_later()
@@ -80,7 +81,11 @@ class Renewer(Manager):
         if self.state is not State.TM or self.is_busy:
             return
         self.emit(Report("mike.rekey", {"cause": "interval"}))
-        self.renew()
+        if isinstance(self.current, Distribution):
+            # A new root under the keys that all have: one message of one wrap.
+            self.next_epoch()
+        else:
+            self.renew()
 
     # For people.
 

@@ -3,8 +3,8 @@
 A check on what a peer sent raises `PeerError`; the engine counts it under the rule and drops the
 message. The other rules say when we act; their checks return the answer.
 
-MIKE-1 (syntax) is checked while a body is read (`protocol.mike.messages`), MIKE-6 (low order) where
-a shared secret is made (`protocol.mike.schedule`).
+MIKE-1 (syntax) is checked while a body is read (`protocol.mike.messages`), MIKE-6 (low order) and
+MIKE-30 (unwrapping) where the cryptography is (`protocol.mike.schedule`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
 from protocol.idpmike import EpochId
-from protocol.mike.fields import NUMBER_MAX
+from protocol.mike.config import MikeConfig, Mode
+from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX
+from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree, publisher
 from protocol.mike.messages import Announcement, Handover, Join, Kind
+from protocol.mike.rekeying import ENTRY_LENGTH, REKEY_OVERHEAD, RekeyAnnouncement
+from protocol.mike.roster import Roster
 from protocol.mike.schedule import EpochKeys
 from protocol.mike.treemath import NodeName
 
@@ -53,6 +57,13 @@ RULES: dict[str, str] = {
     "MIKE-27": "Fragments are kept only of who may act as TM, bounded in number, size and time",
     "MIKE-28": "What several devices lack is answered once, to all",
     "MIKE-29": "Epoch numbers of a device grow over restarts, whenever its power goes",
+    "MIKE-29": "A roster counts only if it is the announced one, and names the TM",
+    "MIKE-30": "A key is unwrapped for one epoch only, on a chain of bounded length",
+    "MIKE-31": "An epoch of KD replaces every key above a leaf that came, went or changed, and the"
+    " root",
+    "MIKE-32": "A TM distributes only keys of a hierarchy that it drew itself in its present role",
+    "MIKE-33": "The TM alone chooses the mode, by its configuration and the size of the group",
+    "MIKE-34": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -61,6 +72,12 @@ NUMBER_JUMP_MAX = 1 << 32
 
 NUMBER_ENTERED_MAX = NUMBER_MAX // 2
 """Largest number of a group that is entered: who remembers it (MIKE-29) has as many left."""
+
+PATH_MAX = 32
+"""Keys between a leaf and the root secret: log2 of the largest group, twice (MIKE-30)."""
+
+CHANGE_LENGTH = ENTRY_LENGTH + 32 + 32
+"""Bytes of an announcement for one member that comes: entry, nonce, nonce of the epoch before."""
 
 EARLY_MAX = 64
 """PATHs kept for epochs whose TREE has not come yet (MIKE-23)."""
@@ -75,13 +92,14 @@ class Standing(Enum):
     TM = auto()
 
 
+EPOCHS = frozenset({Kind.TREE, Kind.REKEY, Kind.PAGE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS})
+"""Kinds that bring epochs, of either mode, or news of them."""
+
 WANTED: dict[Standing, frozenset[Kind]] = {
     Standing.OUTSIDE: frozenset(),
-    Standing.JOINING: frozenset({Kind.JOIN, Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS}),
-    Standing.MEMBER: frozenset({Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS, Kind.HANDOVER}),
-    Standing.TM: frozenset(
-        {Kind.JOIN, Kind.TREE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS, Kind.REPAIR}
-    ),
+    Standing.JOINING: EPOCHS | {Kind.JOIN},
+    Standing.MEMBER: EPOCHS | {Kind.HANDOVER},
+    Standing.TM: EPOCHS | {Kind.JOIN, Kind.REPAIR},
 }
 """Kinds opened per standing (MIKE-2): members spend no signature check on a JOIN."""
 
@@ -124,12 +142,16 @@ class View:
     highest: int
 
 
-def grants(announcement: Announcement, own: IPv6Address, nonce: bytes | None) -> bool:
+def grants(
+    announcement: Announcement | RekeyAnnouncement, own: IPv6Address, nonce: bytes | None
+) -> bool:
     """Say whether an announcement answers our JOIN: nobody could know the nonce before."""
     return nonce is not None and (own, nonce) in announcement.nonces
 
 
-def authority(view: View, announcement: Announcement, sender: IPv6Address) -> Authority:
+def authority(
+    view: View, announcement: Announcement | RekeyAnnouncement, sender: IPv6Address
+) -> Authority:
     """MIKE-3: may this sender act as TM towards us?
 
     Yes: it answers our own JOIN (any authorised device may be TM of a group we enter); it is our
@@ -214,7 +236,9 @@ def check_announcement(announcement: Announcement) -> None:
         raise PeerError("MIKE-9", "a key above an open node")
 
 
-def check_sender(announcement: Announcement, term: int, sender: IPv6Address) -> None:
+def check_sender(
+    announcement: Announcement | RekeyAnnouncement, term: int, sender: IPv6Address
+) -> None:
     """MIKE-3: at term 0 only the TM that announced an epoch speaks for it."""
     if term == 0 and sender != announcement.tm:
         raise PeerError("MIKE-3", f"{sender} repeats an epoch of {announcement.tm}")
@@ -291,3 +315,60 @@ def check_join(message: Join) -> None:
     """MIKE-6: refuse the neutral leaf keys at once; all other low-order keys fail at first use."""
     if not any(message.key):
         raise PeerError("MIKE-6", "a leaf key of zero")
+
+
+def check_roster(announcement: RekeyAnnouncement, roster: Roster) -> None:
+    """MIKE-29: refuse a roster that is not the announced one, or that lacks the TM."""
+    if len(roster) != announcement.members or roster.digest != announcement.roster:
+        raise PeerError("MIKE-29", f"not the roster of epoch {announcement.epoch}")
+    if announcement.tm not in roster.keys:
+        raise PeerError("MIKE-29", "the TM is not in its roster")
+
+
+def check_path(steps: Sequence[tuple[int, bytes]]) -> None:
+    """MIKE-30: refuse a chain of keys that is longer than any hierarchy is high."""
+    if len(steps) > PATH_MAX:
+        raise PeerError("MIKE-30", f"more than {PATH_MAX} keys between leaf and root")
+
+
+def fits_agreement(members: int, config: MikeConfig) -> bool:
+    """MIKE-20: say whether a group of this size may be built in key agreement mode."""
+    return members <= MEMBERS_MAX and fits(
+        members, config.members_max, body_size_max(config.datagram_size_max)
+    )
+
+
+def may_grow(members: int, config: MikeConfig) -> bool:
+    """MIKE-20: say whether a group may get so many members, in whatever mode that takes."""
+    if config.mode is Mode.KA:
+        return fits_agreement(members, config)
+    return members <= config.members_max
+
+
+def next_mode(present: Mode, members: int, config: MikeConfig) -> Mode:
+    """MIKE-33: return the mode of a TM's next epoch.
+
+    Args:
+        present: that of the epoch before; a founder's is that of its configuration.
+        members: of the next epoch.
+        config: the TM's; what the others are set to does not matter.
+    """
+    wanted_mode: Mode = present
+    if config.mode is not Mode.AUTO:
+        wanted_mode = config.mode
+    elif members >= config.kd_members_min:
+        wanted_mode = Mode.KD
+    elif members <= config.ka_members_max:
+        wanted_mode = Mode.KA
+    if wanted_mode is Mode.KA and present is Mode.KD and not fits_agreement(members, config):
+        return Mode.KD
+    return wanted_mode
+
+
+def changes_max(config: MikeConfig) -> int:
+    """MIKE-34: return how many members may come and go in one epoch.
+
+    What tells them takes half of a message, the nonces of the epoch before included.
+    """
+    body_max = body_size_max(config.datagram_size_max)
+    return (body_max // 2 - REKEY_OVERHEAD) // CHANGE_LENGTH

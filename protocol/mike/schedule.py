@@ -8,6 +8,12 @@
                                                 "idpmike v1 mike node secret" | left | right)
         DH = X25519(own child's secret, sibling's blinded key)
         left, right = blinded keys of the two children
+    pairwise key of TM and member        Expand(Extract("idpmike v1 mike pair", DH),
+                                                "idpmike v1 mike pair key" | TM's distribution key
+                                                | member's leaf key | member's address)
+        DH = X25519(one's secret, the other's key)
+    wrapping key                         Expand(pairwise or hierarchy key,
+                                                "idpmike v1 mike wrap" | announcement digest)
     epoch secret                         Extract(announcement digest, root secret)
     group key, confirmation key          Expand(epoch secret, label)
     confirmation tag of a member         HMAC(confirmation key, label | member's address)[:16]
@@ -15,6 +21,9 @@
 A node secret depends only on the two keys below it, so it stays valid over epochs in which nothing
 below it changed. What leaves the tree (group key, tags) depends on the whole announcement of the
 epoch as well. The root secret itself is never used as a key of anything.
+
+In key distribution mode the root secret and the keys of the hierarchy are drawn by the TM, and
+reach the members wrapped (AES-256 key wrap, RFC 3394), each under a key that serves one epoch only.
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from protocol.core.errors import PeerError
 
@@ -32,15 +42,23 @@ SECRET_LENGTH = 32
 BLINDED_LENGTH = 32
 CONFIRMATION_LENGTH = 16
 EPOCH_TAG_LENGTH = 8
+DIGEST_LENGTH = 32
+WRAPPED_LENGTH = SECRET_LENGTH + 8
 
 LABEL_NODE = b"idpmike v1 mike node"
 LABEL_NODE_SECRET = b"idpmike v1 mike node secret"
 LABEL_ANNOUNCEMENT = b"idpmike v1 mike announcement\x00"
+LABEL_DISTRIBUTION = b"idpmike v1 mike distribution\x00"
+LABEL_ROSTER = b"idpmike v1 mike roster\x00"
+LABEL_PAIR = b"idpmike v1 mike pair"
+LABEL_PAIR_KEY = b"idpmike v1 mike pair key"
+LABEL_WRAP = b"idpmike v1 mike wrap"
 LABEL_GROUP_KEY = b"idpmike v1 mike group key"
 LABEL_CONFIRMATION_KEY = b"idpmike v1 mike confirmation key"
 LABEL_CONFIRM = b"idpmike v1 mike confirm"
 
 RULE_LOW_ORDER = "MIKE-6"
+RULE_UNWRAP = "MIKE-30"
 
 
 class NodeSecret:
@@ -134,9 +152,54 @@ def node_secret(child: NodeSecret, sibling_key: bytes, left_key: bytes, right_ke
     return expand(extract(LABEL_NODE, shared), LABEL_NODE_SECRET + left_key + right_key)
 
 
-def announcement_digest(announcement: bytes) -> bytes:
-    """Return the hash that names an epoch's content."""
-    return hashlib.sha256(LABEL_ANNOUNCEMENT + announcement).digest()
+def pairwise_key(
+    own: NodeSecret, other_key: bytes, distribution_key: bytes, leaf_key: bytes, member: IPv6Address
+) -> bytes:
+    """Return the key that a TM and one member share; either computes it from its own secret.
+
+    Args:
+        own: the TM's distribution secret, or the member's leaf secret.
+        other_key: public key of the other.
+        distribution_key: the TM's; one of these two is ``other_key``.
+        leaf_key: the member's.
+        member: its address.
+
+    Raises:
+        PeerError: the other's key is of low order (MIKE-6).
+    """
+    try:
+        shared = own.shared_with(other_key)
+    except ValueError as error:
+        raise PeerError(RULE_LOW_ORDER, "a key is of low order") from error
+    info = LABEL_PAIR_KEY + distribution_key + leaf_key + member.packed
+    return expand(extract(LABEL_PAIR, shared), info)
+
+
+def wrapped(under: bytes, digest: bytes, key: bytes) -> bytes:
+    """Wrap a key for the epoch of this announcement (RFC 3394)."""
+    return aes_key_wrap(expand(under, LABEL_WRAP + digest), key)
+
+
+def unwrapped(under: bytes, digest: bytes, wrap: bytes) -> bytes:
+    """Return what `wrapped` wrapped.
+
+    Raises:
+        PeerError: it was wrapped under another key, or for another epoch (MIKE-30).
+    """
+    try:
+        return aes_key_unwrap(expand(under, LABEL_WRAP + digest), wrap)
+    except InvalidUnwrap as error:
+        raise PeerError(RULE_UNWRAP, "a key cannot be unwrapped") from error
+
+
+def announcement_digest(announcement: bytes, label: bytes = LABEL_ANNOUNCEMENT) -> bytes:
+    """Return the hash that names an epoch's content; the label tells its mode."""
+    return hashlib.sha256(label + announcement).digest()
+
+
+def roster_digest(entries: bytes) -> bytes:
+    """Return the hash that names a roster."""
+    return hashlib.sha256(LABEL_ROSTER + entries).digest()
 
 
 def epoch_keys(digest: bytes, root: bytes) -> EpochKeys:

@@ -10,6 +10,7 @@ from enum import Enum
 from ipaddress import IPv6Address
 
 from protocol.mike.messages import Tree
+from protocol.mike.rekeying import Rekey
 from protocol.mike.rules import Standing
 from protocol.mike.schedule import NodeSecret
 
@@ -101,12 +102,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A TREE that waits for our IDP's verdict on the old TM (MIKE-14).
+    """An epoch that waits for our IDP's verdict on the old TM (MIKE-14).
 
     Attributes:
-        message: the TREE.
+        message: the TREE or REKEY.
         sender: who claims to be TM.
     """
 
-    message: Tree
+    message: Tree | Rekey
     sender: IPv6Address

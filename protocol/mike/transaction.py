@@ -14,8 +14,9 @@ from ipaddress import IPv6Address
 
 from protocol.mike.answers import remember
 from protocol.mike.keytree import KeyTree, height_max
+from protocol.mike.roster import Roster
 from protocol.mike.rules import is_newer_request
-from protocol.mike.treemath import ROOT, key_path
+from protocol.mike.treemath import ROOT, balanced_levels, key_path, leaves_from_levels
 
 ASKED_MAX = 512
 """Devices whose last request is remembered (MIKE-12, MIKE-25)."""
@@ -113,6 +114,37 @@ def plan(
         tree,
         tuple(who for who in tree.addresses if who in at_work),
         tuple((who, nonces[who]) for who in tree.addresses if who in nonces),
+    )
+
+
+def plan_anew(
+    roster: Roster,
+    requests: Sequence[Request],
+    excluded: Iterable[IPv6Address],
+    carried: Carried,
+) -> Plan:
+    """Return the content of the epoch that takes a group back to key agreement mode.
+
+    A new tree with known leaves and no known node above them. Whoever sits on the right in a pair
+    of leaves is sponsor: there is such a pair below every open node.
+
+    Args:
+        roster: of the present epoch.
+        requests: JOINs to grant, in order of arrival.
+        excluded: members to remove; the TM itself is never among them.
+        carried: of the present epoch.
+    """
+    after = roster.changed(excluded, [(request.address, request.key) for request in requests])
+    levels = balanced_levels(len(after))
+    leaves = leaves_from_levels(levels)
+    assert leaves is not None
+    members = dict(zip(leaves, after.addresses, strict=True))
+    blinded = {leaf: after.keys[who] for leaf, who in members.items() if leaf != ROOT}
+    nonces = dict(carried.nonces) | {request.address: request.nonce for request in requests}
+    return Plan(
+        KeyTree(members, blinded),
+        tuple(who for leaf, who in members.items() if leaf & 1 and leaf ^ 1 in members),
+        tuple((who, nonces[who]) for who in after.addresses if who in nonces),
     )
 
 

@@ -105,6 +105,13 @@ def leaves_from_levels(levels: Sequence[int]) -> tuple[NodeName, ...] | None:
     return tuple(names) if free == whole else None
 
 
+def balanced_levels(count: int) -> tuple[int, ...]:
+    """Return the levels of so many leaves, left to right, of a tree as flat as can be."""
+    height = (count - 1).bit_length()
+    upper = (1 << height) - count
+    return (height,) * (count - upper) + (height - 1,) * upper
+
+
 def inner_nodes(leaves: Iterable[NodeName]) -> list[NodeName]:
     """Return all inner nodes above these leaves but the root, in ascending order."""
     found: set[NodeName] = set()

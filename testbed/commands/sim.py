@@ -63,7 +63,11 @@ class SeedRange(click.ParamType[range]):
     help="What the runs are about (default: drawn).",
 )
 @click.option(
-    "--mode", type=click.Choice(["ka"]), default="ka", show_default=True, help="MIKE's mode."
+    "--mode",
+    type=click.Choice(["ka", "kd", "auto"]),
+    default="ka",
+    show_default=True,
+    help="MIKE's mode.",
 )
 @click.option(
     "--crypto",

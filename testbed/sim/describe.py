@@ -18,6 +18,7 @@ from protocol.mike.messages import (
     Status,
     Tree,
 )
+from protocol.mike.rekeying import Page, Rekey
 
 
 def describe(payload: bytes) -> str:
@@ -40,6 +41,17 @@ def describe(payload: bytes) -> str:
                 f" granted={_names(who for who, _ in content.nonces)}"
                 f"{' complete' if message.confirmation else ''}"
             )
+        case Rekey():
+            decided = message.announcement
+            return (
+                f"REKEY {decided.epoch} after {decided.previous.number} term={message.term}"
+                f" members={decided.members} removed={_names(decided.removed)}"
+                f" added={_names(who for who, _ in decided.added)}"
+                f" granted={_names(who for who, _ in decided.nonces)} wraps={len(message.wraps)}"
+            )
+        case Page():
+            last = message.start + len(message.entries)
+            return f"PAGE {message.start} to {last} of {message.roster.hex()[:16]}"
         case Path():
             return f"PATH {message.epoch} keys={len(message.keys)}"
         case Status():

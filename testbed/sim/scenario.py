@@ -8,6 +8,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any
 
+from protocol.mike.config import Mode
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
 from testbed.sim.faults import FOR_GOOD, PROCESSES, Fault, Kind
@@ -32,8 +33,8 @@ REKEY_INTERVAL_MS = 12_000
 """Where MIKE renews the key by itself: nine tenths of it, less the 3.5 s in which an epoch's SAs
 come and the older ones go, leave enough time without change to be taken for rest."""
 
-MODES = ("ka",)
-"""Modes of MIKE that the engines have."""
+MODES = tuple(mode.value for mode in Mode)
+"""Modes of MIKE."""
 
 
 class Theme(StrEnum):
@@ -72,6 +73,8 @@ class Scenario:
         faults: what goes wrong.
         datagram_size_max: of MIKE: 512 bytes make fragments of the TREEs of five and more.
         rekey_interval_ms: of MIKE: how often the key is renewed without a cause, 0: never.
+        kd_members_min: of MIKE: with mode ``auto``, a group of so many is switched to ``kd``.
+        ka_members_max: of MIKE: ... and one of so few is switched back.
     """
 
     seed: int
@@ -89,6 +92,8 @@ class Scenario:
     faults: tuple[Fault, ...]
     datagram_size_max: int = 1232
     rekey_interval_ms: int = 0
+    kd_members_min: int = 64
+    ka_members_max: int = 48
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Scenario:
         """Return the same run with other faults."""
@@ -175,6 +180,8 @@ def draw(
     datagram_size_max = of_mike.choice([1232, 1232, 512])
     # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
     rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, REKEY_INTERVAL_MS])
+    kd_members_min = of_mike.randint(2, size) if mode == Mode.AUTO else 64
+    ka_members_max = min(48, of_mike.randint(1, kd_members_min - 1))
     return Scenario(
         seed=seed,
         members=size,
@@ -191,6 +198,8 @@ def draw(
         faults=faults,
         datagram_size_max=datagram_size_max,
         rekey_interval_ms=rekey_interval_ms,
+        kd_members_min=kd_members_min,
+        ka_members_max=ka_members_max,
     )
 
 

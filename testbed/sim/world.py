@@ -26,7 +26,7 @@ from protocol.core.engine import (
 from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
 from protocol.ipsec.model import SecurityAssociation, Suite
-from protocol.mike.config import MikeConfig
+from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
@@ -150,6 +150,9 @@ class World:
         mike = MikeConfig(
             datagram_size_max=scenario.datagram_size_max,
             rekey_interval_ms=scenario.rekey_interval_ms,
+            mode=Mode(scenario.mode),
+            kd_members_min=scenario.kd_members_min,
+            ka_members_max=scenario.ka_members_max,
         )
         self.devices = [
             Device(

@@ -132,7 +132,8 @@ def test_a_joiner_listens_before_it_asks() -> None:
     world.form(1)
     world.join(1)
     world.run_until(lambda: world.agreed(0, 1))
-    assert world[1].attended_at_send[0] == (JOIN, (JOIN, TREE, PATH, STATUS, Kind.FRAGMENT))
+    kinds = (JOIN, TREE, PATH, STATUS, Kind.FRAGMENT, Kind.REKEY, Kind.PAGE)
+    assert world[1].attended_at_send[0] == (JOIN, kinds)
 
 
 def test_a_join_is_ready_when_idp_asks_and_made_anew_when_idp_asks_late() -> None:

@@ -1,0 +1,105 @@
+"""Who is TM, as seen by those who are not: hand-over, silence, election."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from protocol.core.engine import Report
+from protocol.mike.instance import TIMER_ELECTION, TIMER_SILENCE
+from protocol.mike.member import Member
+from protocol.mike.membership import candidate
+from protocol.mike.messages import Handover
+from protocol.mike.rules import check_handover
+from protocol.mike.states import State
+
+
+class Elector(Member):
+    """The change of the TM."""
+
+    def on_handover(self, message: Handover, sender: IPv6Address) -> None:
+        """MIKE-15: the TM names its successor."""
+        epoch = None if self.current is None else self.current.epoch
+        if (message.epoch, message.successor, message.term) == (epoch, self.tm, self.term):
+            return
+        check_handover(message, sender, self.view(), epoch, self.term)
+        if epoch != message.epoch:
+            # The number is not noted: it would make us refuse the TREE that we lack (MIKE-4).
+            self.lack(message.epoch, None)
+            if message.successor == self.own:
+                return
+        else:
+            self.highest = max(self.highest, message.highest)
+            if self.missing == epoch:
+                self.missing = None
+        self.tm = message.successor
+        self.term = message.term
+        self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))
+        if message.successor == self.own:
+            if message.leaving:
+                self.liveness.lost(sender, self.now.wall_ns)
+            self.take_role()
+            return
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.retry_held()
+
+    def take_role(self) -> None:
+        """Become TM; the layer above knows how."""
+
+    def elect(self) -> None:
+        """MIKE-13: the TM is gone. Follow whoever acted already, act, or wait for who must."""
+        if self.state is not State.MEMBER or self.current is None:
+            return
+        if self.retry_held():
+            return
+        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        if first is None:
+            self.liveness.passed.clear()
+            first = candidate(self.members, self.liveness.gone)
+        if first == self.own:
+            if not self.retry_held(force=True):
+                self.emit(Report("mike.elected", {"instead_of": str(self.tm)}))
+                self.tm = self.own
+                self.take_role()
+        elif not self.runs(TIMER_ELECTION):
+            self.after(TIMER_ELECTION, self.config.election_timeout_ms)
+
+    def on_election_timer(self) -> None:
+        """The first candidate did nothing: its turn has passed."""
+        if self.tm not in self.liveness.gone:
+            return
+        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        if first is not None and first != self.own:
+            self.liveness.turn_passed(first)
+        self.elect()
+
+    def on_silence_timer(self) -> None:
+        """MIKE-22: the TM was not heard for long."""
+        if self.tm is not None:
+            self.lose_tm()
+
+    def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
+        """MIKE-22: a TM that restarted knows nothing of our group any more."""
+        if sender != self.tm or self.state not in (State.MEMBER, State.JOINING):
+            return
+        if self.tm_startup is None or self.tm_startup[0] != sender:
+            self.tm_startup = (sender, startup_wall_ns)
+        elif startup_wall_ns > self.tm_startup[1]:
+            self.tm_startup = None
+            self.lose_tm()
+
+    def lose_tm(self) -> None:
+        """MIKE-22: the TM does not serve us any more, whatever IDP hears of its device.
+
+        A member takes it for gone; a joiner that is not in yet asks anew.
+        """
+        assert self.tm is not None
+        self.counters.count("MIKE-22")
+        if self.state is State.JOINING:
+            self.leave_group()
+            self.attempt = None
+            self.listen_before_founding(group_heard=False)
+            self.join()
+            return
+        self.silent = self.tm
+        self.liveness.lost(self.tm, self.now.wall_ns)
+        self.elect()
