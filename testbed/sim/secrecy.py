@@ -1,9 +1,9 @@
 """Can a device compute a key that is not meant for it? Tried, with all it ever knew.
 
 Take a device, every secret its key source ever gave it and every datagram of MIKE on the black
-network, its own and others', earlier and later. Whatever MIKE computes with them is computed:
-each tree's node secrets from whatever leaf, up to the root and the group key. Then no epoch may be
-open to it
+network, its own and others', earlier and later. Whatever MIKE computes with them is computed: each
+tree's node secrets from whatever leaf, up to the root and the group key, and in key distribution
+mode all that can be unwrapped (`testbed.sim.unwrapping`). Then no epoch may be open to it
 
 * that does not name it as a member: so an excluded device gets no later key, and a new one no
   earlier one;
@@ -20,11 +20,14 @@ from dataclasses import dataclass, field
 
 from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, envelope
-from protocol.mike.messages import Announcement, Kind, Path, Tree
+from protocol.mike.messages import DECODERS, Announcement, Fragment, Kind, Path, Tree
+from protocol.mike.rekeying import Page, Rekey
+from protocol.mike.roster import Roster
 from protocol.mike.schedule import SECRET_LENGTH, NodeSecret, epoch_keys, node_secret
 from protocol.mike.treemath import ROOT, NodeName, inner_nodes
 from testbed.sim.checkers import Checker
 from testbed.sim.history import Evidence
+from testbed.sim.unwrapping import Unwrapper, everything, with_rosters
 
 Known = dict[bytes, tuple[NodeSecret, int]]
 """Blinded key to its secret, and the newest of the device's draws that it takes (the smallest)."""
@@ -49,6 +52,13 @@ class Overheard:
         for name, key in keys.items():
             self.keys.setdefault(name, {})[key] = None
 
+    def roster(self) -> Roster:
+        """Return the members with the leaf keys that were said first."""
+        members = self.announcement.tree.members
+        return Roster(
+            (who, next(iter(self.keys.get(leaf, {b"": None})))) for leaf, who in members.items()
+        )
+
 
 class Secrecy(Checker):
     """No device computes a key that it is not meant to have."""
@@ -57,7 +67,12 @@ class Secrecy(Checker):
 
     def conclude(self, evidence: Evidence) -> str | None:
         """Try, as every device."""
-        epochs = overheard(evidence.datagrams)
+        heard = Heard(evidence.datagrams)
+        epochs = overheard(heard)
+        return self._computed(evidence, epochs) or self._unwrapped(evidence, epochs, heard)
+
+    def _computed(self, evidence: Evidence, epochs: Mapping[str, Overheard]) -> str | None:
+        """Try in key agreement mode."""
         nodes: dict[tuple[bytes, bytes], NodeSecret] = {}
         for device, (address, draws) in enumerate(evidence.draws):
             thief = Thief(evidence.secret_type, draws, nodes)
@@ -73,6 +88,34 @@ class Secrecy(Checker):
                 own = thief.first_draw(epoch.keys.get(leaf, {}))
                 if own is not None and opened < own:
                     return f"d{device + 1} can compute the key of {pointer} without its leaf in it"
+        return None
+
+    def _unwrapped(
+        self, evidence: Evidence, agreed: Mapping[str, Overheard], heard: Heard
+    ) -> str | None:
+        """Try in key distribution mode.
+
+        An epoch whose TM had no carrier is not on the wire, and perhaps not the roster of the next
+        one: such an epoch is not judged.
+        """
+        rosters = {pointer: epoch.roster() for pointer, epoch in agreed.items()}
+        epochs = with_rosters(heard.rekeys, heard.pages, rosters)
+        all_draws = [draws for _, draws in evidence.draws]
+        truth = everything(evidence.secret_type, all_draws, epochs, evidence.keys)
+        for device, (address, draws) in enumerate(evidence.draws):
+            thief = Unwrapper(evidence.secret_type, draws, truth.keys)
+            thief.listen(epochs)
+            for pointer, root in truth.roots.items():
+                opened = thief.opens(pointer, root)
+                if opened is None:
+                    continue
+                roster = epochs[pointer].roster
+                leaf_key = None if roster is None else roster.keys.get(address)
+                if leaf_key is None:
+                    return f"d{device + 1}, no member of epoch {pointer}, can unwrap its key"
+                own = thief.first_draw(leaf_key)
+                if own is not None and opened < own:
+                    return f"d{device + 1} can unwrap the key of {pointer} without its leaf in it"
         return None
 
 
@@ -174,26 +217,57 @@ class Thief:
         return secret
 
 
-def overheard(datagrams: Sequence[bytes]) -> dict[str, Overheard]:
-    """Return every epoch that was announced on the wire, by its printed id."""
+class Heard:
+    """What MIKE said on the wire that keys depend on; fragments are put together.
+
+    Attributes:
+        trees, paths, rekeys, pages: in the order in which they were (completely) sent.
+    """
+
+    def __init__(self, datagrams: Sequence[bytes]) -> None:
+        self.trees: list[Tree] = []
+        self.paths: list[Path] = []
+        self.rekeys: list[Rekey] = []
+        self.pages: list[Page] = []
+        parts: dict[bytes, dict[int, bytes]] = {}
+        for datagram in datagrams:
+            outer = envelope.decode(datagram)
+            if outer.protocol != PROTOCOL_MIKE:
+                continue
+            if outer.kind != Kind.FRAGMENT:
+                self._add(Kind(outer.kind), outer.body)
+                continue
+            fragment = Fragment.decode(outer.body)
+            known = parts.setdefault(fragment.message, {})
+            whole = len(known) == fragment.count
+            known[fragment.index] = fragment.part
+            if len(known) == fragment.count and not whole:
+                self._add(fragment.kind, b"".join(known[n] for n in range(fragment.count)))
+
+    def _add(self, kind: Kind, body: bytes) -> None:
+        match DECODERS[kind](body):
+            case Tree() as tree:
+                self.trees.append(tree)
+            case Path() as path:
+                self.paths.append(path)
+            case Rekey() as rekey:
+                self.rekeys.append(rekey)
+            case Page() as page:
+                self.pages.append(page)
+
+
+def overheard(heard: Heard) -> dict[str, Overheard]:
+    """Return every epoch of key agreement mode that was announced, by its printed id."""
     epochs: dict[str, Overheard] = {}
-    paths: list[Path] = []
-    for datagram in datagrams:
-        outer = envelope.decode(datagram)
-        if outer.protocol != PROTOCOL_MIKE:
-            continue
-        if outer.kind == Kind.TREE:
-            tree = Tree.decode(outer.body)
-            content = tree.announcement
-            epoch = epochs.get(str(content.epoch))
-            if epoch is None:
-                inner = sorted(inner_nodes(content.tree.members), reverse=True)
-                epoch = epochs[str(content.epoch)] = Overheard(content, tuple(inner))
-                epoch.add(content.tree.blinded)
-            epoch.add(tree.keys)
-        elif outer.kind == Kind.PATH:
-            paths.append(Path.decode(outer.body))
-    for path in paths:
+    for tree in heard.trees:
+        content = tree.announcement
+        epoch = epochs.get(str(content.epoch))
+        if epoch is None:
+            inner = sorted(inner_nodes(content.tree.members), reverse=True)
+            epoch = epochs[str(content.epoch)] = Overheard(content, tuple(inner))
+            epoch.add(content.tree.blinded)
+        epoch.add(tree.keys)
+    for path in heard.paths:
         epoch = epochs.get(str(path.epoch))
         if epoch is not None:
             epoch.add(path.keys)
