@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 LEFT_MAX = 256
-"""Devices remembered as left; more certificates than that are not served in key agreement mode."""
+"""Devices remembered as left: those that left last."""
 
 
 @dataclass(frozen=True, slots=True)

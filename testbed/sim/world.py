@@ -118,6 +118,8 @@ class World:
         notes: (ms, device or -1, text) of what a reader of a trace wants to see, if asked for.
         epochs: group keys established, of all devices.
         left_out_effects: effects without a model here, by class.
+        mike_datagrams: all that MIKE sent on the black network.
+        group_keys: every group key, by its epoch.
         agreed_ms: how long after the last fault all agreed, once they do.
     """
 
@@ -182,8 +184,8 @@ class World:
         self.agreed_ms: float | None = None
         self.left_out_effects: Counter[str] = Counter()
         self._changes = 0
-        self._mike_datagrams: list[bytes] = []
-        self._keys: dict[str, bytes] = {}
+        self.mike_datagrams: list[bytes] = []
+        self.group_keys: dict[str, bytes] = {}
         self._digest = hashlib.sha256()
 
     @property
@@ -274,7 +276,7 @@ class World:
             self.tell(sample_of(device, self.now_ms, SAMPLE_MS, deep=True))
         draws = [(device.address, device.entropy.drawn) for device in self.devices]
         kind = secret_type(self.scenario.crypto)
-        evidence = Evidence(kind, draws, self._mike_datagrams, self._keys)
+        evidence = Evidence(kind, draws, self.mike_datagrams, self.group_keys)
         for checker in self._checkers:
             text = checker.conclude(evidence)
             if text is not None:
@@ -362,7 +364,7 @@ class World:
             receivers = [] if found is None or found is sender else [found]
         place = sender.daemons.index(daemon)
         if daemon is sender.miked:
-            self._mike_datagrams.append(effect.payload)
+            self.mike_datagrams.append(effect.payload)
         agenda = self.agenda
         now_ns = agenda.now_ns
         delays_ns = self.wire.delays_ns
@@ -396,7 +398,7 @@ class World:
                 return
             case PublishKey(pointer, key):
                 self.epochs += 1
-                self._keys[pointer] = key
+                self.group_keys[pointer] = key
                 self._digest.update(f"{stamp}{pointer} ".encode() + key)
                 self.tell(KeyPublished(self.now_ms, device.index, pointer, key))
             case Report(point, fields):

@@ -9,8 +9,8 @@ import pytest
 
 from protocol.identity import PROTOCOL_MIKE
 from protocol.mike.config import MikeConfig
-from protocol.mike.fragments import SENDERS_MAX
 from protocol.mike.fields import MESSAGE_MAX
+from protocol.mike.fragments import SENDERS_MAX
 from protocol.mike.messages import PARTS_MAX, Fragment, Kind
 from tests.support.identities import address, make_identities
 from tests.support.world import EPOCH_WALL_NS, Faults, Seen, World

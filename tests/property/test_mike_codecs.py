@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.core.errors import DecodeError
 from protocol.idpmike import EpochId
-from protocol.mike.fields import NUMBER_MAX
+from protocol.mike.fields import GROUP_MAX, NUMBER_MAX
 from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import (
     DECODERS,
@@ -30,7 +30,19 @@ from protocol.mike.messages import (
     Status,
     Tree,
 )
+from protocol.mike.rekeying import (
+    ENTRY_LENGTH,
+    LEAF,
+    PAGE_OVERHEAD,
+    REKEY_OVERHEAD,
+    WRAP_LENGTH,
+    Page,
+    Rekey,
+    RekeyAnnouncement,
+    Wrap,
+)
 from protocol.mike.rules import tree_body_max
+from protocol.mike.schedule import WRAPPED_LENGTH
 from protocol.mike.treemath import ROOT, NodeName
 
 numbers = st.integers(0, NUMBER_MAX)
@@ -83,6 +95,42 @@ def tree_messages(draw: st.DrawFn) -> Tree:
     return Tree(announcement, draw(st.integers(0, 1 << 31)), supplement, draw(st.none() | tags))
 
 
+entries = st.lists(st.tuples(addresses, keys), max_size=6, unique_by=lambda entry: entry[0])
+
+
+@st.composite
+def rekeys(draw: st.DrawFn) -> Rekey:
+    number = draw(st.integers(1, NUMBER_MAX))
+    previous = EpochId(draw(st.integers(0, number - 1)), draw(st.binary(min_size=8, max_size=8)))
+    added = draw(entries)
+    tm = draw(addresses)
+    kept = {tm, *(who for who, _ in added)}
+    removed = draw(st.lists(addresses.filter(lambda who: who not in kept), max_size=6, unique=True))
+    nonces = draw(st.dictionaries(addresses, tags, max_size=6))
+    content = RekeyAnnouncement(
+        number,
+        previous,
+        tm,
+        draw(st.integers(1, GROUP_MAX)),
+        draw(keys),
+        tuple(sorted(removed)),
+        tuple(added),
+        tuple(sorted(nonces.items())),
+    )
+    unders = draw(st.lists(st.integers(1, (1 << 32) - 1), max_size=8, unique=True))
+    wraps = {
+        under: Wrap(
+            draw(st.integers(0, LEAF - 1).filter(lambda number, under=under: number != under)),
+            draw(st.binary(min_size=WRAPPED_LENGTH, max_size=WRAPPED_LENGTH)),
+        )
+        for under in unders
+    }
+    confirmation = draw(st.none() | tags)
+    return Rekey(content, draw(st.integers(0, 1 << 31)), draw(keys), wraps, confirmation)
+
+
+pages = st.builds(Page, keys, st.integers(0, GROUP_MAX - 6), entries.filter(bool).map(tuple))
+
 message_ids = st.binary(min_size=MESSAGE_ID_LENGTH, max_size=MESSAGE_ID_LENGTH).filter(any)
 
 
@@ -106,6 +154,8 @@ messages = st.one_of(
     st.builds(Repair, epochs.filter(lambda epoch: epoch != NO_EPOCH), epochs),
     st.builds(Repair, st.just(NO_EPOCH), epochs, message_ids, st.integers(1, (1 << PARTS_MAX) - 1)),
     fragments(),
+    rekeys(),
+    pages,
     st.builds(Handover, epochs, addresses, st.integers(0, 1 << 31), numbers, st.booleans()),
 )
 
@@ -165,6 +215,17 @@ def test_a_truncated_or_longer_body_is_refused(message: Message, data: st.DataOb
 def test_noise_raises_decode_error_and_nothing_else(kind: Kind, noise: bytes) -> None:
     with contextlib.suppress(DecodeError):
         DECODERS[kind](noise)
+
+
+def test_the_size_of_a_rekey_is_what_the_bounds_count_on() -> None:
+    """MIKE-34."""
+    who = IPv6Address("2001:db8::1")
+    content = RekeyAnnouncement(1, NO_EPOCH, who, 1, bytes(32))
+    assert len(Rekey(content, 0, bytes(32), {}, bytes(16)).encode()) == REKEY_OVERHEAD
+    entry = ((who, bytes(32)),)
+    assert len(Page(bytes(32), 0, entry).encode()) == PAGE_OVERHEAD + ENTRY_LENGTH
+    told = Rekey(content, 0, bytes(32), {1: Wrap(0, bytes(WRAPPED_LENGTH))}, bytes(16))
+    assert len(told.encode()) == REKEY_OVERHEAD + WRAP_LENGTH
 
 
 def test_no_epoch_is_all_zero() -> None:

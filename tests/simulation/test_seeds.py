@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from testbed.sim.faults import Kind
+from testbed.sim.modelled import ModelledSecret
 from testbed.sim.people import Crypto
 from testbed.sim.run import Verdict, run
 from testbed.sim.scenario import Scenario, Theme, draw
+from testbed.sim.secrecy import Heard, overheard
+from testbed.sim.unwrapping import everything, with_rosters
+from testbed.sim.world import World
 
 REGRESSIONS = [
     line
@@ -18,6 +22,8 @@ REGRESSIONS = [
 ]
 
 MODELLED, REAL = range(1, 201), range(201, 207)
+OTHERS = [("kd", range(1, 101)), ("auto", range(101, 201))]
+"""Modes of MIKE beside key agreement, and their seeds."""
 
 
 def assert_clean(scenario: Scenario) -> Verdict:
@@ -37,6 +43,37 @@ def test_no_checker_objects_to_twenty_seeds(first: int) -> None:
 @pytest.mark.parametrize("seed", REAL)
 def test_no_checker_objects_with_the_real_cryptography(seed: int) -> None:
     assert_clean(draw(seed, crypto=Crypto.REAL))
+
+
+@pytest.mark.parametrize(
+    ("mode", "first"), [(mode, first) for mode, seeds in OTHERS for first in seeds[::20]]
+)
+def test_no_checker_objects_in_another_mode(mode: str, first: int) -> None:
+    for seed in range(first, first + 20):
+        assert_clean(draw(seed, mode=mode))
+
+
+@pytest.mark.parametrize(("mode", "seed"), [("kd", 301), ("kd", 302), ("auto", 303)])
+def test_no_checker_objects_in_another_mode_with_the_real_cryptography(
+    mode: str, seed: int
+) -> None:
+    assert_clean(draw(seed, mode=mode, crypto=Crypto.REAL))
+
+
+def test_the_seeds_of_mode_auto_switch_both_ways() -> None:
+    """And the thief knows what was distributed: most of these epochs' keys are tried."""
+    world = World(draw(101, members=8, mode="auto").with_faults(()))
+    world.run()
+    heard = Heard(world.mike_datagrams)
+    assert heard.trees
+    assert heard.rekeys
+    draws = [device.entropy.drawn for device in world.devices]
+    agreed = {pointer: epoch.roster() for pointer, epoch in overheard(heard).items()}
+    epochs = with_rosters(heard.rekeys, heard.pages, agreed)
+    truth = everything(ModelledSecret, draws, epochs, world.group_keys)
+    told = {pointer for pointer, epoch in epochs.items() if epoch.wraps}
+    assert told
+    assert truth.roots.keys() == told
 
 
 @pytest.mark.parametrize("line", REGRESSIONS, ids=lambda line: line[:12])

@@ -210,11 +210,29 @@ def test_the_second_asker_is_answered_together_with_all_others() -> None:
         {"rekey_interval_ms": -1},
         {"founding_delay_ms": 1.5},
         {"keys_kept": True},
+        {"mode": "kx"},
+        {"mode": 1},
+        {"members_max": 1025, "mode": "kd"},
+        {"kd_members_min": 48},
+        {"kd_members_min": 128},
+        {"kd_batch_ms": 0},
     ],
 )
-def test_a_wrong_setting_is_named(wrong: dict[str, int]) -> None:
+def test_a_wrong_setting_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(LocalError, match=rf"mike\.{next(iter(wrong))}"):
         MikeConfig(**wrong)
+
+
+def test_sizes_of_key_distribution_mode() -> None:
+    """MIKE-20, MIKE-34."""
+    config = MikeConfig(mode="kd", members_max=1024)
+    assert rules.may_grow(1024, config)
+    assert not rules.may_grow(1025, config)
+    assert not rules.may_grow(256, MikeConfig(members_max=255))
+    assert rules.fits_agreement(128, MikeConfig())
+    assert not rules.fits_agreement(256, config)
+    assert rules.changes_max(MikeConfig()) == 145
+    assert rules.changes_max(MikeConfig(datagram_size_max=512)) == 52
 
 
 def test_founding_order() -> None:
