@@ -31,7 +31,7 @@ class Mode(StrEnum):
     KD = "kd"
     """Key distribution: the TM draws and wraps it."""
     AUTO = "auto"
-    """One or the other, by the size of the group (MIKE-33)."""
+    """One or the other, by the size of the group (MIKE-34)."""
 
 
 OFF_BY_ZERO = frozenset({"rekey_interval_ms"})

@@ -105,7 +105,7 @@ class Distribution(Epoch):
         """Take the roster. Say whether it names us; our leaf is the one it says, if we hold it.
 
         Raises:
-            PeerError: it is not the one that was announced (MIKE-29).
+            PeerError: it is not the one that was announced (MIKE-30).
         """
         check_roster(self._announcement, roster)
         self.roster = roster
@@ -122,7 +122,7 @@ class Distribution(Epoch):
         """Keep a page that goes on where the last one ended; return the roster if it is whole.
 
         Raises:
-            PeerError: the pages make another roster than they name (MIKE-29); they are dropped.
+            PeerError: the pages make another roster than they name (MIKE-30); they are dropped.
         """
         if page.start != len(self._entries):
             return None
@@ -155,7 +155,7 @@ class Distribution(Epoch):
         """Unwrap from our leaf to the root, if the chain is whole. There is nothing to publish.
 
         Raises:
-            PeerError: a key does not unwrap, or the chain has no end (MIKE-30); the wraps are
+            PeerError: a key does not unwrap, or the chain has no end (MIKE-31); the wraps are
                 dropped, so that the TM is asked for them.
         """
         if self.root is not None or self.leaf is None or self.roster is None:

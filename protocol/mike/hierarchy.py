@@ -3,7 +3,7 @@
 A binary tree with the other members at its leaves. A leaf's key is the pairwise key of TM and
 member; every inner node has a random key, known to the members below it; the root secret, new in
 every epoch, is wrapped under the topmost key. After a change every key on the path of a leaf that
-came, went or has a new leaf key is drawn anew (MIKE-31): an excluded member knows none of the keys
+came, went or has a new leaf key is drawn anew (MIKE-32): an excluded member knows none of the keys
 that stay, and a new one gets none that was used before. Each new key is wrapped under the keys of
 both children.
 

@@ -59,7 +59,7 @@ class Maker(Elector):
         return newest is self.pending or (newest is not None and not newest.is_complete)
 
     def mode_is_due(self) -> bool:
-        """MIKE-33: say whether the group's size asks for another mode."""
+        """MIKE-34: say whether the group's size asks for another mode."""
         newest = self.newest
         if newest is None:
             return False
@@ -240,9 +240,7 @@ class Maker(Elector):
         self.newcomers = tuple(
             request.address
             for request in requests
-            if request.address in after.keys
-            and request.address != self.own
-            and (request.address not in roster.keys or request.highest < previous.number)
+            if request.address in after.keys and request.address != self.own
         )
         if len(after) > 1:
             self.after(TIMER_BATCH, self.config.kd_batch_ms)
@@ -309,7 +307,7 @@ class Maker(Elector):
             self.after(TIMER_BATCH, self.config.kd_batch_ms)
 
     def on_batch_timer(self) -> None:
-        """MIKE-34: go on with what could not be sent, or made, at once."""
+        """MIKE-35: go on with what could not be sent, or made, at once."""
         if self.state is not State.TM:
             return
         if self.parts_sent < len(self.parts):
@@ -321,7 +319,7 @@ class Maker(Elector):
         """Make the next epoch if there is a reason; the layer above knows."""
 
     def _send_path(self, epoch: Distribution, asker: IPv6Address) -> None:
-        """MIKE-32: give one member all keys from its leaf to the root.
+        """MIKE-33: give one member all keys from its leaf to the root.
 
         Who became TM by a hand-over has no hierarchy with the keys of this epoch: it wraps the root
         alone.

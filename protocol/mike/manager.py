@@ -178,7 +178,7 @@ class Manager(Maker):
     def proceed(self, *, urgent: bool = False) -> None:
         """Make the next epoch if there is a reason and no unfinished one (MIKE-10).
 
-        In key distribution mode no epoch is unfinished; what comes soon after one waits (MIKE-34).
+        In key distribution mode no epoch is unfinished; what comes soon after one waits (MIKE-35).
 
         Args:
             urgent: the unfinished epoch will not be finished: replace it.

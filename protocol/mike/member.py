@@ -216,7 +216,7 @@ class Member(Receiver):
         return agreement
 
     def on_page(self, message: Page, sender: IPv6Address) -> None:
-        """MIKE-29: a part of the roster of the epoch that we are about to enter."""
+        """MIKE-30: a part of the roster of the epoch that we are about to enter."""
         pending = self.pending
         if (
             not isinstance(pending, Distribution)
@@ -228,7 +228,7 @@ class Member(Receiver):
                 self.counters.count("MIKE-23")
             return
         if sender != self.tm:
-            raise PeerError("MIKE-29", f"{sender} is not our TM")
+            raise PeerError("MIKE-30", f"{sender} is not our TM")
         roster = pending.add_page(message)
         if roster is None:
             self.missing_asked = 0

@@ -4,7 +4,7 @@ A check on what a peer sent raises `PeerError`; the engine counts it under the r
 message. The other rules say when we act; their checks return the answer.
 
 MIKE-1 (syntax) is checked while a body is read (`protocol.mike.messages`), MIKE-6 (low order) and
-MIKE-30 (unwrapping) where the cryptography is (`protocol.mike.schedule`).
+MIKE-31 (unwrapping) where the cryptography is (`protocol.mike.schedule`).
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ RULES: dict[str, str] = {
     "MIKE-27": "Fragments are kept only of who may act as TM, bounded in number, size and time",
     "MIKE-28": "What several devices lack is answered once, to all",
     "MIKE-29": "Epoch numbers of a device grow over restarts, whenever its power goes",
-    "MIKE-29": "A roster counts only if it is the announced one, and names the TM",
-    "MIKE-30": "A key is unwrapped for one epoch only, on a chain of bounded length",
-    "MIKE-31": "An epoch of KD replaces every key above a leaf that came, went or changed, and the"
+    "MIKE-30": "A roster counts only if it is the announced one, and names the TM",
+    "MIKE-31": "A key is unwrapped for one epoch only, on a chain of bounded length",
+    "MIKE-32": "An epoch of KD replaces every key above a leaf that came, went or changed, and the"
     " root",
-    "MIKE-32": "A TM distributes only keys of a hierarchy that it drew itself in its present role",
-    "MIKE-33": "The TM alone chooses the mode, by its configuration and the size of the group",
-    "MIKE-34": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
+    "MIKE-33": "A TM distributes only keys of a hierarchy that it drew itself in its present role",
+    "MIKE-34": "The TM alone chooses the mode, by its configuration and the size of the group",
+    "MIKE-35": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -74,7 +74,7 @@ NUMBER_ENTERED_MAX = NUMBER_MAX // 2
 """Largest number of a group that is entered: who remembers it (MIKE-29) has as many left."""
 
 PATH_MAX = 32
-"""Keys between a leaf and the root secret: log2 of the largest group, twice (MIKE-30)."""
+"""Keys between a leaf and the root secret: log2 of the largest group, twice (MIKE-31)."""
 
 CHANGE_LENGTH = ENTRY_LENGTH + 32 + 32
 """Bytes of an announcement for one member that comes: entry, nonce, nonce of the epoch before."""
@@ -318,17 +318,17 @@ def check_join(message: Join) -> None:
 
 
 def check_roster(announcement: RekeyAnnouncement, roster: Roster) -> None:
-    """MIKE-29: refuse a roster that is not the announced one, or that lacks the TM."""
+    """MIKE-30: refuse a roster that is not the announced one, or that lacks the TM."""
     if len(roster) != announcement.members or roster.digest != announcement.roster:
-        raise PeerError("MIKE-29", f"not the roster of epoch {announcement.epoch}")
+        raise PeerError("MIKE-30", f"not the roster of epoch {announcement.epoch}")
     if announcement.tm not in roster.keys:
-        raise PeerError("MIKE-29", "the TM is not in its roster")
+        raise PeerError("MIKE-30", "the TM is not in its roster")
 
 
 def check_path(steps: Sequence[tuple[int, bytes]]) -> None:
-    """MIKE-30: refuse a chain of keys that is longer than any hierarchy is high."""
+    """MIKE-31: refuse a chain of keys that is longer than any hierarchy is high."""
     if len(steps) > PATH_MAX:
-        raise PeerError("MIKE-30", f"more than {PATH_MAX} keys between leaf and root")
+        raise PeerError("MIKE-31", f"more than {PATH_MAX} keys between leaf and root")
 
 
 def fits_agreement(members: int, config: MikeConfig) -> bool:
@@ -346,7 +346,7 @@ def may_grow(members: int, config: MikeConfig) -> bool:
 
 
 def next_mode(present: Mode, members: int, config: MikeConfig) -> Mode:
-    """MIKE-33: return the mode of a TM's next epoch.
+    """MIKE-34: return the mode of a TM's next epoch.
 
     Args:
         present: that of the epoch before; a founder's is that of its configuration.
@@ -366,7 +366,7 @@ def next_mode(present: Mode, members: int, config: MikeConfig) -> Mode:
 
 
 def changes_max(config: MikeConfig) -> int:
-    """MIKE-34: return how many members may come and go in one epoch.
+    """MIKE-35: return how many members may come and go in one epoch.
 
     What tells them takes half of a message, the nonces of the epoch before included.
     """

@@ -58,7 +58,7 @@ LABEL_CONFIRMATION_KEY = b"idpmike v1 mike confirmation key"
 LABEL_CONFIRM = b"idpmike v1 mike confirm"
 
 RULE_LOW_ORDER = "MIKE-6"
-RULE_UNWRAP = "MIKE-30"
+RULE_UNWRAP = "MIKE-31"
 
 
 class NodeSecret:
@@ -184,7 +184,7 @@ def unwrapped(under: bytes, digest: bytes, wrap: bytes) -> bytes:
     """Return what `wrapped` wrapped.
 
     Raises:
-        PeerError: it was wrapped under another key, or for another epoch (MIKE-30).
+        PeerError: it was wrapped under another key, or for another epoch (MIKE-31).
     """
     try:
         return aes_key_unwrap(expand(under, LABEL_WRAP + digest), wrap)

@@ -71,7 +71,7 @@ def test_the_last_member_renews_its_key_without_a_message() -> None:
 
 
 def test_a_burst_of_joins_and_leaves_takes_two_epochs() -> None:
-    """MIKE-34: the first event at once, all that come soon after together."""
+    """MIKE-35: the first event at once, all that come soon after together."""
     world = group(8, more=5)
     start, number = world.now_ns, world[0].engine.highest
     gone = (2, 5, 7)
@@ -88,7 +88,7 @@ def test_a_burst_of_joins_and_leaves_takes_two_epochs() -> None:
 
 
 def test_more_changes_than_one_epoch_holds_take_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MIKE-34."""
+    """MIKE-35."""
     monkeypatch.setattr("protocol.mike.making.changes_max", lambda _: 2)
     world = group(3, more=5)
     start = world.now_ns
@@ -101,7 +101,7 @@ def test_more_changes_than_one_epoch_holds_take_several(monkeypatch: pytest.Monk
 
 
 def test_a_rejoin_gives_a_new_leaf_and_new_keys_above_it() -> None:
-    """MIKE-31: all that the member had is replaced, nobody else changes its leaf."""
+    """MIKE-32: all that the member had is replaced, nobody else changes its leaf."""
     world = group(5)
     start, before = world.now_ns, world[3].engine.current
     world.restore_at(3)
@@ -114,11 +114,11 @@ def test_a_rejoin_gives_a_new_leaf_and_new_keys_above_it() -> None:
     assert not {key for _, key in before.path.steps} & {key for _, key in after.path.steps}
     assert before.leaf is not after.leaf
     assert before.members == after.members
-    assert world.sent(since_ns=start) == [(JOIN, 3), (REKEY, 0)]
+    assert world.sent(since_ns=start) == [(JOIN, 3), (REKEY, 0), (PAGE, 0)]
 
 
 def test_the_tm_renews_its_own_share_by_a_new_hierarchy() -> None:
-    """MIKE-32: whoever copied the TM's state has none of the keys that follow."""
+    """MIKE-33: whoever copied the TM's state has none of the keys that follow."""
     world = group(5)
     hierarchy = world[0].engine.hierarchy
     world.run(1000)
@@ -142,7 +142,7 @@ def test_a_key_that_is_renewed_by_time_takes_one_wrap() -> None:
 
 
 def test_the_first_live_member_succeeds_a_crashed_tm_with_keys_of_its_own() -> None:
-    """MIKE-13, MIKE-32: no extra round: the new TM's REKEY is the election."""
+    """MIKE-13, MIKE-33: no extra round: the new TM's REKEY is the election."""
     world = group(5, more=1)
     start, old = world.now_ns, world[0].engine.hierarchy
     world.crash(0)
@@ -185,7 +185,7 @@ def test_a_leaving_tm_hands_over_and_is_then_excluded() -> None:
 
 
 def test_the_operator_hands_over_without_a_new_epoch_and_the_next_one_has_new_keys() -> None:
-    """MIKE-15, MIKE-32: the new TM knows only its own path of the old hierarchy."""
+    """MIKE-15, MIKE-33: the new TM knows only its own path of the old hierarchy."""
     world = group(5)
     epoch, start = world[0].epoch, world.now_ns
     world.hand_over(0, 2)
@@ -353,7 +353,7 @@ def test_a_large_roster_is_asked_for_page_by_page(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_large_epoch_is_told_in_paced_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MIKE-34: the wraps of a new hierarchy do not fit into one message."""
+    """MIKE-35: the wraps of a new hierarchy do not fit into one message."""
     world = group(9)
     monkeypatch.setattr("protocol.mike.making.body_size_max", lambda _: 700)
     start = world.now_ns
@@ -406,7 +406,7 @@ def test_a_joiner_with_a_key_of_low_order_gets_nothing_and_harms_nobody() -> Non
 
 
 def test_a_member_cannot_speak_for_the_tm() -> None:
-    """MIKE-3, MIKE-33: a REKEY, or a TREE that would change the mode, counts only from the TM."""
+    """MIKE-3, MIKE-34: a REKEY, or a TREE that would change the mode, counts only from the TM."""
     world = group(4)
     epoch = world[0].engine.current
     assert isinstance(epoch, Distribution)

@@ -70,7 +70,7 @@ def group(n: int, more: int = 0) -> World:
 
 @pytest.mark.parametrize("gone", [1, 2, 4, 5])
 def test_an_ex_member_with_all_its_state_and_all_datagrams_is_out(gone: int) -> None:
-    """MIKE-31."""
+    """MIKE-32."""
     world = group(6)
     holder, before = holder_of(current(world, gone)), current(world, 0)
     assert holder.opens(world, before)
@@ -100,7 +100,7 @@ def test_two_ex_members_together_are_out() -> None:
 
 
 def test_an_ex_tm_with_its_whole_hierarchy_is_out() -> None:
-    """MIKE-32: the next TM uses nothing of it."""
+    """MIKE-33: the next TM uses nothing of it."""
     world = group(6)
     hierarchy, holder = world[0].engine.hierarchy, holder_of(current(world, 0))
     assert hierarchy is not None
@@ -115,7 +115,7 @@ def test_an_ex_tm_with_its_whole_hierarchy_is_out() -> None:
 
 @pytest.mark.parametrize("present", [1, 2, 5])
 def test_a_newcomer_with_all_its_state_and_all_datagrams_gets_no_earlier_key(present: int) -> None:
-    """MIKE-31."""
+    """MIKE-32."""
     world = group(present, more=1)
     before = current(world, 0)
     world.join(present)
@@ -126,7 +126,7 @@ def test_a_newcomer_with_all_its_state_and_all_datagrams_gets_no_earlier_key(pre
 
 
 def test_who_copied_a_member_is_out_after_the_member_renewed_its_share() -> None:
-    """MIKE-25, MIKE-31."""
+    """MIKE-25, MIKE-32."""
     world = group(5)
     copied, before = holder_of(current(world, 3)), current(world, 0)
     world.rekey(3)

@@ -1,4 +1,4 @@
-"""From key agreement to key distribution and back, without losing the group (MIKE-33)."""
+"""From key agreement to key distribution and back, without losing the group (MIKE-34)."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_device_in_the_middle_switches_nothing() -> None:
 def test_the_mode_follows_from_configuration_and_size(
     config: MikeConfig, present: Mode, members: int, wanted: Mode
 ) -> None:
-    """MIKE-33: a group too large for key agreement stays, whatever the TM is set to."""
+    """MIKE-34: a group too large for key agreement stays, whatever the TM is set to."""
     assert next_mode(present, members, config) is wanted
 
 

@@ -218,7 +218,7 @@ def test_noise_raises_decode_error_and_nothing_else(kind: Kind, noise: bytes) ->
 
 
 def test_the_size_of_a_rekey_is_what_the_bounds_count_on() -> None:
-    """MIKE-34."""
+    """MIKE-35."""
     who = IPv6Address("2001:db8::1")
     content = RekeyAnnouncement(1, NO_EPOCH, who, 1, bytes(32))
     assert len(Rekey(content, 0, bytes(32), {}, bytes(16)).encode()) == REKEY_OVERHEAD

@@ -86,7 +86,7 @@ changes = st.lists(
 def test_members_follow_ex_members_do_not_and_newcomers_get_nothing_old(
     steps: list[tuple[int, int, int]], seed: int
 ) -> None:
-    """MIKE-31."""
+    """MIKE-32."""
     story = Story(seed)
     for step in steps:
         before = dict(story.epochs)

@@ -1,4 +1,4 @@
-"""An epoch of key distribution mode at a member: against vectors, and against what a TM may send."""
+"""An epoch of key distribution mode at a member: by vectors, and with all that a TM may send."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def test_keys_of_another_hierarchy_are_no_use() -> None:
 
 
 def test_a_wrap_of_another_epoch_does_not_unwrap() -> None:
-    """MIKE-30: keys of the hierarchy serve many epochs, a wrapping key only one."""
+    """MIKE-31: keys of the hierarchy serve many epochs, a wrapping key only one."""
     pair = bytes.fromhex(VECTOR["pairwise_keys"][2])
     old = Wrap(ROOT_KEY, wrapped(pair, bytes(32), bytes.fromhex(VECTOR["root"])))
     epoch = at(2)
     epoch.take_wraps(replace(REKEY, wraps={LEAF | 2: old}))
     with pytest.raises(PeerError, match="unwrapped") as refused:
         epoch.climb()
-    assert refused.value.rule == "MIKE-30"
+    assert refused.value.rule == "MIKE-31"
     # What the TM says when asked is used.
     epoch.take_wraps(REKEY)
     epoch.climb()
@@ -122,7 +122,7 @@ def test_a_wrap_of_another_epoch_does_not_unwrap() -> None:
 
 
 def test_a_chain_without_an_end_is_refused() -> None:
-    """MIKE-30."""
+    """MIKE-31."""
     digest = REKEY.announcement.digest
     key = bytes.fromhex(VECTOR["pairwise_keys"][2])
     wraps = {}
@@ -134,7 +134,7 @@ def test_a_chain_without_an_end_is_refused() -> None:
     epoch.take_wraps(replace(REKEY, wraps=wraps))
     with pytest.raises(PeerError) as refused:
         epoch.climb()
-    assert refused.value.rule == "MIKE-30"
+    assert refused.value.rule == "MIKE-31"
     assert epoch.unwrapped == PATH_MAX + 1
 
 
@@ -154,21 +154,21 @@ def test_a_chain_that_goes_round_is_refused() -> None:
 
 
 def test_another_roster_than_the_announced_one_is_refused() -> None:
-    """MIKE-29."""
+    """MIKE-30."""
     epoch = Distribution(MEMBERS[2], REKEY.announcement, [LEAVES[2]], KeyPath())
     other = ROSTER.changed([], [(MEMBERS[1], bytes(32))])
     with pytest.raises(PeerError) as refused:
         epoch.enter(other)
-    assert refused.value.rule == "MIKE-29"
+    assert refused.value.rule == "MIKE-30"
     without_tm = ROSTER.changed([MEMBERS[0]], [])
     decided = replace(REKEY.announcement, roster=without_tm.digest, members=3)
     with pytest.raises(PeerError) as refused:
         Distribution(MEMBERS[2], decided, [LEAVES[2]], KeyPath()).enter(without_tm)
-    assert refused.value.rule == "MIKE-29"
+    assert refused.value.rule == "MIKE-30"
 
 
 def test_pages_are_put_together_in_order_and_judged_as_a_whole() -> None:
-    """MIKE-29."""
+    """MIKE-30."""
     epoch = Distribution(MEMBERS[2], REKEY.announcement, [LEAVES[2]], KeyPath())
     first, last = (Page(PAGE.roster, at, PAGE.entries[at : at + 2]) for at in (0, 2))
     assert epoch.add_page(last) is None
@@ -177,10 +177,10 @@ def test_pages_are_put_together_in_order_and_judged_as_a_whole() -> None:
     assert epoch.add_page(first) is None
     assert epoch.known_entries == 2
     assert epoch.add_page(last) is not None
-    wrong = Page(PAGE.roster, 0, PAGE.entries[:3] + ((MEMBERS[3], bytes(32)),))
+    wrong = Page(PAGE.roster, 0, (*PAGE.entries[:3], (MEMBERS[3], bytes(32))))
     with pytest.raises(PeerError) as refused:
         epoch.add_page(wrong)
-    assert refused.value.rule == "MIKE-29"
+    assert refused.value.rule == "MIKE-30"
     assert epoch.known_entries == 0
 
 

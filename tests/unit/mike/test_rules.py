@@ -224,7 +224,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, object]) -> None:
 
 
 def test_sizes_of_key_distribution_mode() -> None:
-    """MIKE-20, MIKE-34."""
+    """MIKE-20, MIKE-35."""
     config = MikeConfig(mode="kd", members_max=1024)
     assert rules.may_grow(1024, config)
     assert not rules.may_grow(1025, config)
