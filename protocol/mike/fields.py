@@ -11,6 +11,9 @@ RULE_SYNTAX = "MIKE-1"
 
 NONCE_LENGTH = 16
 
+SUITE_LENGTH = 1
+"""Of the byte that says what blinded keys are; zero: X25519. Others are reserved for a hybrid."""
+
 MESSAGE_MAX = 32 * 1024
 """Largest body: a TREE of 255 members has at most 27.7 kB."""
 

@@ -22,6 +22,7 @@ from protocol.mike.fields import (
     MESSAGE_MAX,
     NONCE_LENGTH,
     RULE_SYNTAX,
+    SUITE_LENGTH,
     pull_confirmation,
     pull_epoch,
     pull_keys,
@@ -41,9 +42,6 @@ from protocol.mike.schedule import (
     announcement_digest,
 )
 from protocol.mike.treemath import ROOT, NodeName, inner_nodes, leaves_from_levels, level
-
-SUITE_LENGTH = 1
-"""Of the byte that says what blinded keys are; zero: X25519. Others are reserved for a hybrid."""
 
 MESSAGE_ID_LENGTH = 8
 PARTS_MAX = 32

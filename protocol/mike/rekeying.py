@@ -16,6 +16,7 @@ from protocol.mike.fields import (
     MESSAGE_MAX,
     NONCE_LENGTH,
     RULE_SYNTAX,
+    SUITE_LENGTH,
     pull_confirmation,
     pull_epoch,
     pull_number,
@@ -42,7 +43,7 @@ ENTRY_LENGTH = 16 + BLINDED_LENGTH
 WRAP_LENGTH = 4 + 4 + WRAPPED_LENGTH
 WRAPS_MAX = MESSAGE_MAX // WRAP_LENGTH
 CHANGES_MAX = MESSAGE_MAX // 16
-REKEY_OVERHEAD = 2 + 80 + 4 + BLINDED_LENGTH + 2 + 17
+REKEY_OVERHEAD = 2 + 81 + 4 + BLINDED_LENGTH + 2 + 17
 """Bytes of a REKEY without changes, nonces and wraps."""
 
 PAGE_OVERHEAD = DIGEST_LENGTH + 2 + 2
@@ -94,6 +95,7 @@ class RekeyAnnouncement:
     def encoded(self) -> bytes:
         """The canonical bytes."""
         writer = Writer()
+        writer.push_zero(SUITE_LENGTH)
         writer.push_u64(self.number, "number")
         push_epoch(writer, self.previous)
         writer.push_address(self.tm)
@@ -123,6 +125,7 @@ class RekeyAnnouncement:
     def decode(cls, encoded: bytes) -> RekeyAnnouncement:
         """Read the canonical bytes."""
         reader = Reader(encoded, RULE_SYNTAX)
+        reader.pull_zero(SUITE_LENGTH, "suite")
         number = pull_number(reader, "number")
         if number == 0:
             reader.fail("number", "is zero")

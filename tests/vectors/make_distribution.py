@@ -74,7 +74,8 @@ def vector() -> dict[str, Any]:
     digest = hashlib.sha256(LABEL + b"roster\x00" + entries(roster)).digest()
     nonce = drawn("nonce")[:16]
     announcement = (
-        struct.pack(">Q", 8)
+        b"\x00"
+        + struct.pack(">Q", 8)
         + struct.pack(">Q", 7)
         + bytes(range(8))
         + members[0]
