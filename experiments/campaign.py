@@ -96,9 +96,11 @@ class Campaign:
         batch: sa-write only: SAs per batched write.
         red_interval_ms: join only, where there are clients: between the packets of the red streams
             that find out when the first one gets through; 0: no streams.
-        rates_pps: throughput only: packets per second of the stream, in rising order.
+        rates_pps: throughput and rekey-loss only: packets per second of a stream, in rising order.
         sizes_bytes: throughput only: sizes of its UDP payload.
-        stream_ms: throughput only: how long it is sent at each rate.
+        stream_ms: throughput and rekey-loss only: how long it is sent at each rate.
+        churners: rekey-loss only: so many devices, the last ones, come and go.
+        events: rekey-loss only: how often one of them comes or goes.
         sizes: discovery and hello-cost only: group sizes, each a step; at most the plan's devices.
         window_ms: hello-cost and hello-interval only: how long is counted.
         periods_percent: flapping only: periods, each a step, in percent of the hello interval.
@@ -134,6 +136,8 @@ class Campaign:
     rates_pps: tuple[int, ...] = (100, 200, 400)
     sizes_bytes: tuple[int, ...] = (200,)
     stream_ms: int = 2000
+    churners: int = 2
+    events: int = 20
     sizes: tuple[int, ...] = (10,)
     window_ms: int = 16_000
     periods_percent: tuple[int, ...] = (50, 100, 200, 400, 800)

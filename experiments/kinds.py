@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.campaign import Campaign, PlannedStep
@@ -191,6 +191,26 @@ def _returns(
     )
 
 
+def _comings_and_goings(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """The last devices come, all of them, and go, in the same order, over and over."""
+    stay = devices - campaign.churners
+    steps = [_idp_step(campaign, draw, index=1, group_size=stay, method="steady")]
+    for number in range(campaign.events):
+        turn, place = divmod(number, campaign.churners)
+        goes = turn % 2 == 1
+        step = _idp_step(
+            campaign,
+            draw,
+            index=number + 2,
+            group_size=stay + (campaign.churners - place - 1 if goes else place + 1),
+            method="shutdown" if goes else "start",
+        )
+        steps.append(replace(step, subject=stay + place + 1))
+    return tuple(steps)
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
@@ -205,6 +225,7 @@ KINDS: dict[str, Kind] = {
     "hello-interval": Kind(_deaths, "experiments.hellobench:detect"),
     "flapping": Kind(_flaps, "experiments.flapping:flap"),
     "idp-leave": Kind(_returns, "experiments.flapping:leave"),
+    "rekey-loss": Kind(_comings_and_goings, "experiments.rekeyloss:run"),
     "sa-write": Kind(),
 }
 """The kinds by name."""

@@ -125,7 +125,7 @@ def _validate(plan: Plan) -> None:
             check_variant(variant)
             forwards = variant.sa_backend != "memory" or variant.protection == "clear-text"
             require(
-                kind not in ("throughput", "delivery") or forwards,
+                kind not in ("throughput", "delivery", "rekey-loss") or forwards,
                 f"{kind}: {variant.name}: without kernel SAs nothing red crosses the network",
             )
             require(

@@ -156,6 +156,29 @@ THROUGHPUT: dict[str, str] = {
     "reason": "why not",
 }
 
+REKEY_LOSS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`rekey-loss`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the event, from 1: `steady` comes first",
+    "method": "`start`, `shutdown`, or `steady`: nobody comes or goes, the rate is looked for",
+    "subject": "device that comes or goes",
+    "sa_mode": "`per-sender` or `paper`",
+    "rate_pps": "packets per second of each sender",
+    "sender": "device that sends",
+    "device": "device that receives",
+    "expected": "packets from the last one before the event to the last one that arrived",
+    "received": "different packets of these that arrived",
+    "lost": "the others",
+    "duplicated": "further copies",
+    "reordered": "packets overtaken by another",
+    "overflow": "packets that had come and found the receiver's buffer full",
+    "gap_max_ms": "longest time without an arrival across a gap",
+    "delay_max_ms": "longest time from sending to arrival (the kernel's stamp)",
+    "idle_percent": "CPU idle over all cores meanwhile",
+}
+
 HELLOS: dict[str, str] = {
     "run": "run id",
     "campaign": "`discovery`, `hello-cost`, `hello-interval`, `flapping` or `idp-leave`",
@@ -317,6 +340,7 @@ FILES: dict[str, dict[str, str]] = {
     "first_packets.csv": FIRST_PACKETS,
     "unicast.csv": UNICAST,
     "throughput.csv": THROUGHPUT,
+    "rekey_loss.csv": REKEY_LOSS,
     "hellos.csv": HELLOS,
     "sa_writes.csv": SA_WRITES,
     "deliveries.csv": DELIVERIES,
@@ -354,6 +378,8 @@ SUMMARY: dict[str, str] = {
     "written, all of unicast written, their ratio; the batches alone",
     "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
     "ratios of IPsec to clear text",
+    "rekey_loss": "per variant: rate, senders, and per method the events, packets expected, lost, "
+    "duplicated and reordered, the most lost by one event, the longest gap",
     "idp": "per campaign about hellos, variant, method and group size (flapping: period; "
     "hello-interval: interval): median, least, largest and number of each measure",
     "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "

@@ -8,6 +8,7 @@ from experiments import (
     deliverysummary,
     firstsummary,
     idpsummary,
+    rekeylosssummary,
     throughputsummary,
     unicastsummary,
     wansummary,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Section] = {
     "first_packets": firstsummary,
     "unicast": unicastsummary,
     "throughput": throughputsummary,
+    "rekey_loss": rekeylosssummary,
     "idp": idpsummary,
 }
 """The parts with tables of their own, by their key in summary.json."""

@@ -1,7 +1,8 @@
-"""Streams of red multicast between clients: `testbed.redtraffic` run as processes of the fleet.
+"""Streams of red multicast: `testbed.redtraffic` run as processes of the fleet.
 
-A sender and any number of receivers are each one process in a client's namespace; their reports
-come back as lines of their output files.
+A sender and any number of receivers are each one process in the namespace of a client, or of a
+device, whose own red multicast goes through its xfrm interface; their reports come back as lines of
+their output files.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from protocol.daemon.launch import environment
 from testbed import redtraffic
 from testbed.errors import TestbedError
 from testbed.network import Network
+from testbed.network_nodes import XFRM
 from testbed.processes import OwnedProcess, ProcessTable, last_line
-from testbed.spec import Node
+from testbed.spec import Node, NodeKind
 from testbed.wait import wait_until
 
 CLIENT_INTERFACE: Final = "eth0"
@@ -56,7 +58,7 @@ class Part:
     """One running sender or receiver.
 
     Attributes:
-        client: in whose namespace it runs.
+        client: in whose namespace it runs; a client or a device.
     """
 
     def __init__(self, client: str, process: OwnedProcess, processes: ProcessTable) -> None:
@@ -145,7 +147,7 @@ def _is_report(line: str) -> bool:
 
 
 class RedStreams:
-    """Starts senders and receivers in the clients of a network.
+    """Starts senders and receivers in the clients and devices of a network.
 
     Args:
         network: built.
@@ -210,7 +212,7 @@ class RedStreams:
         command = [sys.executable, "-S", "-P", str(redtraffic.__file__), verb, "--json"]
         process = self._processes.start(
             name,
-            [*command, "--interface", CLIENT_INTERFACE, *options],
+            [*command, "--interface", _interface(client), *options],
             output=output,
             node_pid=self._network.pid(client.name),
             environment=environment(),
@@ -227,10 +229,14 @@ class RedStreams:
         self._parts.clear()
 
 
+def _interface(client: Node) -> str:
+    return XFRM if client.kind is NodeKind.DEVICE else CLIENT_INTERFACE
+
+
 def _address(client: Node, version: int) -> IPv4Address | IPv6Address:
     own = client.red if version == 6 else client.red4
     if own is None:
-        raise TestbedError(f"client {client.name} has no IPv{version} address")
+        raise TestbedError(f"{client.name} has no IPv{version} address on its red side")
     return own.ip
 
 

@@ -26,6 +26,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         hello_interval,
         idp_leave,
         leave_latency,
+        rekey_loss,
         style,
         throughput,
         unicast,
@@ -38,7 +39,15 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     by_size = (fig6_join_latency, fig7_mike_delay, fig8_phases, dispersal)
     over_a_wan = (wan_joins, wan_phases)
     joins = over_a_wan if wansummary.planned(run) else by_size
-    others = (fig9_sa_write, leave_latency, first_packets, unicast, throughput, delivery)
+    others = (
+        fig9_sa_write,
+        leave_latency,
+        first_packets,
+        unicast,
+        throughput,
+        delivery,
+        rekey_loss,
+    )
     about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave)
     modules = (*joins, *others, *about_idp)
     files: list[Path] = []
