@@ -144,7 +144,7 @@ class _RekeyLoss:
             idle = float(self._fleet.idle().mean_percent)
             seconds = (self._clock.now_ns() - begun_ns) / 1e9
             rows = self._read(record, rate, level)
-            expected = sum(row["expected"] for row in rows)
+            expected = sum(row["sent"] for row in rows)
             lost = sum(row["lost"] for row in rows)
             reached = expected / len(rows) / seconds / rate
             for row in rows:
@@ -257,7 +257,7 @@ class _RekeyLoss:
             "rate_pps": rate,
             "sender": sender,
             "device": device,
-            "expected": last - before,
+            "sent": last - before,
             "received": received,
             "lost": last - before - received,
             "duplicated": 0 if counts is None else counts["duplicated"],

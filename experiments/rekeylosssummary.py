@@ -13,15 +13,15 @@ METHODS = {"start": "joins", "shutdown": "graceful leaves"}
 
 
 def events(run: Run) -> pd.DataFrame:
-    """Return one row per event: packets expected, lost, doubled, overtaken at all receivers."""
+    """Return one row per event: packets sent, lost, doubled, overtaken at all receivers."""
     rows = analysis.read_table(run.path, "rekey_loss.csv")
     rows = rows[rows["method"] != "steady"]
     keys = ["variant", "sa_mode", "repetition", "step", "method", "rate_pps"]
     if rows.empty:
-        return pd.DataFrame(columns=[*keys, "expected", "lost", "duplicated", "reordered"])
+        return pd.DataFrame(columns=[*keys, "sent", "lost", "duplicated", "reordered"])
     return rows.groupby(keys, as_index=False, sort=False).agg(
         senders=("sender", "nunique"),
-        expected=("expected", "sum"),
+        sent=("sent", "sum"),
         lost=("lost", "sum"),
         duplicated=("duplicated", "sum"),
         reordered=("reordered", "sum"),
@@ -43,7 +43,7 @@ def summarise(run: Run) -> dict[str, Any]:
                     "events": len(group),
                     **{
                         name: int(group[name].sum())
-                        for name in ("expected", "lost", "duplicated", "reordered")
+                        for name in ("sent", "lost", "duplicated", "reordered")
                     },
                     "events_with_loss": int((group["lost"] > 0).sum()),
                     "lost_max": int(group["lost"].max()),
@@ -63,7 +63,7 @@ def text(found: dict[str, Any]) -> list[str]:
         for method, values in data["methods"].items():
             lines.append(
                 f"{variant}: {values['events']} {METHODS[method]} of others, {data['senders']} "
-                f"senders of {rates} packets/s: {values['lost']} of {values['expected']} packets "
+                f"senders of {rates} packets/s: {values['lost']} of {values['sent']} packets "
                 f"lost ({values['events_with_loss']} events with loss, at most "
                 f"{values['lost_max']}), {values['duplicated']} doubled, {values['reordered']} "
                 "overtaken"

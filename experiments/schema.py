@@ -168,7 +168,7 @@ REKEY_LOSS: dict[str, str] = {
     "rate_pps": "packets per second of each sender",
     "sender": "device that sends",
     "device": "device that receives",
-    "expected": "packets from the last one before the event to the last one that arrived",
+    "sent": "packets from the last one before the event to the last one that arrived",
     "received": "different packets of these that arrived",
     "lost": "the others",
     "duplicated": "further copies",
@@ -378,7 +378,7 @@ SUMMARY: dict[str, str] = {
     "written, all of unicast written, their ratio; the batches alone",
     "throughput": "per variant and size: the highest rate with at most 1 % lost, loss per rate; "
     "ratios of IPsec to clear text",
-    "rekey_loss": "per variant: rate, senders, and per method the events, packets expected, lost, "
+    "rekey_loss": "per variant: rate, senders, and per method the events, packets sent, lost, "
     "duplicated and reordered, the most lost by one event, the longest gap",
     "idp": "per campaign about hellos, variant, method and group size (flapping: period; "
     "hello-interval: interval): median, least, largest and number of each measure",

@@ -21,7 +21,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
     made, (axis,) = style.figure(1, width=9.0, height=5.4)
     groups = list(events.groupby(["variant", "sa_mode", "method"], sort=False))
     for place, ((_, mode, method), rows) in enumerate(groups):
-        percent = 100 * rows["lost"] / rows["expected"]
+        percent = 100 * rows["lost"] / rows["sent"]
         axis.scatter(
             place + style.spread(len(rows), 0.3),
             percent,
@@ -32,7 +32,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
             linewidths=0,
             zorder=3,
         )
-        lost, expected = int(rows["lost"].sum()), int(rows["expected"].sum())
+        lost, expected = int(rows["lost"].sum()), int(rows["sent"].sum())
         axis.annotate(
             f"{lost} of {expected} lost\n{int(rows['duplicated'].sum())} doubled",
             (place, float(percent.max())),
@@ -48,14 +48,14 @@ def draw(run: Run, folder: Path) -> list[Path]:
     axis.set_xticks(range(len(groups)), names)
     axis.set_xlim(-0.6, len(groups) - 0.4)
     axis.set_ylim(bottom=-0.05, top=max(1.0, axis.get_ylim()[1] * 1.2))
-    axis.set_ylabel("packets lost by an event, of all senders at all receivers (%)")
+    axis.set_ylabel("packets lost by an event (%)")
     rates = " or ".join(
         dict.fromkeys(str(rate) for data in found.values() for rate in data["rate_pps"])
     )
     subtitle = (
-        f"{int(events['senders'].max())} devices that stay send {rates} packets/s each and hear "
-        "one another: the highest rate tried that the machine carries without an event\n"
-        "every point is one join or graceful leave of another device"
+        f"{int(events['senders'].max())} devices stay, send {rates} packets/s each and hear one "
+        "another: the highest rate tried that the machine carries\n"
+        "every point is one join or graceful leave of another device; all senders at all receivers"
     )
     style.dress(made, run, "Red multicast while others join and leave", subtitle)
     return style.save(made, run, "rekey_loss", folder)

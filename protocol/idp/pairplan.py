@@ -159,8 +159,14 @@ class PairPlan:
         )
 
     def holder(self, sa_id: SaId) -> IPv6Address | None:
-        """Return the peer with such an SA, None if there is none (IDP-28)."""
-        return next((p for p, record in self._records.items() if sa_id in record.sas), None)
+        """Return the peer with such an SA, or that is to have it; None: there is none (IDP-28)."""
+        for peer, record in self._records.items():
+            if sa_id in record.sas:
+                return peer
+        for peer, link in self._links.items():
+            if any(sa_id in (g.outbound.id, g.inbound.id) for g in link.generations):
+                return peer
+        return None
 
     def is_written(self, peer: IPv6Address) -> bool:
         """Return whether we can send to a peer."""

@@ -90,8 +90,7 @@ class UnicastPairs:
     """Everything about pairs of devices; with ``unicast = "off"`` it does nothing.
 
     Args:
-        config: settings.
-        identity: who we are.
+        config, identity: settings, and who we are.
         keys: where pair keys come from.
         counters: of the engine.
         calls: of the engine.
@@ -175,8 +174,7 @@ class UnicastPairs:
             self._keys.meet(pair.keys)
         except PeerError as error:
             effects += self._refuse(peer.name, error, now)
-        effects += self._derive(pair, now)
-        return effects + self._proceed(now)
+        return effects + self._derive(pair, now) + self._proceed_soon(now)
 
     def on_lost(self, address: IPv6Address, now: Instant) -> list[Effect]:
         """A device is down: nothing of it stays in the kernel."""
@@ -330,6 +328,11 @@ class UnicastPairs:
                 effects.append(SetTimer(TIMER_PAIRS, wake_mono_ns))
         return effects
 
+    def _proceed_soon(self, now: Instant) -> list[Effect]:
+        # What else has arrived is looked at first: fewer, larger batches.
+        self._wake_mono_ns = now.mono_ns
+        return [SetTimer(TIMER_PAIRS, now.mono_ns)]
+
     # Announcements.
 
     def _announced(self, pair: _Pair, announcement: PrefixAnnouncement) -> list[Effect]:
@@ -390,9 +393,7 @@ class UnicastPairs:
         )
         if answer is not None:
             effects += self._announced(pair, answer)
-        # What else has arrived is looked at before anything is written: fewer, larger batches.
-        self._wake_mono_ns = now.mono_ns
-        return [*effects, SetTimer(TIMER_PAIRS, now.mono_ns)]
+        return effects + self._proceed_soon(now)
 
     def _check_source(self, pair: _Pair | None, now: Instant) -> None:
         """IDP-18 and IDP-20, before any cryptography."""
