@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("experiments.commands", "run", "Measure joins, leaves, SA writes, or all of it."),
     "plot": ("experiments.commands", "plot", "Draw a run's figures again, from its CSVs alone."),
     "sim": ("testbed.commands.sim", "sim", "Run the engines in a seeded simulation with faults."),
+    "cost": ("testbed.commands.cost", "cost", "Count what a join or leave costs in large groups."),
     "clean": ("testbed.commands.clean", "clean", "Remove what crashed runs left behind."),
     "completion": ("testbed.commands.completion", "completion", "Print shell completion."),
 }

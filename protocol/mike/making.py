@@ -7,7 +7,6 @@ keys and the epoch is complete when it is announced; a large one is told in seve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
@@ -28,7 +27,6 @@ from protocol.mike.rekeying import (
     LEAF,
     PAGE_OVERHEAD,
     ROOT_KEY,
-    WRAP_LENGTH,
     Page,
     Rekey,
     RekeyAnnouncement,
@@ -290,14 +288,8 @@ class Maker(Elector):
         """Return the REKEYs that tell an epoch to all: one, unless the wraps are many."""
         assert epoch.roster is not None
         wraps = hierarchy.wraps(epoch.roster.places, epoch.content.digest)
-        bare = Rekey(epoch.content, 0, hierarchy.secret.blinded, {}, epoch.confirmation())
-        room = body_size_max(self.config.datagram_size_max) - len(bare.encode())
-        unders = list(wraps)
-        step = room // WRAP_LENGTH
-        return tuple(
-            replace(bare, wraps={under: wraps[under] for under in unders[start : start + step]})
-            for start in range(0, max(1, len(unders)), step)
-        )
+        whole = Rekey(epoch.content, 0, hierarchy.secret.blinded, wraps, epoch.confirmation())
+        return whole.in_parts(body_size_max(self.config.datagram_size_max))
 
     def _send_part(self) -> None:
         """Send the next part of the newest epoch."""

@@ -5,7 +5,7 @@ As in `protocol.mike.messages`: one encoding of every message, another one is re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv6Address
 
@@ -189,6 +189,21 @@ class Rekey:
             writer.push_bytes(wrap.wrapped, WRAPPED_LENGTH, "wrap")
         push_confirmation(writer, self.confirmation)
         return writer.finish()
+
+    def in_parts(self, body_max: int) -> tuple[Rekey, ...]:
+        """Return it in messages of at most so many bytes, each with some of the wraps.
+
+        Members add up the wraps of one epoch, so it does not matter which part has which.
+        """
+        bare = replace(self, wraps={})
+        step = (body_max - len(bare.encode())) // WRAP_LENGTH
+        unders = list(self.wraps)
+        return tuple(
+            replace(
+                self, wraps={under: self.wraps[under] for under in unders[start : start + step]}
+            )
+            for start in range(0, max(1, len(unders)), step)
+        )
 
     @classmethod
     def decode(cls, body: bytes) -> Rekey:

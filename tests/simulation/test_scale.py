@@ -1,0 +1,70 @@
+"""What joins and leaves cost in large groups: counted, so that the numbers hold on any machine."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+
+from protocol.mike.config import Mode
+from testbed.cli import command_line
+from testbed.sim.scale import Agreed, Distributed, costs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["join", "leave"])
+def test_key_distribution_at_ten_thousand_members(event: str) -> None:
+    """One rekey of at most 64 KiB, at most 20 unwraps at any member; every member follows."""
+    found = Distributed(10_000).cost(event)
+    assert found.messages == 1
+    assert found.bytes <= 2_000
+    assert found.unwraps <= math.ceil(math.log2(10_000)) + 1 <= 20
+    assert found.tm_operations <= 1
+    assert found.member_operations <= 1
+
+
+def test_a_take_over_costs_each_member_one_operation_and_the_tm_one_for_each() -> None:
+    found = Distributed(600).cost("take-over")
+    assert found.tm_operations == 599
+    assert found.member_operations == 1
+    assert found.unwraps <= 11
+    assert found.messages == 2
+    assert found.bytes <= 600 * 120
+
+
+@pytest.mark.parametrize("size", [3, 10, 50, 128])
+def test_key_agreement_costs_a_path_of_operations(size: int) -> None:
+    for event in ("join", "leave", "take-over"):
+        found = Agreed(size).cost(event)
+        height = (size - 1).bit_length() + 1
+        assert found.member_operations <= 2 * height
+        assert found.tm_operations <= 2 * height
+        assert found.messages <= 2
+        assert found.unwraps == 0
+
+
+def test_the_modes_cross_where_a_tree_no_longer_fits_into_a_datagram() -> None:
+    """A join: in KA the bytes grow with the group, in KD with its logarithm."""
+    small, large = 5, 50
+    agreed = {size: Agreed(size).cost("join").bytes for size in (small, large)}
+    distributed = {size: Distributed(size).cost("join") for size in (small, large)}
+    told = {size: found.bytes + found.newcomer_bytes for size, found in distributed.items()}
+    assert agreed[large] > 4 * agreed[small]
+    assert told[large] < agreed[large]
+
+
+def test_the_command_prints_what_was_counted() -> None:
+    done = CliRunner().invoke(command_line, ["cost", "--mode", "kd", "--members", "5,9", "--json"])
+    assert done.exit_code == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines == [cost.as_json() for size in (5, 9) for cost in costs(Mode.KD, size)]
+    table = CliRunner().invoke(command_line, ["cost", "--mode", "ka", "--members", "4"])
+    assert table.exit_code == 0
+    assert len(table.stdout.splitlines()) == 4
+
+
+@pytest.mark.parametrize("wrong", [["--members", "2"], ["--members", "x"], ["--members", "300"]])
+def test_wrong_sizes_are_refused(wrong: list[str]) -> None:
+    assert CliRunner().invoke(command_line, ["cost", "--mode", "ka", *wrong]).exit_code == 2
