@@ -20,6 +20,7 @@ INTERVAL_MS = 200
 SETTINGS: dict[str, dict[str, Any]] = {
     "idp": {
         "hello_interval_ms": INTERVAL_MS,
+        "dead_factor": 10,  # on a busy machine nobody is silent for two seconds
         "jitter_ms": 10,
         "triggered_hello_spread_ms": 50,
         "full_hello_every": 16,
