@@ -186,7 +186,7 @@ class Hellos:
         return index // every > last // every
 
     def on_ask_due(self, now: Instant) -> list[Effect]:
-        """IDP-36: ask again who is still silent."""
+        """IDP-36: ask again who is still silent, until it answers or is taken for down."""
         around = self._around(now)
         if len(around.to_ask) > ASKED_SINGLY_MAX:
             return []
@@ -195,7 +195,8 @@ class Hellos:
     def _ask(self, content: Hello, around: Around, now: Instant) -> list[Effect]:
         """Ask each silent device, and again a quarter of a hello interval later or sooner.
 
-        Not in step with any hello: a link that flips in step with ours would lose all of them.
+        Not in step with any hello: a link that flips in step with ours would lose all of them. So
+        often, because half of the questions are lost on a link that is out for half of the time.
         """
         if not around.to_ask:
             return []
@@ -275,12 +276,18 @@ class Hellos:
             self._note_audible(hello.dead_interval_ns, now)
 
     def on_link_up(self, now: Instant) -> list[Effect]:
-        """Say hello as soon as the carrier is back, unless we have just done so."""
+        """Say hello as soon as the carrier is back, unless we have just done so.
+
+        If somebody was missed meanwhile, it asks: the next hello of who is silent may find the
+        link out again. It asks all, because the kernel has forgotten its neighbours with the
+        carrier and would have to look for each before it sent a question to it alone.
+        """
         gap_ns = self._config.triggered_hello_gap_ms * NS_PER_MS
         audible_mono_ns = self._audible_mono_ns
         if audible_mono_ns is not None and now.mono_ns - audible_mono_ns < gap_ns:
             return []
-        return self._signed(self._content(), now)
+        missed = bool(self._around(now).to_ask)
+        return self._signed(replace(self._content(), asking=missed), now)
 
     # Answers.
 

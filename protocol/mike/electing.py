@@ -5,11 +5,12 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from protocol.core.engine import Report
+from protocol.mike.config import NS_PER_MS
 from protocol.mike.instance import TIMER_ELECTION, TIMER_SILENCE
 from protocol.mike.member import Member
 from protocol.mike.membership import candidate
-from protocol.mike.messages import Handover
-from protocol.mike.rules import check_handover
+from protocol.mike.messages import Handover, Repair
+from protocol.mike.rules import check_handover, may_ask
 from protocol.mike.states import State
 
 
@@ -39,7 +40,7 @@ class Elector(Member):
                 self.liveness.lost(sender, self.now.wall_ns)
             self.take_role()
             return
-        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.expect_tm()
         self.retry_held()
 
     def take_role(self) -> None:
@@ -73,9 +74,24 @@ class Elector(Member):
         self.elect()
 
     def on_silence_timer(self) -> None:
-        """MIKE-22: the TM was not heard for long."""
-        if self.tm is not None:
+        """MIKE-22, MIKE-36: the TM was not heard for long: it is asked, then taken for gone.
+
+        Again and again, at random: a link that flips loses each question with some chance.
+        """
+        if self.tm is None:
+            return
+        left_ns = self.tm_heard_mono_ns + self.config.tm_silence_ms * NS_PER_MS - self.now.mono_ns
+        if left_ns <= 0:
             self.lose_tm()
+            return
+        if may_ask(
+            member=self.state is State.MEMBER,
+            established=self.current is not None,
+            unfinished=self.pending is not None,
+        ):
+            self.send(Repair(self.held_epoch(), self.held_epoch()), self.tm)
+        again_ns = self.spread_ns(self.config.status_interval_ms // 4 or 1)
+        self.after_ns(TIMER_SILENCE, min(left_ns, again_ns))
 
     def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
         """MIKE-22: a TM that restarted knows nothing of our group any more."""

@@ -150,6 +150,7 @@ class Instance:
         self.missing_asked = 0
         self.silent: IPv6Address | None = None
         self.tm_startup: tuple[IPv6Address, int] | None = None
+        self.tm_heard_mono_ns = 0
         self.gave: Handover | None = None
         self.gave_tries = 0
         self.give_to: IPv6Address | None = None

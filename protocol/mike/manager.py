@@ -286,6 +286,10 @@ class Manager(Maker):
         """Answer the asker, or all if several devices lost the same (MIKE-28)."""
         if not self._may_answer(sender):
             return
+        if self.pending is None and message.wanted == message.held == self.held_epoch():
+            # It lacks nothing but our beacons (MIKE-36).
+            self._say_status(sender)
+            return
         if self._answer_of_roster(message, sender):
             return
         fragments = self.split.get(message.message)
@@ -328,13 +332,19 @@ class Manager(Maker):
         current = self.current
         if current is None:
             return
-        tag = current.confirmation()
-        assert tag is not None
-        newest = self.pending or current
-        self.send(Status(current.epoch, self.term, newest.size, tag))
+        self._say_status(None)
         # Not in step with anything: a link that flips with our period would lose every beacon.
         self.after_ns(TIMER_STATUS, self.spread_ns(self.config.status_interval_ms))
         current.prepare()
+
+    def _say_status(self, whom: IPv6Address | None) -> None:
+        """Send STATUS to one device, or to all."""
+        current = self.current
+        assert current is not None
+        tag = current.confirmation()
+        assert tag is not None
+        newest = self.pending or current
+        self.send(Status(current.epoch, self.term, newest.size, tag), whom)
 
     def on_status_timer(self) -> None:
         """The beacon is due."""
@@ -357,7 +367,7 @@ class Manager(Maker):
             self.tm = sender
             self.term = message.term
             self.step_down()
-            self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+            self.expect_tm()
             return
         super().on_status(message, sender)
 
@@ -382,7 +392,7 @@ class Manager(Maker):
         self.tm = to
         self.term += 1
         self.step_down()
-        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.expect_tm()
         self.emit(Report("mike.tm", {"tm": str(to), "epoch": str(self.held_epoch())}))
         self.on_handover_timer()
 

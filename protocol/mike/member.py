@@ -183,7 +183,7 @@ class Member(Receiver):
         self.missing = None
         self.held = None
         self.stop(TIMER_HANDOVER, TIMER_HELD, TIMER_ELECTION)
-        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.expect_tm()
         self._take_early(agreement)
         if self.pending is agreement:
             self.advance(agreement)
@@ -357,7 +357,7 @@ class Member(Receiver):
             # It restarted before we heard it as TM, and has another group now (MIKE-22).
             self.lose_tm()
             return
-        self.after(TIMER_SILENCE, self.config.tm_silence_ms)
+        self.expect_tm()
         if self.silent == sender:
             self.silent = None
             self.liveness.heard(sender)
@@ -399,6 +399,11 @@ class Member(Receiver):
             self.dissolve(theirs)
         elif sender in current.members and message.epoch.number > self.highest:
             self.lack(message.epoch, sender)
+
+    def expect_tm(self) -> None:
+        """MIKE-22: the TM was heard, or has just become TM; wait for its next STATUS."""
+        self.tm_heard_mono_ns = self.now.mono_ns
+        self.after(TIMER_SILENCE, self.config.tm_silence_ms // 2)
 
     # Repair.
 

@@ -64,6 +64,7 @@ RULES: dict[str, str] = {
     "MIKE-33": "A TM distributes only keys of a hierarchy that it drew itself in its present role",
     "MIKE-34": "The TM alone chooses the mode, by its configuration and the size of the group",
     "MIKE-35": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
+    "MIKE-36": "A TM unheard for half of tm_silence_ms is asked before it counts as lost",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -309,6 +310,11 @@ def check_fragment_sender(view: View, sender: IPv6Address, *, asks: bool) -> Non
 def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) -> bool:
     """MIKE-17: of two joiners, (start-up time-stamp, address) decides: the smaller founds."""
     return own < other
+
+
+def may_ask(*, member: bool, established: bool, unfinished: bool) -> bool:
+    """MIKE-36: say whether a silent TM is asked: by who has its epoch and waits for nothing."""
+    return member and established and not unfinished
 
 
 def check_join(message: Join) -> None:
