@@ -115,16 +115,28 @@ def _run_command(daemon: str) -> click.Command:
         help="Write every event to the trace, datagrams in full (never keys), for replay.",
     )
     @click.option(
+        entry.RECORD_DRAWS,
+        "draws",
+        is_flag=True,
+        hidden=daemon not in entry.DEVICE_DAEMONS,
+        help=f"For tests: write every secret drawn to {daemon}.draws (mode 0600), for replay.",
+    )
+    @click.option(
         entry.BATCH,
         "batch",
         is_flag=True,
         help="Share the machine with other devices' daemons: do not push them aside (SCHED_BATCH).",
     )
     @click.option(entry.DEBUG, "debug", is_flag=True, help="Log debug lines too.")
-    def run(config: Path, with_parent: bool, record: bool, debug: bool, batch: bool) -> None:
+    def run(
+        *, config: Path, with_parent: bool, record: bool, draws: bool, debug: bool, batch: bool
+    ) -> None:
+        if draws and daemon not in entry.DEVICE_DAEMONS:
+            raise click.UsageError(f"{daemon} has no option {entry.RECORD_DRAWS}")
         flags = {
             entry.EXIT_WITH_PARENT: with_parent,
             entry.RECORD_DATAGRAMS: record,
+            entry.RECORD_DRAWS: draws,
             entry.DEBUG: debug,
             entry.BATCH: batch,
         }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from protocol.core.errors import LocalError
 
 
 class OsKeySource:
@@ -11,3 +14,28 @@ class OsKeySource:
     def random_bytes(self, length: int) -> bytes:
         """Return ``length`` fresh bytes from the kernel's generator."""
         return os.urandom(length)
+
+
+class RecordingKeySource(OsKeySource):
+    """Writes down what it gives, one line of hexadecimal digits each, for a replay of the engine.
+
+    Whoever reads the file has every secret of the process. It is made anew with mode 0600.
+
+    Raises:
+        LocalError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalError(f"cannot write {path}: {error.strerror}") from error
+        self._file = os.fdopen(fd, "w")
+
+    def random_bytes(self, length: int) -> bytes:
+        """Return fresh bytes, after they were written down."""
+        drawn = super().random_bytes(length)
+        self._file.write(f"{drawn.hex()}\n")
+        self._file.flush()
+        return drawn

@@ -12,7 +12,6 @@ from protocol.core.engine import DatagramReceived, Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
 from protocol.daemon.control import Handler
-from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.idpeffects import IdpEffects
 from protocol.daemon.link import LinkWatch
 from protocol.daemon.pairsocket import PairSocket
@@ -58,7 +57,9 @@ class IdpService(Service):
         """Return the parked engine."""
         config = self.config
         self._held: dict[Prefix, int] = {}
-        self._idp = IdpEngine(config.idp, identity, config.local.secret, OsKeySource(), self.policy)
+        self._idp = IdpEngine(
+            config.idp, identity, config.local.secret, self.make_key_source(), self.policy
+        )
         return self._idp
 
     def channel(self) -> ChannelSection:

@@ -10,7 +10,6 @@ from protocol.core.engine import Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
 from protocol.daemon.control import Handler
-from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.mikeeffects import MikeEffects
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import LocalSocket
@@ -26,7 +25,8 @@ class MikeService(Service):
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
-        return MikeEngine(self.config.mike, identity, self.config.local.secret, OsKeySource())
+        secret = self.config.local.secret
+        return MikeEngine(self.config.mike, identity, secret, self.make_key_source())
 
     def channel(self) -> ChannelSection:
         """Return group and port of MIKE."""

@@ -14,12 +14,13 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
-from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
+from protocol.core.engine import DatagramReceived, Engine, KeySource, Started, Stopped
 from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
+from protocol.daemon.entropy import OsKeySource, RecordingKeySource
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.memory import Memory
 from protocol.daemon.ownidentity import identity_files, read_identity
@@ -63,9 +64,11 @@ class Service(DaemonProcess):
         config: DeviceConfig,
         *,
         recording: bool = False,
+        recording_draws: bool = False,
         exit_with_parent: bool = False,
         log_level: str = "info",
     ) -> None:
+        self._recording_draws = recording_draws
         super().__init__(
             config.device,
             SystemClock(config.injected_offset_us * 1000),
@@ -162,6 +165,14 @@ class Service(DaemonProcess):
     def end(self) -> None:
         """Park."""
         self._stop()
+
+    def make_key_source(self) -> KeySource:
+        """Return where the engine's unpredictable bytes come from."""
+        if not self._recording_draws:
+            return OsKeySource()
+        path = self.files.draws_file(self.daemon)
+        self.log.write("warning", f"every secret of this process is written to {path}")
+        return RecordingKeySource(path)
 
     def load_identity(self) -> Identity:
         """Read certificates and keys; say so if others will refuse ours."""

@@ -53,6 +53,10 @@ class RunFiles:
         """Return the path of a daemon's trace."""
         return self.run_directory / f"{daemon}.trace.jsonl"
 
+    def draws_file(self, daemon: str) -> Path:
+        """Return the path of what a daemon's key source gave, if that is recorded."""
+        return self.run_directory / f"{daemon}.draws"
+
     def log_file(self, daemon: str) -> Path:
         """Return the path of a daemon's log."""
         return self.run_directory / f"{daemon}.log"

@@ -1,18 +1,21 @@
-"""What a real idpd recorded (``--record-datagrams``), handed to the same engine once more.
+"""What a real daemon recorded (``--record-datagrams``), handed to the same engine once more.
 
 Every event of the recording goes to a new engine at its recorded time; the SAD, the SPD and the
 routes are in memory. The measurement points that the engine reports must be those of the recording,
 in the same order and with the same fields.
 
-A recording holds no secrets. Of a group key only its pointer is there: another key takes its place,
-which nothing that IDP decides depends on. MIKE's decisions do depend on its secrets (a TREE is
-followed with a leaf whose secret one holds): its recordings can be read, but not computed again.
+A recording holds no secrets, but what engines decide depends on them (a TREE is followed with a
+leaf whose secret one holds, an announcement has the pair's MAC). So a daemon writes what it draws
+to a file of its own, if it is told to (``--record-draws``), and the replay draws the same. Of a
+group key IDP's recording has the pointer only: another key takes its place, which nothing that IDP
+decides depends on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
@@ -22,6 +25,7 @@ from typing import Any
 from protocol.core.engine import (
     DatagramReceived,
     Effect,
+    Engine,
     Event,
     Instant,
     Report,
@@ -46,14 +50,20 @@ from protocol.idp.events import (
 )
 from protocol.ipsec.backend import Outcome
 from protocol.ipsec.memory import MemoryBackend
+from protocol.mike.engine import MikeEngine
+from protocol.mike.events import EpochMarkFound, HandoverRequested, RekeyRequested
 from testbed.errors import TestbedError
-from testbed.sim.chance import Chance, SeededKeys
 
-POINTS = frozenset(
+IDP_POINTS = frozenset(
     {"t_start", "t_hello", "t_detect", "t_signal", "t_status", "t_written", "t_active"}
     | {"t_deleted", "t_prefixes", "idp.link", "idp.key_failed"}
 )
-"""Points whose fields do not depend on the engine's own draws."""
+MIKE_POINTS = frozenset(
+    {"t_mike_in", "t_join_sent", "t_key", "mike.state", "mike.founded", "mike.tm", "mike.elected"}
+    | {"mike.excluded", "mike.dissolve", "mike.rekey", "mike.sponsor_silent"}
+)
+POINTS_OF = {"idpd": IDP_POINTS, "miked": MIKE_POINTS}
+"""What is compared: whatever follows from the events and the draws."""
 
 _STAMPS = ("wall_ns", "mono_ns", "device", "daemon", "point")
 
@@ -85,7 +95,8 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
 
     Args:
         config_path: the device's configuration; its certificates and keys must be in their places.
-        trace_path: the trace of one process of idpd, started with ``--record-datagrams``.
+        trace_path: the trace of one process, started with ``--record-datagrams`` and
+            ``--record-draws``; the draws lie beside it.
 
     Raises:
         TestbedError: the files are not what they should be.
@@ -94,12 +105,15 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
     events = [line for line in lines if line["point"] == "event"]
     if not events:
         raise TestbedError(f"{trace_path} holds no events: record with --record-datagrams")
-    if {line["daemon"] for line in events} != {"idpd"}:
-        raise TestbedError(f"{trace_path} is not of idpd; MIKE's recordings lack its secrets")
-    player = _Player(_engine(config_path, events[0]["wall_ns"]))
+    daemon = events[0]["daemon"]
+    if daemon not in POINTS_OF or any(line["daemon"] != daemon for line in events):
+        raise TestbedError(f"{trace_path} is not of one process of idpd or miked")
+    points = POINTS_OF[daemon]
+    draws = _Draws(trace_path.with_name(f"{daemon}.draws"))
+    player = _Player(_engine(daemon, config_path, events[0]["wall_ns"], draws), points)
     for line in events:
         player.play(line)
-    recorded = [_said(line["point"], line) for line in lines if line["point"] in POINTS]
+    recorded = [_said(line["point"], line) for line in lines if line["point"] in points]
     return Replayed(
         device=events[0]["device"],
         events=len(events),
@@ -112,10 +126,11 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
 class _Player:
     """Feeds one engine, and answers what it asks for."""
 
-    def __init__(self, engine: IdpEngine) -> None:
+    def __init__(self, engine: Engine, points: frozenset[str]) -> None:
         self.said: list[Said] = []
         self.skipped: set[str] = set()
         self._engine = engine
+        self._points = points
         self._backend = MemoryBackend()
         self._routes = MemoryRoutes()
         self._outcomes: dict[tuple[str, str], Sequence[Outcome]] = {}
@@ -135,7 +150,7 @@ class _Player:
                 self._outcomes["SasApplied", label] = self._backend.apply(operations)
             case ApplyRoutes(label, routes):
                 self._outcomes["RoutesApplied", label] = self._routes.apply(routes)
-            case Report(point, fields) if point in POINTS:
+            case Report(point, fields) if point in self._points:
                 self.said.append(_said(point, json.loads(json.dumps(dict(fields), default=str))))
 
     def _event(self, line: dict[str, Any]) -> Event | None:
@@ -160,6 +175,12 @@ class _Player:
                 return PrefixAdded(ip_network(line["prefix"]))
             case "PrefixRemoved":
                 return PrefixRemoved(ip_network(line["prefix"]))
+            case "HandoverRequested":
+                return HandoverRequested(IPv6Address(line["to"]))
+            case "RekeyRequested":
+                return RekeyRequested()
+            case "EpochMarkFound":
+                return EpochMarkFound(line["number"])
             case "SasApplied":
                 return SasApplied(line["label"], self._outcome(line))
             case "RoutesApplied":
@@ -171,7 +192,26 @@ class _Player:
         return self._outcomes.pop((line["type"], line["label"]), ())
 
 
-def _engine(config_path: Path, wall_ns: int) -> IdpEngine:
+class _Draws:
+    """A key source that gives once more what a daemon drew, in the same order."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._left = deque(map(bytes.fromhex, path.read_text().split()))
+        except OSError as error:
+            text = f"{path}: {error.strerror}: record with --record-draws too"
+            raise TestbedError(text) from error
+        except ValueError as error:
+            raise TestbedError(f"{path} holds something else than what a daemon drew") from error
+
+    def random_bytes(self, length: int) -> bytes:
+        """Return the next bytes; zeros if another number is asked for: the replay has parted."""
+        return (
+            self._left.popleft() if self._left and len(self._left[0]) == length else bytes(length)
+        )
+
+
+def _engine(daemon: str, config_path: Path, wall_ns: int, draws: _Draws) -> Engine:
     try:
         config: DeviceConfig = load(config_path)
         section = config.identity
@@ -187,8 +227,9 @@ def _engine(config_path: Path, wall_ns: int) -> IdpEngine:
         identity, _ = load_identity(files, config.device.address, wall_ns)
     except LocalError as error:
         raise TestbedError(str(error)) from error
-    keys = SeededKeys(Chance(0).stream("replay"))
-    return IdpEngine(config.idp, identity, config.local.secret, keys)
+    if daemon == "idpd":
+        return IdpEngine(config.idp, identity, config.local.secret, draws)
+    return MikeEngine(config.mike, identity, config.local.secret, draws)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a real idpd recorded, its engine says again in the simulator."""
+"""What a real idpd or miked recorded, its engine says again in the simulator."""
 
 from __future__ import annotations
 
@@ -44,10 +44,31 @@ def members_at(device: Device, count: int) -> None:
     )
 
 
+def check_mike(device: Device) -> None:
+    """MIKE's recording gives the same epochs with the same draws, and others without one."""
+    (trace,) = device.run_directory.glob("*miked*.jsonl")
+    draws = trace.with_name("miked.draws")
+    assert draws.stat().st_mode & 0o777 == 0o600
+    said = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert len([line for line in said if line["point"] == "t_key"]) >= 3
+
+    played = replay(device.config, trace)
+
+    assert (played.difference, played.skipped) == (None, ())
+    assert played.points > 10
+    # No draw is in the trace, and none is a matter of indifference.
+    drawn = draws.read_text().split()
+    text = trace.read_text()
+    assert not any(draw in text for draw in drawn if len(draw) == 64)
+    secret = next(number for number, draw in enumerate(drawn) if len(draw) == 64)
+    draws.write_text("\n".join([*drawn[:secret], "00" * 32, *drawn[secret + 1 :]]))
+    assert replay(device.config, trace).difference is not None
+
+
 def test_a_recording_replays_to_the_same_points(lan: Lan) -> None:
     first = lan.devices[0]
-    first.launch("idpd", "--record-datagrams")
-    first.launch("miked")
+    for daemon in ("idpd", "miked"):
+        first.launch(daemon, "--record-datagrams", "--record-draws")
     for daemon in ("idpd", "miked"):
         first.wait_ready(daemon)
     for device in lan.devices[1:]:
@@ -58,9 +79,11 @@ def test_a_recording_replays_to_the_same_points(lan: Lan) -> None:
     for daemon in ("idpd", "miked"):
         lan.devices[2].processes[daemon].send_signal(signal.SIGKILL)
     members_at(first, 2)
-    first.ask("idpd", "stop")
-    first.ask("idpd", "flush")
+    for daemon in ("idpd", "miked"):
+        first.ask(daemon, "stop")
+        first.ask(daemon, "flush")
     (trace,) = first.run_directory.glob("*idpd*.jsonl")
+    check_mike(first)
 
     played = replay(first.config, trace)
 

@@ -18,8 +18,9 @@ EVENT = {"wall_ns": 1, "mono_ns": 1, "device": "d1", "daemon": "idpd", "point": 
         ("", "holds no events"),
         ("junk", "trace:1: no line of a trace"),
         ('{"point": "event"}', "trace:1: no line of a trace"),
-        (json.dumps({**EVENT, "daemon": "miked", "type": "Stopped"}), "is not of idpd"),
-        (json.dumps({**EVENT, "type": "Stopped"}), "config"),
+        (json.dumps({**EVENT, "daemon": "mproxyd", "type": "Stopped"}), "is not of one process"),
+        (json.dumps({**EVENT, "daemon": "miked", "type": "Stopped"}), "with --record-draws too"),
+        (json.dumps({**EVENT, "type": "Stopped"}), "idpd.draws: No such file"),
     ],
 )
 def test_what_is_no_recording(
