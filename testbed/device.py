@@ -51,6 +51,7 @@ LEG_METRIC: Final = 1024
 """Of the first leg's routes."""
 
 _NO_PEERS: Final = "no-peers"
+_LEARNED: Final = "learned"
 """Directory of the certificates that a device without pre-deployed ones begins with: none."""
 
 DEFAULT_SUITE: Final = {"per-sender": "aes-gcm-128", "paper": "3des-sha1"}
@@ -169,7 +170,11 @@ def render(
     }
     if not settings.pre_deployed:
         sections["identity"]["peers"] = str(run_directory / _NO_PEERS)
-        sections["identity"]["cache"] = str(run_directory / "learned")
+        sections["identity"]["cache"] = str(run_directory / _LEARNED)
+    if node.host is not None:
+        # The legs of a gateway hand each other what they learn (docs/gateways.md, GATE-19).
+        shared = run_directory.parent / f"{node.host}-{_LEARNED}"
+        sections["identity"]["cache"] = str(shared)
     for name, values in settings.sections.items():
         sections.setdefault(name, {}).update(values)
     if sections["ipsec"]["unicast"] != "off" and node.host is None:

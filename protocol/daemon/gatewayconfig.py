@@ -121,6 +121,9 @@ class _Reader(TableReader):
         if any(two - one < 2 for one, two in pairwise(reqids)):
             said = ", ".join(str(reqid) for reqid in reqids)
             self.fail("gateway.leg", "config", f"needs [ipsec] reqid at least 2 apart, not {said}")
+        caches = {leg.identity.cache for leg in legs.values()}
+        if len(caches) != 1:
+            self.fail("gateway.leg", "config", "needs the same [identity] cache as the others")
         for partition, leg in legs.items():
             if leg.route_metric <= ROUTE_METRIC:
                 self.fail(

@@ -40,6 +40,7 @@ def read_view(answer: Mapping[str, Any] | None) -> LegView | None:
                 (ip_network(item["prefix"]), IPv6Address(item["peer"]))
                 for item in answer.get("prefixes", ())
             ),
+            trust_digest=str(answer.get("trust", {}).get("digest", "")),
             announced=None if own is None else frozenset(ip_network(text) for text in own),
         )
     except (KeyError, TypeError, ValueError, LocalError) as error:
@@ -91,15 +92,24 @@ class LegIdpd:
         """Have it announce a prefix no longer."""
         self._command("prefix_remove", prefix)
 
+    def reread_trust(self) -> None:
+        """Have it read certificates and revocation lists again, and hand on what is new."""
+        self._ask({"cmd": "trust_reload"}, "")
+
     def _command(self, command: str, prefix: Network) -> None:
+        # If it fails, the next poll shows what it announces; the engine then asks again.
+        message = {"cmd": command, "prefix": str(prefix), "while_connected": True}
+        self._ask(message, f" {prefix}")
+
+    def _ask(self, message: dict[str, Any], about: str) -> None:
+        command = message["cmd"]
+
         def done(answer: dict[str, Any] | None) -> None:
             if answer is None or not answer.get("ok"):
-                # The next poll shows what it announces; the engine then asks again.
                 self.counters[f"gateway.{command}_failed"] += 1
                 reason = "no answer" if answer is None else str(answer.get("error"))
-                self._say(f"{command} {prefix}: {reason}")
+                self._say(f"{command}{about}: {reason}")
 
-        message = {"cmd": command, "prefix": str(prefix), "while_connected": True}
         self._client.ask(message, done)
 
     def _say(self, text: str) -> None:

@@ -6,16 +6,17 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from protocol.core.engine import DatagramReceived, Started, Stopped
-from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import DeviceConfig
 from protocol.daemon.controlclient import ControlClient
 from protocol.daemon.effects import CommonEffects, Performer
 from protocol.daemon.gatewayconfig import ROUTE_METRIC, GatewayFile
 from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
+from protocol.daemon.gatewaytrust import LegTrust
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
 from protocol.daemon.mproxysockets import IgmpSocket
@@ -49,9 +50,6 @@ from protocol.mproxy.events import (
     Upcall,
 )
 from protocol.mproxy.messages import Family
-
-REREAD_NS = 5_000_000_000
-"""Certificates are read again at most so often."""
 
 _POLL = "gatewayd.poll"
 _UDP_HEADER_BYTES = 8
@@ -104,12 +102,16 @@ class GatewayService(DaemonProcess):
         self._routers: dict[Family, MulticastRouter] = {}
         self._routes: dict[str, Routes] = {leg: MemoryRoutes() for leg in config.legs}
         self._failed: Counter[str] = Counter()
-        self._reread_mono_ns: dict[str, int] = {}
 
     def open_all(self, stack: ExitStack) -> None:
         """Open every leg's channel and control socket, and take over multicast routing."""
         for partition, leg in self._file.legs.items():
             self._open_leg(partition, leg, stack)
+        self._trust = LegTrust(
+            {leg: partial(self._reread, leg) for leg in self._idpds},
+            {leg: idpd.reread_trust for leg, idpd in self._idpds.items()},
+            self.log.write,
+        )
         self.engine = GatewayEngine(self._file.config, self._identities)
         self.runtime = self.make_runtime(self.engine)
         common = CommonEffects(self.runtime, self.loop, self.trace, self.log, self._channels)
@@ -174,25 +176,25 @@ class GatewayService(DaemonProcess):
     def _teller(self, partition: str) -> Callable[[LegView | None], None]:
         def tell(view: LegView | None) -> None:
             if self._running:
-                self._learn_certificates(partition, view)
+                if view is not None:
+                    known = self._identities[partition].peer_by_address
+                    strangers = any(known(member.address) is None for member in view.up)
+                    now = self.clock.now()
+                    self._trust.on_view(partition, view, strangers=strangers, now=now)
                 self.runtime.deliver(LegPolled(partition, view))
 
         return tell
 
-    def _learn_certificates(self, partition: str, view: LegView | None) -> None:
-        """Read what idpd has learned from others, if it hears somebody whom we do not know."""
-        identity, now = self._identities[partition], self.clock.now()
-        if view is None or now.mono_ns < self._reread_mono_ns.get(partition, 0):
-            return
-        if all(identity.peer_by_address(member.address) is not None for member in view.up):
-            return
-        self._reread_mono_ns[partition] = now.mono_ns + REREAD_NS
+    def _reread(self, partition: str) -> None:
+        """Read a leg's certificates and revocation lists again.
+
+        Raises:
+            LocalError: one of them is malformed; nothing was changed.
+        """
         from protocol.identity.certificates import reload_trust
 
-        try:
-            reload_trust(identity, identity_files(self._file.legs[partition]), now.wall_ns)
-        except LocalError as error:
-            self.log.write("warning", f"leg {partition}: {error}")
+        files = identity_files(self._file.legs[partition])
+        reload_trust(self._identities[partition], files, self.clock.now().wall_ns)
 
     def _upcalls(self, router: Ip6Router | IgmpSocket) -> Callable[[], None]:
         def readable() -> None:

@@ -27,6 +27,7 @@ class LegView:
         up: the other devices and legs that are up.
         prefixes: announced red prefixes, each with the address of who announced it.
         announced: what it announces for us, or None if it does not say.
+        trust_digest: of the revocation lists that it has.
     """
 
     startup_wall_ns: int
@@ -34,6 +35,7 @@ class LegView:
     up: tuple[Member, ...] = ()
     prefixes: tuple[tuple[Network, IPv6Address], ...] = ()
     announced: frozenset[Network] | None = None
+    trust_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

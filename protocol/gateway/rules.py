@@ -39,6 +39,7 @@ RULES: dict[str, str] = {
     "GATE-16": "Link-local groups, groups outside the ranges and black groups never pass",
     "GATE-17": "A stopped gateway announces and forwards nothing",
     "GATE-18": "A gateway speaks only for prefixes that its leg's certificate authorises",
+    "GATE-19": "A revocation list that one leg has learned is handed to the others",
 }
 """One line for each rule; the test compares it with the table of docs/gateways.md."""
 
@@ -47,6 +48,11 @@ PREFIX_BITS_MIN = {4: 8, 6: 16}
 
 Rank = tuple[int, tuple[str, ...], int]
 """What ways to an origin are compared by; the lowest is the best."""
+
+
+def is_news(trust_digest: str, known: str | None) -> bool:
+    """GATE-19: whether a leg has revocation lists that it had not when we looked last."""
+    return bool(trust_digest.strip("0")) and trust_digest != known
 
 
 def check_speaker(peer: Peer) -> None:

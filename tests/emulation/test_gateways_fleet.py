@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from protocol.identity.pki import Coalition
 from testbed import session
 from testbed.fleet import Fleet, FleetOptions
 from testbed.guard import red_drops
@@ -126,3 +127,29 @@ def test_a_killed_gatewayd_is_replaced_too_and_takes_its_place_again() -> None:
 
     # A gatewayd that is stopped says so: nobody waits for its silence.
     assert session.call(inside) < DEAD_S
+
+
+def test_a_device_that_is_revoked_in_one_partition_is_excluded_in_the_other() -> None:
+    """GATE-19."""
+
+    def inside() -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        with Fleet(partitions(2, 2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
+            start_all(fleet, WAIT_S)
+            await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
+            # Only the operator of d1, in partition a, hears of it; d4 is in partition b.
+            Coalition(fleet._directory / "pki").revoke(["d4"], receivers=["d1"])
+            told = time.monotonic()
+            fleet._device("d1").ask("idpd", "trust_reload")
+            rest = [name for name in fleet.partitions["b"] if name != "d4"]
+            fleet.await_members(rest, deadline_s=WAIT_S)
+            seen["excluded_s"] = time.monotonic() - told
+            seen["lists"] = [
+                [one["revoked"] for one in fleet.status(name)["trust"]["revocation_lists"]]
+                for name in ("d1", "d2", "d3", "g2-a", "g2-b")
+            ]
+        return seen
+
+    seen = session.call(inside)
+    print(f"excluded after {seen['excluded_s']:.2f} s")
+    assert all(sum(revoked) == 1 for revoked in seen["lists"]), seen["lists"]

@@ -118,6 +118,7 @@ def test_a_gateway_is_read_with_its_legs(read: Write) -> None:
         (("", ""), ('"black1"', '"black0"'), r"same \[black\] interface twice"),
         (("", ""), ("if_id = 61", "if_id = 60"), r"same \[ipsec\] if_id twice"),
         (("", ""), ("reqid = 17", "reqid = 8"), "reqid at least 2 apart, not 7, 8"),
+        (("", ""), ('peers = "."', 'peers = "."\ncache = "x"'), r"the same \[identity\] cache"),
         (("", ""), ("metric = 1021", "metric = 1020"), "route_metric twice"),
         (("", ""), ("metric = 1021", "metric = 12"), "route_metric above 512 for b"),
         (("", ""), ("idp_port = 47501", "idp_port = 47500"), r"same \[local\] idp_port twice"),
