@@ -134,7 +134,7 @@ def test_a_device_that_is_revoked_in_one_partition_is_excluded_in_the_other() ->
 
     def inside() -> dict[str, Any]:
         seen: dict[str, Any] = {}
-        with Fleet(partitions(2, 2), FleetOptions(sa_backend="memory", idp=FAST)) as fleet:
+        with Fleet(partitions(2, 2), FleetOptions(sa_backend="memory")) as fleet:
             start_all(fleet, WAIT_S)
             await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
             # Only the operator of d1, in partition a, hears of it; d4 is in partition b.
