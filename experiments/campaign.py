@@ -13,6 +13,14 @@ METHODS = ("shutdown", "cut")
 BLACK_GROUPS = ("any-source", "source-specific")
 PROTECTIONS = ("ipsec", "clear-text")
 UNICAST = ("off", "group", "psk")
+FAULTS = (
+    *(f"{kind}-{what}" for kind in ("kill", "pause") for what in ("idpd", "miked", "both", "tm")),
+    *("restart", "cut", "partition", "loss", "loss-all", "reorder-all"),
+)
+"""Faults of the fault campaign: daemons killed or stopped by a signal (``tm``: both of the TM's), a
+device shut down, its cable cut, the switch parted into two halves, packets of one or all lost or
+overtaken."""
+
 MONITOR = 1
 TM = 2
 
@@ -100,7 +108,8 @@ class Campaign:
         sizes_bytes: throughput only: sizes of its UDP payload.
         stream_ms: throughput and rekey-loss only: how long it is sent at each rate.
         churners: rekey-loss only: so many devices, the last ones, come and go.
-        events: rekey-loss only: how often one of them comes or goes.
+        events: rekey-loss: how often one of them comes or goes; faults: how many faults.
+        faults: faults only: what may happen, of `FAULTS`.
         sizes: discovery and hello-cost only: group sizes, each a step; at most the plan's devices.
         window_ms: hello-cost and hello-interval only: how long is counted.
         periods_percent: flapping only: periods, each a step, in percent of the hello interval.
@@ -138,6 +147,7 @@ class Campaign:
     stream_ms: int = 2000
     churners: int = 2
     events: int = 20
+    faults: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (10,)
     window_ms: int = 16_000
     periods_percent: tuple[int, ...] = (50, 100, 200, 400, 800)

@@ -127,6 +127,7 @@ _command("hello-cost", "What hellos cost a device, by number of devices, signed 
 _command("hello-interval", "How soon a dead device is noticed, and bytes per second, by interval.")
 _command("flapping", "A cable that goes out and in: rekeys by its period.")
 _command("idp-leave", "Leaves by shut-down and cable, and the return: latency and rekeys.")
+_command("faults", "Faults one after the other: how long until all invariants hold again.")
 _command("rekey-loss", "Red streams while others join and leave: packets lost, doubled, overtaken.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")

@@ -17,6 +17,9 @@ DISCOVERY_LIMIT_MS = 5.0
 
 DEAD_FACTOR = 4
 
+TM_LOSS_MS = 100.0
+"""A TM that dies costs at most one hello interval more than the dead interval and this."""
+
 KEYS = ["campaign", "variant", "method", "group_size", "hello_interval_ms", "period_intervals"]
 
 
@@ -126,7 +129,26 @@ def _leave(entry: dict[str, Any], measures: dict[str, Any]) -> str:
     )
 
 
+def _fault(entry: dict[str, Any], measures: dict[str, Any]) -> str:
+    recovered, rekeys, key = (measures.get(n) for n in ("recovered_ms", "rekeys", "new_key_ms"))
+    line = entry["method"]
+    if recovered and rekeys:
+        line += (
+            f": all well {recovered['median'] / 1000:.1f} s after it ended (at worst "
+            f"{recovered['max'] / 1000:.1f} s), {rekeys['min']:.0f} to {rekeys['max']:.0f} rekeys"
+        )
+    if key:
+        limit = (DEAD_FACTOR + 1) * entry["hello_interval_ms"] + TM_LOSS_MS
+        kept = "within" if key["max"] <= limit else "ABOVE"
+        line += (
+            f"; new key {key['median']:.0f} ms after the TM died (at worst {key['max']:.0f}), "
+            f"{kept} the limit of {limit:.0f}"
+        )
+    return f"{line}; n = {recovered['n'] if recovered else 0}"
+
+
 _LINES = {
+    "faults": _fault,
     "discovery": _discovery,
     "hello-cost": _cost,
     "hello-interval": _interval,

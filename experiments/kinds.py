@@ -211,9 +211,29 @@ def _comings_and_goings(
     return tuple(steps)
 
 
+def _faults(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """Every kind of fault in turn, in an order of its own each time, of a device and a duration."""
+    methods: list[str] = []
+    while len(methods) < campaign.events:
+        methods += draw.sample(campaign.faults, len(campaign.faults))
+    steps = []
+    for index, method in enumerate(methods[: campaign.events], 1):
+        duration_ms = draw.randrange(*FAULT_MS)
+        step = _idp_step(
+            campaign, draw, index=index, group_size=devices, method=method, amount=duration_ms
+        )
+        steps.append(replace(step, subject=draw.randrange(1, devices + 1)))
+    return tuple(steps)
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
+
+FAULT_MS = (100, 6000)
+"""How long a fault lasts: from next to nothing to longer than the dead interval."""
 
 KINDS: dict[str, Kind] = {
     "join": Kind(_joins, "experiments.steps:run"),
@@ -225,6 +245,7 @@ KINDS: dict[str, Kind] = {
     "hello-interval": Kind(_deaths, "experiments.hellobench:detect"),
     "flapping": Kind(_flaps, "experiments.flapping:flap"),
     "idp-leave": Kind(_returns, "experiments.flapping:leave"),
+    "faults": Kind(_faults, "experiments.faults:run"),
     "rekey-loss": Kind(_comings_and_goings, "experiments.rekeyloss:run"),
     "sa-write": Kind(),
 }

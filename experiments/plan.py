@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.campaign import METHODS, Campaign, PlannedStep, Repetition, Variant, check_variant
+from experiments.campaign import (
+    FAULTS,
+    METHODS,
+    Campaign,
+    PlannedStep,
+    Repetition,
+    Variant,
+    check_variant,
+)
 from experiments.errors import PlanError
 from experiments.kinds import KINDS, draw_steps
 from experiments.reading import build, require
@@ -115,6 +123,9 @@ def _validate(plan: Plan) -> None:
             bool(campaign.methods) and set(campaign.methods) <= set(METHODS),
             f"{kind}: methods are {' and '.join(METHODS)}",
         )
+        unknown = set(campaign.faults) - set(FAULTS)
+        require(not unknown, f"{kind}: unknown faults {', '.join(sorted(unknown))}")
+        require(kind != "faults" or bool(campaign.faults), f"{kind}: name some faults")
         require(campaign.jitter_ms >= 0, f"{kind}: jitter_ms must not be negative")
         require(campaign.deadline_ms > 0, f"{kind}: deadline_ms must be positive")
         if KINDS[kind].draw is not None:

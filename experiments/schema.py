@@ -181,7 +181,7 @@ REKEY_LOSS: dict[str, str] = {
 
 HELLOS: dict[str, str] = {
     "run": "run id",
-    "campaign": "`discovery`, `hello-cost`, `hello-interval`, `flapping` or `idp-leave`",
+    "campaign": "`discovery`, `hello-cost`, `hello-interval`, `flapping`, `idp-leave` or `faults`",
     "variant": "name of the variant",
     "repetition": "number of the repetition, from 1",
     "step": "number of the step, from 1",

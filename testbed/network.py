@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,7 @@ __all__ = ["BLACK", "RED", "RED_STUB", "XFRM", "LinkEnd", "Network", "NetworkErr
 
 _SWITCHES: Final = "the switches"
 _GROUP: Final = 77
+_PARTED: Final = "x"
 """The kernel's group of all bridges and their ports: removed together, they cost one grace period
 of the kernel instead of one each."""
 
@@ -97,6 +98,7 @@ class Network:
         self._mininet: Mininet | None = None
         self._namespaces: dict[str, NetNamespace] = {}
         self._made: set[str] = set()
+        self._parted: dict[str, str] = {}
         self._links = {link.name: link for link in topology.links}
         self._by_link: dict[str, list[Port]] = {name: [] for name in self._links}
         for ports in self.wiring.ports.values():
@@ -217,6 +219,34 @@ class Network:
                 lines = network_nodes.route_lines(self.wiring, end.node, "replace")
                 network_batch.batch("ip", lines, end.node)
         return when
+
+    def part(self, links: Sequence[str]) -> None:
+        """Put links of one switch on a switch of their own: two halves that cannot hear each other.
+
+        Raises:
+            NetworkError: they end at no switch, or at several, or the kernel does not take it.
+        """
+        found = [self._find_link(name) for name in links]
+        ports = [self.wiring.switch_port(link) for link in found]
+        switches = {link.ends[1] for link in found}
+        if None in ports or len(switches) != 1:
+            raise NetworkError(f"{', '.join(links)}: not links of one switch")
+        other = f"{switches.pop()}{_PARTED}"
+        with self._entered(None):
+            lines = [
+                f"link add name {other} group {_GROUP} type bridge stp_state 0 mcast_snooping 0"
+            ]
+            lines += [f"link set {port} master {other}" for port in ports]
+            network_batch.batch("ip", [*lines, f"link set dev {other} up"], "parting a switch")
+        self._parted = {port: link.ends[1] for port, link in zip(ports, found, strict=True) if port}
+
+    def join_again(self) -> None:
+        """Put what was parted on its switch again; nothing happens if nothing is."""
+        parted, self._parted = self._parted, {}
+        lines = [f"link set {port} master {switch}" for port, switch in parted.items()]
+        lines += [f"link del dev {switch}{_PARTED}" for switch in sorted(set(parted.values()))]
+        with self._entered(None):
+            network_batch.batch("ip", lines, "joining a switch")
 
     def set_link(
         self,

@@ -16,6 +16,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         delivery,
         discovery,
         dispersal,
+        faults,
         fig6_join_latency,
         fig7_mike_delay,
         fig8_phases,
@@ -48,7 +49,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         delivery,
         rekey_loss,
     )
-    about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave)
+    about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave, faults)
     modules = (*joins, *others, *about_idp)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):

@@ -132,7 +132,7 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, text: str, says: str) ->
 
 def test_an_unknown_experiment_names_the_known() -> None:
     with pytest.raises(
-        PlanError, match=r"experiment, .*join, leave, mike-delay, rekey-loss, sa-write"
+        PlanError, match=r"experiment, faults, .*join, leave, mike-delay, rekey-loss, sa-write"
     ):
         load("jion")
 
