@@ -45,6 +45,7 @@ class UpOptions:
     env: str = "auto"
     sa_backend: str = "netlink"
     sa_mode: str = "per-sender"
+    mike_mode: str = "ka"
     parked: bool = False
     keep: Path | None = None
     capture: bool = False
@@ -54,6 +55,7 @@ class UpOptions:
         """Return the command's arguments for the same network, natively."""
         words = [self.topology, "--env", "native"]
         words += ["--sa-backend", self.sa_backend, "--sa-mode", self.sa_mode]
+        words += ["--mike-mode", self.mike_mode]
         if self.devices is not None:
             words += ["--devices", str(self.devices)]
         if self.keep is not None:
@@ -81,6 +83,7 @@ def hold_here(topology: Topology, options: UpOptions, mailbox: Path) -> None:
         keep=options.keep,
         sa_backend=options.sa_backend,
         sa_mode=options.sa_mode,
+        mike={"mode": options.mike_mode},
         # PF_KEY has no xfrm interface, through which unicast between red LANs goes.
         ipsec={"unicast": "off" if options.sa_backend == "pfkey" else "group"},
         capture=options.capture,

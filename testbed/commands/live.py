@@ -46,6 +46,13 @@ _run_option = click.option(
     show_default=True,
     help="One SA per sender, or one for all as in the paper.",
 )
+@click.option(
+    "--mike-mode",
+    type=click.Choice(["ka", "kd", "auto"]),
+    default="ka",
+    show_default=True,
+    help="Key agreement, key distribution, or by the size of the group.",
+)
 @click.option("--parked", is_flag=True, help="Do not start the protocol ('testbed do start d1').")
 @click.option("--foreground", is_flag=True, help="Stay here until Ctrl-C.")
 @click.option(

@@ -429,6 +429,24 @@ def test_a_member_cannot_speak_for_the_tm() -> None:
         assert world.agreed(0, 1, 2, 3)
 
 
+def test_a_roster_counts_only_from_the_tm() -> None:
+    """MIKE-30: a member's page of lies does not even get among the others."""
+    world = group(4, more=1)
+    lose_next(world, PAGE, 4)
+    world.join(4)
+    world.run(5)
+    pending = world[4].engine.pending
+    assert isinstance(pending, Distribution)
+    liar = world[2].engine
+    liar.now = world.instant
+    lies = Page(pending.content.roster, 0, ((address(2), bytes(32)),))
+    world.deliver(world[4], address(2), liar.sealed(PAGE, lies.encode()))
+    world.run(1)
+    assert world[4].counted("MIKE-30") == 1
+    assert pending.known_entries == 0
+    world.run_until(lambda: world.agreed(*range(5)), 1000)
+
+
 def four(epoch: Distribution) -> KeyTree:
     leaves = [NodeName(name) for name in range(4, 8)]
     assert epoch.roster is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from protocol.core.engine import Effect, Event, Instant
 from protocol.idp import connectivity
 from protocol.idp.engine import IdpEngine
 from protocol.idp.messages import Hello
+from protocol.mike.hierarchy import Hierarchy
 from protocol.mike.joining import Joiner
 from protocol.mike.manager import Manager
 from protocol.mike.messages import Join
@@ -108,6 +110,20 @@ def test_all_devices_have_the_same_chance(monkeypatch: pytest.MonkeyPatch) -> No
     world = World(DEATH, [Secrecy()])
     with pytest.raises(ViolationError, match="can compute the key"):
         world.run()
+
+
+def test_keys_of_a_hierarchy_stay_after_an_exclusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key distribution mode; what is caught is the ex-member that goes on unwrapping."""
+    dead = replace(DEATH, mode="kd", unicast="off", members=5, starts_ms=(0,) * 5)
+    assert run(dead).violation is None
+    sound = Hierarchy.remove
+
+    def forgetful(self: Hierarchy, address: IPv6Address) -> None:
+        sound(self, address)
+        self._stale.clear()
+
+    monkeypatch.setattr(Hierarchy, "remove", forgetful)
+    assert caught(run(dead)) == "secrecy"
 
 
 def test_an_engine_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
