@@ -313,6 +313,34 @@ def _encode() -> Timed:
     return lambda: encode(message, 1)
 
 
+SIMULATED = "simulator: a virtual second of ten devices with faults, {} cryptography (CPU time)"
+_SIMULATED_MEMBERS = 10
+_SIMULATED_SEEDS = range(1, 4)
+
+
+def _simulated_us(crypto: str) -> float:
+    """Return the CPU time of a virtual second, over a few seeds of the simulator."""
+    from testbed.sim.people import Crypto
+    from testbed.sim.run import run
+    from testbed.sim.scenario import draw
+
+    verdicts = [
+        run(draw(seed, members=_SIMULATED_MEMBERS, crypto=Crypto(crypto)))
+        for seed in _SIMULATED_SEEDS
+    ]
+    return sum(one.cpu_s for one in verdicts) / sum(one.virtual_ms for one in verdicts) * 1e9
+
+
+@measured(SIMULATED.format("modelled"))
+def _simulated_modelled(_rounds: int) -> float:
+    return _simulated_us("modelled")
+
+
+@measured(SIMULATED.format("real"))
+def _simulated_real(_rounds: int) -> float:
+    return _simulated_us("real")
+
+
 @functools.cache
 def _network_us(rounds: int) -> tuple[float, float]:
     """Return what building and removing a network took, each by its nodes and links."""
@@ -417,6 +445,10 @@ def table(results: list[Result]) -> str:
     )
     if signed and light:
         lines.append(f"hello: a signed one costs {signed / light:.1f} times a light one")
+    for crypto in ("modelled", "real"):
+        us = next((r.us for r in results if r.name == SIMULATED.format(crypto)), None)
+        if us:
+            lines.append(f"simulator, {crypto}: {1e6 / us:.0f} virtual seconds a CPU second")
     netlink, command = (
         next((r.us for r in results if r.name == name), None)
         for name in ("SA write and delete over netlink", "SA write and delete, a command each")

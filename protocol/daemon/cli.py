@@ -115,11 +115,11 @@ def _run_command(daemon: str) -> click.Command:
         help="Write every event to the trace, datagrams in full (never keys), for replay.",
     )
     @click.option(
-        entry.RECORD_DRAWS,
+        entry.RECORD_SECRETS,
         "draws",
         is_flag=True,
         hidden=daemon not in entry.DEVICE_DAEMONS,
-        help=f"For tests: write every secret drawn to {daemon}.draws (mode 0600), for replay.",
+        help=f"For tests: write every secret drawn to {daemon}.secrets (mode 0600), for replay.",
     )
     @click.option(
         entry.BATCH,
@@ -132,11 +132,11 @@ def _run_command(daemon: str) -> click.Command:
         *, config: Path, with_parent: bool, record: bool, draws: bool, debug: bool, batch: bool
     ) -> None:
         if draws and daemon not in entry.DEVICE_DAEMONS:
-            raise click.UsageError(f"{daemon} has no option {entry.RECORD_DRAWS}")
+            raise click.UsageError(f"{daemon} has no option {entry.RECORD_SECRETS}")
         flags = {
             entry.EXIT_WITH_PARENT: with_parent,
             entry.RECORD_DATAGRAMS: record,
-            entry.RECORD_DRAWS: draws,
+            entry.RECORD_SECRETS: draws,
             entry.DEBUG: debug,
             entry.BATCH: batch,
         }

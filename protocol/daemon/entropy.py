@@ -17,9 +17,10 @@ class OsKeySource:
 
 
 class RecordingKeySource(OsKeySource):
-    """Writes down what it gives, one line of hexadecimal digits each, for a replay of the engine.
+    """Writes down what it gives, for a replay of the engine, and what else is secret.
 
-    Whoever reads the file has every secret of the process. It is made anew with mode 0600.
+    Lines: ``draw HEX``, and ``key POINTER HEX`` for a group key that the engine was given. Whoever
+    reads the file has every secret of the process. It is made anew with mode 0600.
 
     Raises:
         LocalError: the file cannot be made.
@@ -36,6 +37,13 @@ class RecordingKeySource(OsKeySource):
     def random_bytes(self, length: int) -> bytes:
         """Return fresh bytes, after they were written down."""
         drawn = super().random_bytes(length)
-        self._file.write(f"{drawn.hex()}\n")
-        self._file.flush()
+        self._write(f"draw {drawn.hex()}")
         return drawn
+
+    def note_key(self, pointer: str, group_key: bytes) -> None:
+        """Write down a group key."""
+        self._write(f"key {pointer} {group_key.hex()}")
+
+    def _write(self, line: str) -> None:
+        self._file.write(f"{line}\n")
+        self._file.flush()

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 EXIT_WITH_PARENT = "--exit-with-parent"
 RECORD_DATAGRAMS = "--record-datagrams"
-RECORD_DRAWS = "--record-draws"
+RECORD_SECRETS = "--record-secrets"
 DEBUG = "--debug"
 BATCH = "--batch"
 DEVICE_DAEMONS = ("idpd", "miked")
-RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, RECORD_DRAWS, DEBUG, BATCH})
+RUN_FLAGS = frozenset({EXIT_WITH_PARENT, RECORD_DATAGRAMS, RECORD_SECRETS, DEBUG, BATCH})
 
 
 def main_of(daemon: str, arguments: list[str]) -> NoReturn:
     """Run the command line of a daemon and exit."""
     if len(arguments) >= 2 and arguments[0] == "run" and not arguments[1].startswith("-"):
         flags = frozenset(arguments[2:])
-        if flags <= (RUN_FLAGS if daemon in DEVICE_DAEMONS else RUN_FLAGS - {RECORD_DRAWS}):
+        if flags <= (RUN_FLAGS if daemon in DEVICE_DAEMONS else RUN_FLAGS - {RECORD_SECRETS}):
             sys.exit(run(daemon, Path(arguments[1]), flags))
     from protocol.daemon.cli import command_line
 
@@ -60,7 +60,7 @@ def make_process(daemon: str, config_path: Path, flags: frozenset[str]) -> Daemo
     from protocol.daemon.config import load
 
     config = load(config_path)
-    options["recording_draws"] = RECORD_DRAWS in flags
+    options["recording_secrets"] = RECORD_SECRETS in flags
     if daemon == "idpd":
         from protocol.daemon.idpservice import IdpService
 

@@ -8,6 +8,7 @@ from typing import Any
 from protocol.core.engine import Effect
 from protocol.core.errors import LocalError
 from protocol.daemon.effects import Answers, Performer
+from protocol.daemon.entropy import RecordingKeySource
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.routes import Routes
@@ -38,6 +39,7 @@ class IdpEffects:
         keys: KeyDirectory,
         trace: TraceWriter,
         log: LogFile,
+        recorded: RecordingKeySource | None = None,
     ) -> None:
         self._answers = answers
         self._backend = backend
@@ -45,6 +47,7 @@ class IdpEffects:
         self._keys = keys
         self._trace = trace
         self._log = log
+        self._recorded = recorded
 
     def table(self) -> dict[type[Effect], Performer]:
         """Return the function for each effect."""
@@ -83,6 +86,8 @@ class IdpEffects:
     def fetch_key(self, effect: FetchKey) -> None:
         """Read the key file the pointer names."""
         group_key = self._keys.fetch(effect.pointer)
+        if self._recorded is not None and group_key is not None:
+            self._recorded.note_key(effect.pointer, group_key)
         self._answers.deliver(KeyFetched(effect.pointer, group_key))
 
 

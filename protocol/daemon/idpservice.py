@@ -91,6 +91,7 @@ class IdpService(Service):
             keys=self.keys,
             trace=self.trace,
             log=self.log,
+            recorded=self.recorded,
         )
         self.runtime.perform_with(effects.table())
         cache = TrustCache(config.identity.cache, self.log)

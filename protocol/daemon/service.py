@@ -14,7 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
-from protocol.core.engine import DatagramReceived, Engine, KeySource, Started, Stopped
+from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
 from protocol.daemon.config import ChannelSection, DeviceConfig
@@ -64,11 +64,12 @@ class Service(DaemonProcess):
         config: DeviceConfig,
         *,
         recording: bool = False,
-        recording_draws: bool = False,
+        recording_secrets: bool = False,
         exit_with_parent: bool = False,
         log_level: str = "info",
     ) -> None:
-        self._recording_draws = recording_draws
+        self._recording_secrets = recording_secrets
+        self.recorded: RecordingKeySource | None = None
         super().__init__(
             config.device,
             SystemClock(config.injected_offset_us * 1000),
@@ -166,13 +167,14 @@ class Service(DaemonProcess):
         """Park."""
         self._stop()
 
-    def make_key_source(self) -> KeySource:
+    def make_key_source(self) -> OsKeySource:
         """Return where the engine's unpredictable bytes come from."""
-        if not self._recording_draws:
+        if not self._recording_secrets:
             return OsKeySource()
-        path = self.files.draws_file(self.daemon)
+        path = self.files.secrets_file(self.daemon)
         self.log.write("warning", f"every secret of this process is written to {path}")
-        return RecordingKeySource(path)
+        self.recorded = RecordingKeySource(path)
+        return self.recorded
 
     def load_identity(self) -> Identity:
         """Read certificates and keys; say so if others will refuse ours."""

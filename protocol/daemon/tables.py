@@ -53,9 +53,9 @@ class RunFiles:
         """Return the path of a daemon's trace."""
         return self.run_directory / f"{daemon}.trace.jsonl"
 
-    def draws_file(self, daemon: str) -> Path:
+    def secrets_file(self, daemon: str) -> Path:
         """Return the path of what a daemon's key source gave, if that is recorded."""
-        return self.run_directory / f"{daemon}.draws"
+        return self.run_directory / f"{daemon}.secrets"
 
     def log_file(self, daemon: str) -> Path:
         """Return the path of a daemon's log."""

@@ -6,17 +6,15 @@ in the same order and with the same fields.
 
 A recording holds no secrets, but what engines decide depends on them (a TREE is followed with a
 leaf whose secret one holds, an announcement has the pair's MAC). So a daemon writes what it draws
-to a file of its own, if it is told to (``--record-draws``), and the replay draws the same. Of a
-group key IDP's recording has the pointer only: another key takes its place, which nothing that IDP
-decides depends on.
+and which group keys it gets to a file of its own, if it is told to (``--record-secrets``), and the
+replay has the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
@@ -63,7 +61,7 @@ MIKE_POINTS = frozenset(
     | {"mike.excluded", "mike.dissolve", "mike.rekey", "mike.sponsor_silent"}
 )
 POINTS_OF = {"idpd": IDP_POINTS, "miked": MIKE_POINTS}
-"""What is compared: whatever follows from the events and the draws."""
+"""What is compared: whatever follows from the events and the secrets."""
 
 _STAMPS = ("wall_ns", "mono_ns", "device", "daemon", "point")
 
@@ -96,7 +94,7 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
     Args:
         config_path: the device's configuration; its certificates and keys must be in their places.
         trace_path: the trace of one process, started with ``--record-datagrams`` and
-            ``--record-draws``; the draws lie beside it.
+            ``--record-secrets``; the secrets lie beside it.
 
     Raises:
         TestbedError: the files are not what they should be.
@@ -109,8 +107,9 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
     if daemon not in POINTS_OF or any(line["daemon"] != daemon for line in events):
         raise TestbedError(f"{trace_path} is not of one process of idpd or miked")
     points = POINTS_OF[daemon]
-    draws = _Draws(trace_path.with_name(f"{daemon}.draws"))
-    player = _Player(_engine(daemon, config_path, events[0]["wall_ns"], draws), points)
+    secrets = _Secrets(trace_path.with_name(f"{daemon}.secrets"))
+    engine = _engine(daemon, config_path, events[0]["wall_ns"], secrets)
+    player = _Player(engine, points, secrets.keys)
     for line in events:
         player.play(line)
     recorded = [_said(line["point"], line) for line in lines if line["point"] in points]
@@ -126,11 +125,12 @@ def replay(config_path: Path, trace_path: Path) -> Replayed:
 class _Player:
     """Feeds one engine, and answers what it asks for."""
 
-    def __init__(self, engine: Engine, points: frozenset[str]) -> None:
+    def __init__(self, engine: Engine, points: frozenset[str], keys: Mapping[str, bytes]) -> None:
         self.said: list[Said] = []
         self.skipped: set[str] = set()
         self._engine = engine
         self._points = points
+        self._keys = keys
         self._backend = MemoryBackend()
         self._routes = MemoryRoutes()
         self._outcomes: dict[tuple[str, str], Sequence[Outcome]] = {}
@@ -169,8 +169,7 @@ class _Player:
             case "LinkChanged":
                 return LinkChanged(line["up"])
             case "KeyFetched":
-                stand_in = hashlib.sha256(line["pointer"].encode()).digest()
-                return KeyFetched(line["pointer"], line.get("group_key", stand_in))
+                return KeyFetched(line["pointer"], self._keys.get(line["pointer"]))
             case "PrefixAdded":
                 return PrefixAdded(ip_network(line["prefix"]))
             case "PrefixRemoved":
@@ -192,26 +191,34 @@ class _Player:
         return self._outcomes.pop((line["type"], line["label"]), ())
 
 
-class _Draws:
-    """A key source that gives once more what a daemon drew, in the same order."""
+class _Secrets:
+    """A key source that gives once more what a daemon drew, in the same order; its group keys."""
 
     def __init__(self, path: Path) -> None:
+        self.keys: dict[str, bytes] = {}
+        self._left: deque[bytes] = deque()
         try:
-            self._left = deque(map(bytes.fromhex, path.read_text().split()))
+            for line in path.read_text().splitlines():
+                match line.split():
+                    case ["draw", drawn]:
+                        self._left.append(bytes.fromhex(drawn))
+                    case ["key", pointer, key]:
+                        self.keys[pointer] = bytes.fromhex(key)
+                    case _:
+                        raise TestbedError(f"{path} holds something else than secrets")
         except OSError as error:
-            text = f"{path}: {error.strerror}: record with --record-draws too"
+            text = f"{path}: {error.strerror}: record with --record-secrets too"
             raise TestbedError(text) from error
         except ValueError as error:
-            raise TestbedError(f"{path} holds something else than what a daemon drew") from error
+            raise TestbedError(f"{path} holds something else than secrets") from error
 
     def random_bytes(self, length: int) -> bytes:
         """Return the next bytes; zeros if another number is asked for: the replay has parted."""
-        return (
-            self._left.popleft() if self._left and len(self._left[0]) == length else bytes(length)
-        )
+        drawn = self._left.popleft() if self._left else b""
+        return drawn if len(drawn) == length else bytes(length)
 
 
-def _engine(daemon: str, config_path: Path, wall_ns: int, draws: _Draws) -> Engine:
+def _engine(daemon: str, config_path: Path, wall_ns: int, secrets: _Secrets) -> Engine:
     try:
         config: DeviceConfig = load(config_path)
         section = config.identity
@@ -228,8 +235,8 @@ def _engine(daemon: str, config_path: Path, wall_ns: int, draws: _Draws) -> Engi
     except LocalError as error:
         raise TestbedError(str(error)) from error
     if daemon == "idpd":
-        return IdpEngine(config.idp, identity, config.local.secret, draws)
-    return MikeEngine(config.mike, identity, config.local.secret, draws)
+        return IdpEngine(config.idp, identity, config.local.secret, secrets)
+    return MikeEngine(config.mike, identity, config.local.secret, secrets)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -45,10 +45,10 @@ def members_at(device: Device, count: int) -> None:
 
 
 def check_mike(device: Device) -> None:
-    """MIKE's recording gives the same epochs with the same draws, and others without one."""
+    """MIKE's recording gives the same epochs with the same secrets, and others with others."""
     (trace,) = device.run_directory.glob("*miked*.jsonl")
-    draws = trace.with_name("miked.draws")
-    assert draws.stat().st_mode & 0o777 == 0o600
+    secrets = trace.with_name("miked.secrets")
+    assert secrets.stat().st_mode & 0o777 == 0o600
     said = [json.loads(line) for line in trace.read_text().splitlines()]
     assert len([line for line in said if line["point"] == "t_key"]) >= 3
 
@@ -56,19 +56,19 @@ def check_mike(device: Device) -> None:
 
     assert (played.difference, played.skipped) == (None, ())
     assert played.points > 10
-    # No draw is in the trace, and none is a matter of indifference.
-    drawn = draws.read_text().split()
+    # No secret is in the trace, and with others it is another one.
+    drawn = [line.removeprefix("draw ") for line in secrets.read_text().splitlines()]
     text = trace.read_text()
     assert not any(draw in text for draw in drawn if len(draw) == 64)
-    secret = next(number for number, draw in enumerate(drawn) if len(draw) == 64)
-    draws.write_text("\n".join([*drawn[:secret], "00" * 32, *drawn[secret + 1 :]]))
+    others = ["11" * 32 if len(draw) == 64 else draw for draw in drawn]
+    secrets.write_text("".join(f"draw {draw}\n" for draw in others))
     assert replay(device.config, trace).difference is not None
 
 
 def test_a_recording_replays_to_the_same_points(lan: Lan) -> None:
     first = lan.devices[0]
     for daemon in ("idpd", "miked"):
-        first.launch(daemon, "--record-datagrams", "--record-draws")
+        first.launch(daemon, "--record-datagrams", "--record-secrets")
     for daemon in ("idpd", "miked"):
         first.wait_ready(daemon)
     for device in lan.devices[1:]:

@@ -19,8 +19,8 @@ EVENT = {"wall_ns": 1, "mono_ns": 1, "device": "d1", "daemon": "idpd", "point": 
         ("junk", "trace:1: no line of a trace"),
         ('{"point": "event"}', "trace:1: no line of a trace"),
         (json.dumps({**EVENT, "daemon": "mproxyd", "type": "Stopped"}), "is not of one process"),
-        (json.dumps({**EVENT, "daemon": "miked", "type": "Stopped"}), "with --record-draws too"),
-        (json.dumps({**EVENT, "type": "Stopped"}), "idpd.draws: No such file"),
+        (json.dumps({**EVENT, "daemon": "miked", "type": "Stopped"}), "with --record-secrets too"),
+        (json.dumps({**EVENT, "type": "Stopped"}), "idpd.secrets: No such file"),
     ],
 )
 def test_what_is_no_recording(
