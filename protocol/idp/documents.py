@@ -36,6 +36,9 @@ PIECE_LENGTH = 1024
 PARTS_MAX = 25
 """Parts of one document: 24 KiB of revocation list and some room."""
 
+LENGTH_MAX = PIECE_LENGTH * PARTS_MAX
+"""Bytes of the largest document that can travel."""
+
 PART_OVERHEAD = 22
 DOCUMENT_ID_LENGTH = 16
 
@@ -192,7 +195,7 @@ def document_id(document: bytes) -> bytes:
 
 
 def split(document: bytes) -> list[Part]:
-    """Return the parts of a document of 1 to `PIECE_LENGTH` times `PARTS_MAX` bytes."""
+    """Return the parts of a document of 1 to `LENGTH_MAX` bytes."""
     pieces = [
         document[start : start + PIECE_LENGTH] for start in range(0, len(document), PIECE_LENGTH)
     ]
@@ -202,7 +205,7 @@ def split(document: bytes) -> list[Part]:
 
 def fits(document: bytes) -> bool:
     """Return whether a document can travel."""
-    return 1 <= len(document) <= PIECE_LENGTH * PARTS_MAX
+    return 1 <= len(document) <= LENGTH_MAX
 
 
 def encode_chain(chain: Sequence[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import Effect, Instant, Log, SendDatagram, SetTimer
 from protocol.identity import PROTOCOL_IDP, CrlEntry, Identity, Peer
-from protocol.idp.documents import ENTRIES_MAX, Request, Subject, fits, split
+from protocol.idp.documents import ENTRIES_MAX, LENGTH_MAX, Request, Subject, fits, split
 from protocol.idp.hellos import GROUP
 from protocol.idp.messages import NO_DIGEST, MessageKind
 
@@ -140,7 +140,8 @@ class Revocations:
 
     def _send(self, der: bytes, to: IPv6Address | None, now: Instant) -> list[Effect]:
         if not fits(der):
-            return [Log("error", f"a revocation list of {len(der)} bytes is too long to hand on")]
+            text = f"a revocation list of {len(der)} bytes is too long to hand on: more than"
+            return [Log("error", f"{text} {LENGTH_MAX}; every device needs it as a file")]
         self._counters.count("idp.revocations_sent")
         parts = [part.encode() for part in split(der)]
         seal = self._identity.seal

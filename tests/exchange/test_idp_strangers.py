@@ -336,6 +336,7 @@ def test_chain_of_a_hundred_certificates(victim: Device) -> None:
     for part in split(hundred):
         attacker.send(MessageKind.CERTIFICATE, part.encode())
     assert victim.counter("IDP-50") == 2
+    assert sum("(IDP-50)" in log.text for log in victim.logs) == 1
     assert parsed(victim) == 0
 
 
