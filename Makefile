@@ -11,6 +11,9 @@ EXPERIMENT_ARGS ?=
 # Which seeds `make sim` runs, and what else testbed sim takes, for example SIM_ARGS="--members 10".
 SEEDS ?= 1..5000
 SIM_ARGS ?=
+# How long `make fuzz` goes on, in seconds, and what else tests.fuzz takes, as --target engine-mike.
+FUZZ_TIME ?= 600
+FUZZ_ARGS ?=
 # FRR=no: do not build FRR; black routers then use static multicast routes.
 FRR ?=
 # Where kernel tests run: auto, native or vm.
@@ -32,7 +35,7 @@ NONE_CHOSEN := { [ $$? = 5 ] && [ -n '$(strip $(PYTEST_ARGS))' ]; }
 # Under sudo, what root made goes to the owner of the project; the status stays.
 HAND_OVER := status=$$?; testbed/setup/setup.sh owner; exit $$status
 
-.PHONY: help setup check format test test-here test-kernel test-vm sim experiment bench figures clean distclean
+.PHONY: help setup check format test test-here test-kernel test-vm fuzz sim experiment bench figures clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -65,6 +68,11 @@ test-kernel: setup # everything that needs kernel SAs, in one guest if need be
 
 test-vm: setup # the guest itself, seen from outside
 	$(PYTEST) -m vm $(PYTEST_ARGS) || $(NONE_CHOSEN)
+
+fuzz: setup ## every decoder and engine under hostile input (FUZZ_TIME=600 seconds in sum)
+	@$(VENV)/pip install --quiet --only-binary=atheris -e '.[fuzz]' \
+		|| echo 'no wheel of atheris for this Python: inputs are damaged at random instead'
+	$(VENV)/python -m tests.fuzz --seconds $(FUZZ_TIME) --work .cache/fuzz $(FUZZ_ARGS)
 
 sim: setup ## many seeds of the deterministic simulator on all cores (SEEDS=1..5000)
 	$(TESTBED) sim --seeds $(SEEDS) --jobs $$(nproc) $(SIM_ARGS)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from testbed.network_nodes import xfrm_interface
 from testbed.processes import ProcessTable
 from testbed.spec import Node, Topology
 from testbed.trace import Event, TraceReader
+from testbed.users import DeviceUsers, give, hand_over
 from testbed.wiring import Wiring, black_interface
 
 DAEMONS: Final = ("miked", "idpd")
@@ -69,6 +70,7 @@ class DeviceSettings:
         sections: section -> values that replace or add to the defaults.
         injected_offset_us: shift of this device's wall clock.
         pre_deployed: whether it has all other devices' certificates from the start.
+        users: whom its daemons become; None: they stay who we are.
     """
 
     sa_backend: str
@@ -77,6 +79,7 @@ class DeviceSettings:
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     injected_offset_us: int = 0
     pre_deployed: bool = True
+    users: DeviceUsers | None = None
 
 
 def make_pki(directory: Path, topology: Topology) -> Coalition:
@@ -172,9 +175,9 @@ def render(
         sections["identity"]["peers"] = str(run_directory / _NO_PEERS)
         sections["identity"]["cache"] = str(run_directory / _LEARNED)
     if node.host is not None:
-        # The legs of a gateway hand each other what they learn (docs/gateways.md, GATE-19).
-        shared = run_directory.parent / f"{node.host}-{_LEARNED}"
-        sections["identity"]["cache"] = str(shared)
+        sections["identity"]["cache"] = str(_shared_cache(node.host, run_directory))
+    if settings.users is not None:
+        sections["users"] = dict(settings.users.as_section())
     for name, values in settings.sections.items():
         sections.setdefault(name, {}).update(values)
     if sections["ipsec"]["unicast"] != "off" and node.host is None:
@@ -186,6 +189,11 @@ def render(
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _shared_cache(host: str, run_directory: Path) -> Path:
+    """Return where a gateway's legs hand each other what they learn (docs/gateways.md, GATE-19)."""
+    return run_directory.parent / f"{host}-{_LEARNED}"
 
 
 class NurseryChild:
@@ -247,9 +255,19 @@ class Device:
         self.directory.mkdir(mode=0o700)
         if not settings.pre_deployed:
             (self.directory / _NO_PEERS).mkdir()
+        psk = settings.sections.get("ipsec", {}).get("psk")
+        if settings.users is not None and psk is not None:
+            own = self.directory / "psk"
+            shutil.copyfile(psk, own)
+            ipsec = {**settings.sections["ipsec"], "psk": str(own)}
+            settings = replace(settings, sections={**settings.sections, "ipsec": ipsec})
         self.config.write_text(
             render(node, topology, settings, pki, self.directory), encoding="utf-8"
         )
+        if settings.users is not None:
+            hand_over(settings.users, self.config, self.directory, pki)
+            if node.host is not None:
+                give(_shared_cache(node.host, self.directory), settings.users)
 
     def launch(
         self, network: Network, processes: ProcessTable, nursery: Nursery | None = None

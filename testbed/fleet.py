@@ -54,6 +54,7 @@ from testbed.spec import Topology
 from testbed.surroundings import Surroundings
 from testbed.trace import Event
 from testbed.turns import give_turns
+from testbed.users import FleetUsers
 from testbed.wait import wait_until
 from testbed.watch import GroupWatch, TraceLog, check_sads
 from testbed.wiring import Wiring
@@ -197,11 +198,10 @@ class Fleet:
 
     def _prepare_devices(self) -> None:
         coalition = make_pki(self._directory / "pki", self.topology)
-        sections: dict[str, Mapping[str, Any]] = {
-            "idp": self.options.idp,
-            "mike": self.options.mike,
-            "ipsec": self.options.ipsec,
-        }
+        users = FleetUsers(self._directory)
+        self.facts["daemons_as_root"] = users.why_not
+        given = self.options
+        sections = {"idp": given.idp, "mike": given.mike, "ipsec": given.ipsec}
         if self.options.ipsec.get("unicast") == "psk":
             sections["ipsec"] = {**self.options.ipsec, "psk": str(make_psk(self._directory))}
         for node in self.topology.members:
@@ -213,6 +213,7 @@ class Fleet:
                 sections,
                 self.options.injected_offset_us.get(node.name, 0),
                 self.options.pre_deployed,
+                users.of(node.host or node.name),
             )
             files = coalition.files(node.name)
             device.prepare(node, self.topology, settings, files.directory)

@@ -10,8 +10,8 @@ NEW = ".new"
 """Ends the name under which a file is written before it gets its own."""
 
 
-def replace(path: Path, data: bytes, *, durable: bool) -> None:
-    """Write a file of mode 0600 beside its place and rename it.
+def replace(path: Path, data: bytes, *, durable: bool, mode: int = 0o600) -> None:
+    """Write a file beside its place and rename it.
 
     Args:
         path: of the file.
@@ -19,6 +19,7 @@ def replace(path: Path, data: bytes, *, durable: bool) -> None:
         durable: return only when file and name are on the disk (fsync of both): a power cut after
             that changes nothing. Without it a power cut may leave the old content, or a part of
             the new, so whoever reads must be able to tell.
+        mode: of the file.
 
     Raises:
         OSError: the disk refused; the old content is still there, and nothing is left beside it.
@@ -28,6 +29,7 @@ def replace(path: Path, data: bytes, *, durable: bool) -> None:
     try:
         descriptor = os.open(new, flags, 0o600)
         try:
+            os.fchmod(descriptor, mode)
             left = memoryview(data)
             while left:
                 left = left[os.write(descriptor, left) :]

@@ -10,9 +10,11 @@ classes (`protocol.idp.config.IdpConfig`, `protocol.mike.config.MikeConfig`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any
 
 from protocol.core.errors import LocalError
 from protocol.daemon.tables import (
@@ -22,7 +24,7 @@ from protocol.daemon.tables import (
     read_tables,
 )
 from protocol.identity.files import load_secret
-from protocol.idp.config import IdpConfig
+from protocol.idp.config import PSK_LENGTH, IdpConfig
 from protocol.mike.config import MikeConfig
 
 BACKENDS = ("netlink", "command", "pfkey", "memory")
@@ -124,15 +126,21 @@ class DeviceConfig:
         return self.device.run_directory / "keys"
 
 
-def load(path: Path) -> DeviceConfig:
+def load(path: Path, *, with_psk: bool = True) -> DeviceConfig:
     """Read and check the file of one device.
+
+    Args:
+        path: of the file.
+        with_psk: False: leave the pre-shared key where it is and take zeros in its place. Only
+            idpd uses it, and only idpd can read it where the daemons are two users.
 
     Raises:
         ConfigFileError: one line that names the file and, if it can be read, section and field.
     """
     tables = read_tables(path)
     tables.pop("mproxy", None)
-    return _DeviceReader(path, tables).device_config()
+    tables.pop("users", None)
+    return _DeviceReader(path, tables, with_psk=with_psk).device_config()
 
 
 _CHANNEL_KEYS = frozenset({"group", "port"})
@@ -140,6 +148,10 @@ _CHANNEL_KEYS = frozenset({"group", "port"})
 
 class _DeviceReader(TableReader):
     """Reads the sections of idpd and miked; [mproxy] is checked by mproxyd alone."""
+
+    def __init__(self, path: Path, tables: Mapping[str, Any], *, with_psk: bool) -> None:
+        super().__init__(path, tables)
+        self._with_psk = with_psk
 
     def device_config(self) -> DeviceConfig:
         """Read every section; refuse what is left over."""
@@ -229,6 +241,8 @@ class _DeviceReader(TableReader):
 
     def psk(self) -> bytes:
         path = self.path("ipsec", "psk")
+        if not self._with_psk:
+            return bytes(PSK_LENGTH)
         try:
             return load_secret(path)
         except LocalError as error:

@@ -59,7 +59,7 @@ def make_process(daemon: str, config_path: Path, flags: frozenset[str]) -> Daemo
         return GatewayService(gatewayconfig.load(config_path), **options)
     from protocol.daemon.config import load
 
-    config = load(config_path)
+    config = load(config_path, with_psk=daemon == "idpd")
     options["recording_secrets"] = RECORD_SECRETS in flags
     if daemon == "idpd":
         from protocol.daemon.idpservice import IdpService
@@ -79,6 +79,10 @@ def run(daemon: str, config_path: Path, flags: frozenset[str]) -> int:
     from protocol.core.errors import LocalError
 
     try:
+        if os.geteuid() == 0:
+            from protocol.daemon.privileges import become_user
+
+            become_user(daemon, config_path)
         return make_process(daemon, config_path, flags).run()
     except LocalError as error:
         sys.stderr.write(f"{daemon}: {' '.join(str(error).splitlines())}\n")

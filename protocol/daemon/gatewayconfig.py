@@ -99,7 +99,7 @@ class _Reader(TableReader):
             partition = self.text(section, "partition")
             if partition in found:
                 self.fail(section, "partition", f"is {partition!r} in two legs")
-            found[partition] = config.load(self.path(section, "config"))
+            found[partition] = config.load(self.path(section, "config"), with_psk=False)
             self.refuse_leftovers(section)
         return found
 

@@ -165,14 +165,12 @@ class Nursery:
 def serve() -> int:
     """Fork daemons as asked on standard input, until it closes."""
     import protocol.daemon.gatewayservice
-    import protocol.daemon.idpservice
-    import protocol.daemon.mikeservice
     import protocol.daemon.mproxyservice
-    import protocol.identity.certificates
-    import protocol.xfrm.backends
     import protocol.xfrm.namespace  # noqa: F401
+    from protocol.daemon.privileges import preload
     from protocol.daemon.warmup import warm_up
 
+    preload()
     warm_up()
     gc.collect()
     gc.freeze()
@@ -238,6 +236,7 @@ def _become(request: dict[str, Any], output: int, children: dict[int, int]) -> N
         with in_namespace(request["namespace"]):
             child_flags = frozenset({entry.EXIT_WITH_PARENT, entry.BATCH, *request["flags"]})
             status = entry.run(daemon, Path(request["config"]), child_flags)
+            os._exit(status)  # here: another user than root may not go back to our namespace
     except BaseException as error:
         os.write(2, f"{request.get('daemon')}: {error}\n".encode())
     finally:

@@ -7,6 +7,7 @@ behind.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.memory import Memory
 from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.policyfile import load_policy
+from protocol.daemon.privileges import protect_memory
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import GroupSocket, LocalSocket
 from protocol.daemon.warmup import warm_up
@@ -125,6 +127,7 @@ class Service(DaemonProcess):
 
     def open_all(self, stack: ExitStack) -> None:
         """Load the identity, make the engine, open both channels."""
+        self._protect()
         self.keys = KeyDirectory(self.config.key_directory)
         self.memory = Memory(self.config.state_directory, self.daemon, self.log)
         self.identity = self.load_identity()
@@ -307,6 +310,13 @@ class Service(DaemonProcess):
         self.idle()
         self.state = State.ARMED
         self._set_trigger()
+
+    def _protect(self) -> None:
+        """Keep our memory to ourselves; say what could not be had, and whether this is root."""
+        for text in protect_memory():
+            self.log.write("warning", text)
+        if os.geteuid() == 0:
+            self.log.write("warning", "this daemon runs as root: [users] would name its own user")
 
     def _remember(self, trigger_wall_ns: int) -> None:
         """Put on the disk what the instance of this trigger must not repeat."""

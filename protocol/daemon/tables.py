@@ -24,7 +24,7 @@ INTERFACE_NAME_MAX = 15
 
 SECTIONS = (
     "device", "black", "identity", "policy", "local", "idp", "mike", "ipsec", "clock", "start",
-    "state", "mproxy", "gateway",
+    "state", "users", "mproxy", "gateway",
 )  # fmt: skip
 """Every section that one of the daemons reads."""
 

@@ -42,7 +42,8 @@ class TrustCache:
             if not path.exists() and len(list(self._directory.iterdir())) >= FILES_MAX:
                 self._log.write("error", f"{self._directory}: more than {FILES_MAX} files")
                 return
-            atomicfile.replace(path, effect.data, durable=effect.kind != CERTIFICATE)
+            durable = effect.kind != CERTIFICATE
+            atomicfile.replace(path, effect.data, durable=durable, mode=0o644)  # miked reads it too
         except OSError as error:
             self._log.write("error", f"{path}: cannot be written: {error.strerror}")
 

@@ -20,7 +20,11 @@ def read_file(path: Path) -> bytes:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a secret: a regular file of ours (or root's) with mode 0600 or 0400, else refuse."""
+    """Read a secret: a regular file of ours (or root's) with mode 0600 or 0400, else refuse.
+
+    Root may give a secret to the group that a device's two daemons share: mode 0640 or 0440, and
+    that group is this process's own. Root's own group is no such group.
+    """
     return _read(path, private=True)
 
 
@@ -46,7 +50,9 @@ def _read(path: Path, *, private: bool) -> bytes:
 def _check_private(path: Path, status: os.stat_result) -> None:
     """Refuse a secret that others may read or may have put there."""
     mode = stat.S_IMODE(status.st_mode)
-    if mode not in (0o600, 0o400):
+    given = status.st_uid == 0 != status.st_gid
+    shared = given and (status.st_gid == os.getegid() or os.geteuid() == 0)
+    if mode not in (0o600, 0o400) and not (shared and mode in (0o640, 0o440)):
         raise LocalError(f"{path}: mode {mode:04o}, must be 0600")
     if status.st_uid not in (0, os.geteuid()):
         raise LocalError(f"{path}: belongs to user {status.st_uid}, must be ours")

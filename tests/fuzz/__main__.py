@@ -22,7 +22,7 @@ from tests.fuzz.one import has_atheris
 KEPT_BYTES_MAX = 9000
 """Of a target's corpus in the tree, so that all of them stay below 300 KB in hex."""
 
-GRACE_S = 120
+GRACE_S = 600
 
 
 def main() -> int:
