@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from testbed.sim.people import Crypto
 from testbed.sim.run import run
 from testbed.sim.scenario import draw
@@ -16,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(1, 6)
 
 
-def digests_in_a_process(hash_seed: str) -> list[str]:
+def digests_in_a_process(hash_seed: str, mode: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", "sim", "--seeds", "1..5", "--json"],
+        [sys.executable, "-m", "testbed.cli", "sim", "--seeds", "1..5", "--mode", mode, "--json"],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
@@ -29,11 +31,12 @@ def digests_in_a_process(hash_seed: str) -> list[str]:
     return [json.loads(line)["digest"] for line in done.stdout.splitlines()]
 
 
-def test_two_processes_with_other_hash_seeds_give_the_same_trace() -> None:
-    first = digests_in_a_process("0")
+@pytest.mark.parametrize("mode", ["ka", "auto"])
+def test_two_processes_with_other_hash_seeds_give_the_same_trace(mode: str) -> None:
+    first = digests_in_a_process("0", mode)
     assert len(set(first)) == len(SEEDS)
-    assert digests_in_a_process("4711") == first
-    assert [run(draw(seed)).digest for seed in SEEDS] == first
+    assert digests_in_a_process("4711", mode) == first
+    assert [run(draw(seed, mode=mode)).digest for seed in SEEDS] == first
 
 
 def test_real_and_modelled_cryptography_see_the_same_scenario() -> None:
