@@ -29,9 +29,9 @@ SETTLED_MS = 12_000
 FLAP_MS_MAX = 1_900
 """Two lost hellos, a third one late: shorter than the dead interval of IDP and `tm_silence_ms`."""
 
-REKEY_INTERVAL_MS = 12_000
-"""Where MIKE renews the key by itself: nine tenths of it, less the 3.5 s in which an epoch's SAs
-come and the older ones go, leave enough time without change to be taken for rest."""
+REKEY_INTERVAL_MS = 15_000
+"""Where MIKE renews the key by itself: nine tenths of it, less the 4 s in which an epoch's SAs and
+those of the pairs come and the older ones go, are more than `testbed.sim.world.STABLE_MS`."""
 
 MODES = tuple(mode.value for mode in Mode)
 """Modes of MIKE."""

@@ -238,6 +238,7 @@ class World:
         begun_ms = self.now_ms
         clocks = any(fault.kind is Kind.CLOCK for fault in self.scenario.faults)
         limit_ms = LIVENESS_AFTER_CLOCKS_MS if clocks else LIVENESS_MS
+        limit_ms += self.scenario.rekey_interval_ms  # a renewal that ends one rest, and the next
         quiet_since_ms: float | None = None
         seen = -1
         objection: Violation | None = None
