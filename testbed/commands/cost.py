@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from testbed.errors import TestbedError
 
 if TYPE_CHECKING:
     from testbed.sim.scale import Cost
@@ -45,7 +50,14 @@ class Sizes(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--members", type=Sizes(), default=(10, 50, 100), help="Sizes of the group.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def cost(*, mode: tuple[str, ...], members: tuple[int, ...], as_json: bool) -> None:
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write mike_cost.csv and a figure into this folder, too.",
+)
+def cost(
+    *, mode: tuple[str, ...], members: tuple[int, ...], as_json: bool, output: Path | None
+) -> None:
     """Count what a join, a leave and a lost TM cost in groups of some sizes.
 
     Counted, not timed: messages for all, their datagrams and bytes, what only a newcomer gets,
@@ -54,9 +66,13 @@ def cost(*, mode: tuple[str, ...], members: tuple[int, ...], as_json: bool) -> N
     datagram at its sender, one check at each receiver.
 
     \b
+    Without --mode, sizes that a mode does not have are left out.
+
+    \b
     Examples:
       testbed cost --members 3,10,50,100
       testbed cost --mode kd --members 1000,10000 --json
+      testbed cost --members 3,10,50,250,1000,10000 --output results/mike-cost
     """
     from protocol.mike.config import Mode
     from testbed.sim.scale import SIZES, costs
@@ -64,12 +80,31 @@ def cost(*, mode: tuple[str, ...], members: tuple[int, ...], as_json: bool) -> N
     modes = [Mode(name) for name in mode or ("ka", "kd")]
     if not as_json:
         click.echo("  ".join(HEADER))
+    rows: list[dict[str, Any]] = []
     for which in modes:
         for size in members:
+            if size >= SIZES[which] and not mode:
+                continue
             if size >= SIZES[which]:
                 raise click.UsageError(f"mode {which} has at most {SIZES[which]} members")
             for found in costs(which, size):
+                rows.append(found.as_json())
                 click.echo(json.dumps(found.as_json()) if as_json else _line(found))
+    if output is not None:
+        _write(rows, output)
+
+
+def _write(rows: list[dict[str, Any]], folder: Path) -> None:
+    mike_cost = importlib.import_module("experiments.plots.mike_cost")
+    try:
+        files = mike_cost.draw(rows, folder)
+        with (folder / "mike_cost.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise TestbedError(f"cannot write to {folder}: {error.strerror}") from None
+    click.echo(f"{folder}: mike_cost.csv, {', '.join(path.name for path in files)}", err=True)
 
 
 def _line(found: Cost) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -63,6 +65,26 @@ def test_the_command_prints_what_was_counted() -> None:
     table = CliRunner().invoke(command_line, ["cost", "--mode", "ka", "--members", "4"])
     assert table.exit_code == 0
     assert len(table.stdout.splitlines()) == 4
+
+
+def test_both_modes_are_on_one_figure_and_sizes_that_one_lacks_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "cost"
+    command = ["cost", "--members", "5,300", "--output", str(folder)]
+    assert CliRunner().invoke(command_line, command).exit_code == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "mike_cost.csv",
+        "mike_cost.png",
+        "mike_cost.pdf",
+    }
+    with (folder / "mike_cost.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["mode"], row["members"]) for row in rows}
+    assert found == {("ka", "5"), ("kd", "5"), ("kd", "300")}
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    wrong = CliRunner().invoke(command_line, [*command[:-1], str(blocked / "x")])
+    assert wrong.exit_code == 1
+    assert "cannot write" in str(wrong.output) + str(wrong.exception)
 
 
 @pytest.mark.parametrize("wrong", [["--members", "2"], ["--members", "x"], ["--members", "300"]])
