@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from experiments.campaign import PlannedStep, Repetition
 from experiments.latencies import StepRecord
 from experiments.ledger import Ledger
-from experiments.outcome import NS_PER_S, Context, Outcome, fail
+from experiments.outcome import NS_PER_S, Context, Outcome, blank, fail
 from experiments.redside import GROUPS, RedSide
 from experiments.streams import Arrivals, Flow
 from experiments.verdicts import Verdicts
@@ -84,16 +84,7 @@ class Delivery:
             self._keys.close()
 
     def _blank(self, step: PlannedStep) -> StepRecord:
-        return StepRecord(
-            campaign=self._campaign.kind,
-            variant=self._repetition.variant.name,
-            repetition=self._repetition.index,
-            step=step.index,
-            group_size=step.group_size,
-            subject=self._fleet.devices[step.subject - 1],
-            method=step.method,
-            expected=tuple(self._fleet.devices),
-        )
+        return blank(self._repetition, step, self._fleet.devices, self._fleet.devices)
 
     # --- the repetition --------------------------------------------------------------------------
 

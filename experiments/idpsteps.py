@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.campaign import PlannedStep, Repetition
 from experiments.errors import ExperimentError
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, fail
+from experiments.outcome import Context, Outcome, blank, fail
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
 from testbed.trace import Event
 
@@ -48,16 +48,8 @@ class IdpSteps:
         raise AssertionError(self)
 
     def _blank(self, step: PlannedStep) -> StepRecord:
-        return StepRecord(
-            campaign=self.campaign.kind,
-            variant=self.variant.name,
-            repetition=self.repetition.index,
-            step=step.index,
-            group_size=step.group_size,
-            subject=self.fleet.devices[step.subject - 1],
-            method=step.method,
-            expected=tuple(self.fleet.devices[: step.group_size]),
-        )
+        members = self.fleet.devices[: step.group_size]
+        return blank(self.repetition, step, self.fleet.devices, members)
 
     def run(self) -> Outcome:
         """Run all steps; only KeyboardInterrupt and errors of ours pass through."""

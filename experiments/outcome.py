@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.campaign import PlannedStep, Repetition
 from experiments.latencies import StepRecord
 
 NS_PER_S = 1_000_000_000
@@ -67,3 +68,26 @@ def fail(record: StepRecord, reason: str) -> None:
     record.status = "failed"
     text = " ".join(reason.split())
     record.reason = f"{record.reason}; {text}" if record.reason else text
+
+
+def blank(
+    repetition: Repetition, step: PlannedStep, devices: Sequence[str], expected: Iterable[str]
+) -> StepRecord:
+    """Return the record of a step that has not begun.
+
+    Args:
+        repetition: whose step it is.
+        step: as planned.
+        devices: of the fleet.
+        expected: those that take part.
+    """
+    return StepRecord(
+        campaign=repetition.campaign.kind,
+        variant=repetition.variant.name,
+        repetition=repetition.index,
+        step=step.index,
+        group_size=step.group_size,
+        subject=devices[step.subject - 1],
+        method=step.method,
+        expected=tuple(expected),
+    )

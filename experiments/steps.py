@@ -20,7 +20,7 @@ from experiments.latencies import (
     event_rows,
     repetition_rows,
 )
-from experiments.outcome import NS_PER_S, Context, Outcome, Time, fail
+from experiments.outcome import NS_PER_S, Context, Outcome, Time, blank, fail
 from experiments.unicast import UnicastJoins
 from experiments.wan import Wan
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
@@ -76,16 +76,7 @@ class RepetitionRunner:
 
     def _blank(self, step: PlannedStep) -> StepRecord:
         expected = tuple(self._name(n) for n in range(1, step.group_size + 1))
-        return StepRecord(
-            campaign=self._campaign.kind,
-            variant=self._repetition.variant.name,
-            repetition=self._repetition.index,
-            step=step.index,
-            group_size=step.group_size,
-            subject=self._name(step.subject),
-            method=step.method,
-            expected=expected,
-        )
+        return blank(self._repetition, step, self._fleet.devices, expected)
 
     def run(self) -> Outcome:
         """Run it; only KeyboardInterrupt and errors of ours pass through."""

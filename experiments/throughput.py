@@ -13,10 +13,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.campaign import PlannedStep, Repetition
+from experiments.campaign import Repetition
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, fail
-from testbed.errors import DaemonDiedError, TestbedError
+from experiments.outcome import Context, Outcome
+from experiments.streamsteps import StreamSteps
+from testbed.errors import TestbedError
 from testbed.redstreams import Part, RedStreams, StreamSpec, streams_by_source
 from testbed.spec import Node
 from testbed.surroundings import lans
@@ -44,57 +45,17 @@ def run(fleet: Fleet, repetition: Repetition, context: Context) -> Outcome:
     return _Throughput(fleet, repetition, context).run()
 
 
-class _Throughput:
+class _Throughput(StreamSteps):
+    table = "throughput.csv"
+
     def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
-        self._fleet = fleet
-        self._repetition = repetition
-        self._campaign = repetition.campaign
-        self._context = context
+        super().__init__(fleet, repetition, context)
         self._lans = {name: clients for name, clients in lans(fleet.topology).items() if clients}
-        self._broken = ""
-        self._rows: list[dict[str, Any]] = []
-        self._records = [self._blank(step) for step in repetition.steps]
         self._receivers: dict[str, Part] = {}
 
-    def _blank(self, step: PlannedStep) -> StepRecord:
-        return StepRecord(
-            campaign=self._campaign.kind,
-            variant=self._repetition.variant.name,
-            repetition=self._repetition.index,
-            step=step.index,
-            group_size=step.group_size,
-            subject=self._fleet.devices[step.subject - 1],
-            method=step.method,
-            expected=tuple(self._fleet.devices),
-        )
-
-    def run(self) -> Outcome:
-        """Start all devices, send at every level, park the devices."""
-        fleet = self._fleet
-        try:
-            self._measure()
-        except TestbedError as error:
-            self._broken = str(error) if isinstance(error, DaemonDiedError) else ""
-            self._give_up(str(error))
-        try:
-            for device in reversed(fleet.devices):
-                fleet.stop(device)
-        except TestbedError as error:
-            self._broken = self._broken or f"parking: {error}"
-        about = {
-            "campaign": self._campaign.kind,
-            "variant": self._repetition.variant.name,
-            "repetition": self._repetition.index,
-            "broken": self._broken,
-        }
-        tables = {
-            "throughput.csv": self._rows,
-            "steps.csv": [record.row() for record in self._records],
-        }
-        return Outcome(tables, self._records, self._broken, about)
-
-    def _measure(self) -> None:
-        fleet = self._fleet
+    def measure(self) -> None:
+        """Start all devices, send at every level."""
+        fleet = self.fleet
         if len(self._lans) < 2:
             raise TestbedError(
                 f"{fleet.topology.name} has no clients behind two devices: name a topology that has"
@@ -121,59 +82,57 @@ class _Throughput:
             part.wait_ready()
         streams.steer(sender, NETWORKS_CPU)
         size = None
-        for record, level in zip(self._records, self._campaign.levels(), strict=True):
+        for record, level in zip(self.records, self.campaign.levels(), strict=True):
             if level[0] != size:  # what was lost at the last rates may have been routing's too
                 size = level[0]
                 self._open_path(streams, sender, record.step)
-            record.begin_wall_ns = self._context.clock.now_ns()
+            record.begin_wall_ns = self.clock.now_ns()
             self._level(streams, sender, record, level)
-            record.status = "ok" if record.status == "not-run" else record.status
-            record.end_wall_ns = self._context.clock.now_ns()
-            self._context.on_step(record)
+            self.finish(record)
 
     def _open_path(self, streams: RedStreams, sender: Node, step: int) -> None:
         """Send slowly until every receiver has heard something: all routes are there then."""
         opening = streams.send(sender, StreamSpec(OPENING_STREAM + step, OPENING_RATE_PPS))
         silent = dict(self._receivers)
-        limit = self._context.clock.now_ns() + self._campaign.check_deadline_ms * 1_000_000
+        limit = self.clock.now_ns() + self.campaign.check_deadline_ms * 1_000_000
         while silent:
             for device, part in list(silent.items()):
                 if any(n >= OPENING_STREAM for n, _ in streams_by_source(part.ask())):
                     del silent[device]
-            self._fleet.check_alive()
-            if silent and self._context.clock.now_ns() >= limit:
+            self.fleet.check_alive()
+            if silent and self.clock.now_ns() >= limit:
                 raise TestbedError(
                     f"nothing of {sender.name}'s stream reaches the red LANs of {', '.join(silent)}"
                 )
-            self._context.clock.sleep(_PAUSE_S)
+            self.clock.sleep(_PAUSE_S)
         opening.stop()
 
     def _level(
         self, streams: RedStreams, sender: Node, record: StepRecord, level: tuple[int, int]
     ) -> None:
         size, rate = level
-        count = max(1, rate * self._campaign.stream_ms // 1000)
+        count = max(1, rate * self.campaign.stream_ms // 1000)
         part = streams.send(sender, StreamSpec(record.step, rate, size, count))
         part.pin(SENDERS_CPU)
         part.wait_ready()
-        self._fleet.idle()
-        record.trigger_wall_ns = self._context.clock.now_ns()
-        sent = part.finish(self._campaign.stream_ms / 1000 + SENDER_SLACK_S)
-        idle = float(self._fleet.idle().mean_percent)
+        self.fleet.idle()
+        record.trigger_wall_ns = self.clock.now_ns()
+        sent = part.finish(self.campaign.stream_ms / 1000 + SENDER_SLACK_S)
+        idle = float(self.fleet.idle().mean_percent)
         record.idle_percent = idle
         for device, receiver in self._receivers.items():
             counts = self._collect(receiver, record.step)
-            self._rows.append(
+            self.rows.append(
                 self._row(record, level, sent, device, counts) | {"idle_percent": idle}
             )
-        self._fleet.check_alive()
+        self.fleet.check_alive()
 
     def _collect(self, receiver: Part, stream: int) -> dict[str, Any]:
         """Ask until nothing of the stream comes any more; return the counts added up."""
         total: dict[str, Any] = {**dict.fromkeys(_COUNTED, 0), "overflow": 0}
         silent = 0
         while silent < _SILENT:
-            self._context.clock.sleep(_PAUSE_S)
+            self.clock.sleep(_PAUSE_S)
             report = receiver.ask()
             total["overflow"] += report["overflow"]
             news = [counts for number, counts in streams_by_source(report) if number == stream]
@@ -200,7 +159,7 @@ class _Throughput:
             "variant": record.variant,
             "repetition": record.repetition,
             "step": record.step,
-            "protection": self._repetition.variant.protection,
+            "protection": self.variant.protection,
             "size_bytes": size,
             "rate_pps": rate,
             "sent_pps": float(sent["rate_pps"]),
@@ -216,11 +175,3 @@ class _Throughput:
             "ok": bool(sent["sent"]),
             "reason": "" if sent["sent"] else "the sender could send nothing",
         }
-
-    def _give_up(self, reason: str) -> None:
-        """Put a failure on the first level that has not been measured, and leave out the rest."""
-        for record in self._records:
-            if record.status == "not-run":
-                fail(record, reason)
-                self._context.on_step(record)
-                return
