@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from protocol.core.engine import DatagramReceived, Started, Stopped
-from protocol.daemon.clock import SystemClock
+from protocol.core.engine import DatagramReceived
 from protocol.daemon.config import DeviceConfig
 from protocol.daemon.controlclient import ControlClient
 from protocol.daemon.effects import CommonEffects, Performer
@@ -18,11 +17,11 @@ from protocol.daemon.gatewayconfig import ROUTE_METRIC, GatewayFile
 from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
 from protocol.daemon.gatewaytrust import LegTrust
 from protocol.daemon.keys import KeyDirectory
-from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
+from protocol.daemon.mproxykernel import Ip4Router, Ip6Router
 from protocol.daemon.mproxysockets import IgmpSocket
 from protocol.daemon.ownidentity import identity_files, read_identity
-from protocol.daemon.process import DaemonProcess
 from protocol.daemon.reconcile import remove_own_routes
+from protocol.daemon.routerprocess import RouterProcess
 from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
 from protocol.daemon.sockets import GroupSocket, filter_program, interface_index
 from protocol.gateway.engine import GatewayEngine
@@ -41,12 +40,6 @@ from protocol.identity.envelope import KIND_OFFSET, PROTOCOL_IDP, VERSION
 from protocol.identity.identity import Identity
 from protocol.idp.events import AddRoute, RemoveRoute, RouteOperation
 from protocol.mproxy.events import (
-    CountersRead,
-    DeleteMfc,
-    FlowCount,
-    FlowKey,
-    ReadCounters,
-    SetMfc,
     Upcall,
 )
 from protocol.mproxy.messages import Family
@@ -72,8 +65,8 @@ def kind_filter() -> array[int]:
     return filter_program(lines)
 
 
-class GatewayService(DaemonProcess):
-    """The process ``gatewayd``; it runs from its start to its end, and never parks."""
+class GatewayService(RouterProcess):
+    """The process ``gatewayd``."""
 
     daemon = "gatewayd"
 
@@ -88,18 +81,16 @@ class GatewayService(DaemonProcess):
         first = next(iter(config.legs.values()))
         super().__init__(
             config.files,
-            SystemClock(first.injected_offset_us * 1000),
+            first.injected_offset_us,
             recording=recording,
             exit_with_parent=exit_with_parent,
             log_level=log_level,
         )
         self._file = config
-        self._running = False
         self._identities: dict[str, Identity] = {}
         self._channels: dict[str, GroupSocket] = {}
         self._idpds: dict[str, LegIdpd] = {}
         self._keys: dict[str, KeyDirectory] = {}
-        self._routers: dict[Family, MulticastRouter] = {}
         self._routes: dict[str, Routes] = {leg: MemoryRoutes() for leg in config.legs}
         self._failed: Counter[str] = Counter()
 
@@ -154,12 +145,12 @@ class GatewayService(DaemonProcess):
         tunnels = [leg.tunnel for leg in self._file.config.legs]
         router6 = Ip6Router(tunnels)
         stack.callback(router6.close)
-        self._routers[Family.IPV6] = router6
+        self.routers[Family.IPV6] = router6
         self.loop.add_reader(router6.fileno(), self._upcalls(router6))
         if self._file.ipv4:
             router4 = Ip4Router(tunnels)
             stack.callback(router4.close)
-            self._routers[Family.IPV4] = router4
+            self.routers[Family.IPV4] = router4
             # The socket of IPv4's router is also that of IGMP, of which a tunnel carries none.
             self.loop.add_reader(router4.fileno(), self._upcalls(IgmpSocket(router4, ())))
 
@@ -168,14 +159,14 @@ class GatewayService(DaemonProcess):
     def _reader(self, partition: str, channel: GroupSocket) -> Callable[[], None]:
         def readable() -> None:
             received = channel.receive()
-            if received is not None and self._running:
+            if received is not None and self.running:
                 self.runtime.deliver(DatagramReceived(partition, received.source, received.payload))
 
         return readable
 
     def _teller(self, partition: str) -> Callable[[LegView | None], None]:
         def tell(view: LegView | None) -> None:
-            if self._running:
+            if self.running:
                 if view is not None:
                     known = self._identities[partition].peer_by_address
                     strangers = any(known(member.address) is None for member in view.up)
@@ -214,16 +205,13 @@ class GatewayService(DaemonProcess):
 
     def begin(self) -> None:
         """Start the engine, and ask the legs."""
-        self._running = True
-        self.runtime.deliver(Started(self.clock.now().wall_ns))
+        super().begin()
         self._poll(_POLL)
 
     def end(self) -> None:
         """Withdraw what was announced, and remove every route."""
-        if self._running:
-            self.loop.cancel_timer(_POLL)
-            self.runtime.deliver(Stopped())
-            self._running = False
+        self.loop.cancel_timer(_POLL)
+        super().end()
 
     # Effects.
 
@@ -234,9 +222,7 @@ class GatewayService(DaemonProcess):
             WithdrawPrefix: lambda effect: self._idpds[effect.leg].withdraw(effect.prefix),
             SetRoute: lambda effect: self._route(effect.leg, AddRoute(effect.prefix)),
             DeleteRoute: lambda effect: self._route(effect.leg, RemoveRoute(effect.prefix)),
-            SetMfc: self._set_mfc,
-            DeleteMfc: lambda effect: self._router(effect.key).delete_route(effect.key),
-            ReadCounters: self._read_counters,
+            **self.routing_table(),
         }
 
     def _fetch_key(self, effect: FetchKey) -> None:
@@ -249,30 +235,13 @@ class GatewayService(DaemonProcess):
             self._failed["gateway.route_failed"] += 1
             self.log.write("warning", f"route {operation.prefix} by leg {leg}: {outcome.text}")
 
-    def _router(self, key: FlowKey) -> MulticastRouter:
-        return self._routers[Family.of(key.group)]
-
-    def _set_mfc(self, effect: SetMfc) -> None:
-        self._router(effect.key).set_route(effect.key, effect.interface, effect.outs)
-
-    def _read_counters(self, effect: ReadCounters) -> None:
-        counts: dict[FlowKey, FlowCount] = {}
-        for key in effect.keys:
-            count = self._router(key).count(key)
-            if count is not None:
-                counts[key] = count
-        self.runtime.deliver(CountersRead(counts))
-
     # Status.
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what sockets, kernel and the legs' idpd refused."""
-        counters = Counter(self._failed)
-        parts = (self._channels, self._idpds, self._routers)
+        counters = Counter(super().more_counters())
+        counters.update(self._failed)
+        parts = (self._channels, self._idpds)
         for source in [part.counters for table in parts for part in table.values()]:
             counters.update(source)
         return counters
-
-    def more_status(self) -> dict[str, Any]:
-        """Return that it runs."""
-        return {"state": "running" if self._running else "ended"}

@@ -7,35 +7,27 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from protocol.core.engine import Started, Stopped
-from protocol.daemon.clock import SystemClock
 from protocol.daemon.effects import CommonEffects, Performer
 from protocol.daemon.mproxyconfig import MproxyFile
 from protocol.daemon.mproxykernel import Ip4Router, Ip6Router, MulticastRouter
 from protocol.daemon.mproxylinks import AddressWatch
 from protocol.daemon.mproxysockets import IgmpSocket, MldSocket, QuerySocket
 from protocol.daemon.mproxyupstream import UpstreamMemberships, check_reverse_path_filter
-from protocol.daemon.process import DaemonProcess
+from protocol.daemon.routerprocess import RouterProcess
 from protocol.mproxy.engine import MproxyEngine
 from protocol.mproxy.events import (
-    CountersRead,
-    DeleteMfc,
-    FlowCount,
-    FlowKey,
     InterfaceChanged,
     JoinUpstream,
     LeaveUpstream,
     MessageReceived,
-    ReadCounters,
     SendQuery,
-    SetMfc,
     Upcall,
 )
 from protocol.mproxy.messages import Address, Family
 
 
-class MproxyService(DaemonProcess):
-    """The process ``mproxyd``; it runs from its start to its end, and never parks."""
+class MproxyService(RouterProcess):
+    """The process ``mproxyd``."""
 
     daemon = "mproxyd"
 
@@ -49,14 +41,12 @@ class MproxyService(DaemonProcess):
     ) -> None:
         super().__init__(
             config.files,
-            SystemClock(config.injected_offset_us * 1000),
+            config.injected_offset_us,
             recording=recording,
             exit_with_parent=exit_with_parent,
             log_level=log_level,
         )
         self._config = config.config
-        self._running = False
-        self._routers: dict[Family, MulticastRouter] = {}
         self._sockets: dict[Family, QuerySocket] = {}
 
     def open_all(self, stack: ExitStack) -> None:
@@ -95,20 +85,13 @@ class MproxyService(DaemonProcess):
         self.loop.add_reader(self._watch.fileno(), self._watch.readable)
 
     def _add(self, family: Family, router: MulticastRouter, sock: QuerySocket) -> None:
-        self._routers[family] = router
+        self.routers[family] = router
         self._sockets[family] = sock
 
     def begin(self) -> None:
         """Start the engine and tell it the addresses: the start-up queries leave."""
-        self._running = True
-        self.runtime.deliver(Started(self.clock.now().wall_ns))
+        super().begin()
         self._watch.refresh()
-
-    def end(self) -> None:
-        """Leave every group and remove every route."""
-        if self._running:
-            self._running = False
-            self.runtime.deliver(Stopped())
 
     def _deliver(self, receive: Callable[[], MessageReceived | Upcall | None]) -> None:
         event = receive()
@@ -122,30 +105,11 @@ class MproxyService(DaemonProcess):
 
     def _table(self) -> dict[type[Any], Performer]:
         return {
-            SetMfc: self._set_mfc,
-            DeleteMfc: self._delete_mfc,
-            ReadCounters: self._read_counters,
+            **self.routing_table(),
             SendQuery: self._send_query,
             JoinUpstream: self._join_upstream,
             LeaveUpstream: self._leave_upstream,
         }
-
-    def _router(self, key: FlowKey) -> MulticastRouter:
-        return self._routers[Family.of(key.group)]
-
-    def _set_mfc(self, effect: SetMfc) -> None:
-        self._router(effect.key).set_route(effect.key, effect.interface, effect.outs)
-
-    def _delete_mfc(self, effect: DeleteMfc) -> None:
-        self._router(effect.key).delete_route(effect.key)
-
-    def _read_counters(self, effect: ReadCounters) -> None:
-        counts: dict[FlowKey, FlowCount] = {}
-        for key in effect.keys:
-            count = self._router(key).count(key)
-            if count is not None:
-                counts[key] = count
-        self.runtime.deliver(CountersRead(counts))
 
     def _send_query(self, effect: SendQuery) -> None:
         family = Family.of(effect.destination)
@@ -163,13 +127,8 @@ class MproxyService(DaemonProcess):
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what kernel and network refused."""
-        counters = Counter(self._upstream.counters)
-        for router in self._routers.values():
-            counters.update(router.counters)
+        counters = Counter(super().more_counters())
+        counters.update(self._upstream.counters)
         for sock in self._sockets.values():
             counters.update(sock.counters)
         return counters
-
-    def more_status(self) -> dict[str, Any]:
-        """Return that it runs."""
-        return {"state": "running" if self._running else "ended"}
