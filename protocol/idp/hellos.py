@@ -287,7 +287,7 @@ class Hellos:
         if audible_mono_ns is not None and now.mono_ns - audible_mono_ns < gap_ns:
             return []
         missed = bool(self._around(now).to_ask)
-        return self._signed(replace(self._content(), asking=missed), now)
+        return self._signed(self._content(), now, asking=missed)
 
     # Answers.
 
