@@ -33,7 +33,7 @@ class Sealed:
 
     Attributes:
         startup_wall_ns: start-up time-stamp of the sender's instance.
-        sequence: number of the datagram from that instance to this receiver, from 1.
+        sequence: number of the datagram among all announcements of that instance, from 1.
         body: what is announced.
         mac: of all before it and both addresses.
     """
@@ -61,9 +61,15 @@ class Sealed:
         return cls(startup_wall_ns, sequence, rest[:-MAC_LENGTH], rest[-MAC_LENGTH:])
 
     def check(
-        self, key: bytes, sender: IPv6Address, receiver: IPv6Address, last_sequence: int
+        self, key: bytes, sender: IPv6Address, receiver: IPv6Address, heard: tuple[int, int]
     ) -> None:
         """Refuse what the pair's other end did not send to us, or what came before.
+
+        Args:
+            key: of the pair.
+            sender: black address of the sender.
+            receiver: ours.
+            heard: instance and number of the newest announcement that was read of the sender.
 
         Raises:
             PeerError: not authentic, or not newer (IDP-45).
@@ -72,8 +78,8 @@ class Sealed:
         expected = _mac(key, sender, receiver, head + self.body)
         if not hmac.compare_digest(expected, self.mac):
             raise PeerError(RULE, "its announcement is not authentic")
-        if self.sequence <= last_sequence:
-            raise PeerError(RULE, f"announcement {self.sequence} came after {last_sequence}")
+        if self.startup_wall_ns == heard[0] and self.sequence <= heard[1]:
+            raise PeerError(RULE, f"announcement {self.sequence} came after {heard[1]}")
 
 
 def seal(
@@ -92,7 +98,7 @@ def seal(
         sender: our black address.
         receiver: the peer's.
         startup_wall_ns: start-up time-stamp of our instance.
-        sequence: one more than in the last datagram to this peer.
+        sequence: one more than in our instance's last announcement, to whomever.
         body: the announcement.
     """
     sealed = _head(startup_wall_ns, sequence) + body

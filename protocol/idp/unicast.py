@@ -70,8 +70,6 @@ class _Pair:
         version: of its list of prefixes that we have; 0: none.
         announced: that list.
         reads: announcements read since ``reads_since_mono_ns``.
-        sent: announcements to it.
-        heard: sequence number of the newest one read.
         rejoin_mono_ns: when to rejoin, because the epoch's SAs were installed before (IDP-27).
     """
 
@@ -81,8 +79,6 @@ class _Pair:
     announced: tuple[Prefix, ...] = ()
     reads: int = 0
     reads_since_mono_ns: int = 0
-    sent: int = 0
-    heard: int = 0
     rejoin_mono_ns: int | None = None
 
 
@@ -124,6 +120,9 @@ class UnicastPairs:
 
     def _forget(self) -> None:
         self._pairs: dict[IPv6Address, _Pair] = {}
+        # Both outlive a pair, which is made anew when its device was lost and is back.
+        self._announced_count = 0
+        self._heard: dict[IPv6Address, tuple[int, int]] = {}
         self._table = PrefixTable()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
         self._renewals: dict[IPv6Address, None] = {}
@@ -336,13 +335,13 @@ class UnicastPairs:
     # Announcements.
 
     def _announced(self, pair: _Pair, announcement: PrefixAnnouncement) -> list[Effect]:
-        pair.sent += 1
+        self._announced_count += 1
         payload = pairseal.seal(
             self._keys.announcements(pair.keys),
             self._own,
             pair.peer.address,
             startup_wall_ns=self._startup_wall_ns,
-            sequence=pair.sent,
+            sequence=self._announced_count,
             body=announcement.encode(),
         )
         return [SendDatagram(CHANNEL, payload, pair.peer.address)]
@@ -359,8 +358,9 @@ class UnicastPairs:
             sealed = pairseal.Sealed.decode(event.payload)
             rules.check_announcer(pair.keys.startup_wall_ns, sealed.startup_wall_ns)
             key = self._keys.announcements(pair.keys)
-            sealed.check(key, event.source, self._own, pair.heard)
-            pair.heard = sealed.sequence
+            heard = self._heard.get(event.source, (0, 0))
+            sealed.check(key, event.source, self._own, heard)
+            self._heard[event.source] = sealed.startup_wall_ns, sealed.sequence
             announcement = PrefixAnnouncement.decode(sealed.body)
         except PeerError as error:
             return self._refuse(name, error, now)

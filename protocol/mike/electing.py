@@ -93,6 +93,14 @@ class Elector(Member):
         again_ns = self.spread_ns(self.config.status_interval_ms // 4 or 1)
         self.after_ns(TIMER_SILENCE, min(left_ns, again_ns))
 
+    def look_at_tm(self) -> None:
+        """MIKE-22: IDP hears the TM that we took for gone; it must show that it is TM still.
+
+        It may have left and come back as a member of a group that we have missed.
+        """
+        if not self.runs(TIMER_SILENCE):
+            self.expect_tm()
+
     def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
         """MIKE-22: a TM that restarted knows nothing of our group any more."""
         if sender != self.tm or self.state not in (State.MEMBER, State.JOINING):

@@ -198,6 +198,8 @@ class MikeEngine(Renewer):
             self._on_join_self()
         else:
             self.liveness.heard(signal.peer)
+            if signal.peer == self.tm and self.state is State.MEMBER:
+                self.look_at_tm()
 
     def _on_credential(self, credential: Credential) -> None:
         """IDP learned a certificate or a revocation list: it counts here too if it is good."""

@@ -106,6 +106,26 @@ def test_idp_45_only_the_other_end_of_the_pair_and_only_once() -> None:
     assert a.counter("IDP-45") == 7
 
 
+def test_device_that_one_side_has_lost_is_understood_as_soon_as_it_is_back() -> None:
+    """Only B loses A: A's pair lives on, B's is made anew."""
+    network, (a, b) = joined(2)
+    for _ in range(20):  # each has said much
+        for change in (PrefixAdded, PrefixRemoved):
+            b.feed(change(ip_network("fd00:2:0:1::/64")))
+            network.run(50)
+    network.run(5000)
+    network.drops = lambda sender, receiver: sender is a
+    network.run(5000)
+    assert peer(b, a)["state"] == "lost"
+    assert peer(a, b)["state"] == "up"
+    network.drops = lambda sender, receiver: False
+    network.run(1500)
+    keyed(network, 2, [a, b], 5000)
+    assert routes(a) == ["fd00:2::/64"]
+    assert routes(b) == ["10.1.0.0/24", "fd00:1::/64"]
+    assert a.counter("IDP-45") == b.counter("IDP-45") == 0
+
+
 def test_vector_of_the_document() -> None:
     found = re.search(r"Vector: secret 32 times `05`.*?`([0-9a-f]{60,})`", DOCUMENT, re.DOTALL)
     assert found is not None
@@ -113,7 +133,7 @@ def test_vector_of_the_document() -> None:
     key = announcement_key(b"\x05" * 32, other, one)
     datagram = bytes.fromhex(found[1])
     taken = Sealed.decode(datagram)
-    taken.check(key, one.address, other.address, 0)
+    taken.check(key, one.address, other.address, (0, 0))
     assert (taken.startup_wall_ns, taken.sequence) == (9, 1)
     assert PrefixAnnouncement.decode(taken.body).version == 3
 

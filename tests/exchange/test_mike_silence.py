@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.idpmike import SignalKind
 from protocol.mike.messages import Kind
 from tests.support.world import MS, World
 
@@ -62,3 +63,21 @@ def test_mike_36_dead_tm_is_asked_a_bounded_number_of_times() -> None:
             if (seen.kind, seen.sender) == (Kind.REPAIR, member) and seen.at_ns >= start_ns
         ]
         assert 5 <= len(asked) <= 20
+
+
+def test_mike_22_tm_that_idp_hears_again_must_show_that_it_is_tm_still() -> None:
+    """MIKE-22: member 3 misses the election of 1, and then that 0 is no member any more."""
+    world = World(4)
+    world.form(4)
+    cut = True
+    world.filters.append(lambda seen, receiver: cut and 3 in (seen.sender, receiver))
+    world.crash(0)
+    for member in (1, 2):
+        world.signal_leave(member, 0)
+    world.run_until(lambda: world[3].counted("MIKE-22") == 1, 8000)
+    # IDP --> 3: JOIN(0), which is back and in no group; nothing is heard of it at 3
+    world.signal(3, SignalKind.JOIN, 0)
+    world.run(50)
+    cut = False
+    world.run_until(lambda: world.agreed(1, 2, 3), 12_000)
+    assert world[3].counted("MIKE-22") >= 2

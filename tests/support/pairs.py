@@ -59,13 +59,13 @@ def sealed(sender: Device, receiver: Device, body: bytes, *, startup_wall_ns: in
     """Return a datagram with this content as the sender's idpd would send it next."""
     pairs = sender.engine.unicast
     pair = pairs._pairs[receiver.address]
-    pair.sent += 1
+    pairs._announced_count += 1
     return pairseal.seal(
         pairs._keys.announcements(pair.keys),
         sender.address,
         receiver.address,
         startup_wall_ns=startup_wall_ns or pairs._startup_wall_ns,
-        sequence=pair.sent,
+        sequence=pairs._announced_count,
         body=body,
     )
 
