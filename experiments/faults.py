@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from experiments.campaign import PlannedStep, Repetition
@@ -38,7 +40,6 @@ class _Faults(IdpSteps):
     def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
         super().__init__(fleet, repetition, context)
         self._formed = False
-        self._tm = ""
 
     def step(self, planned: PlannedStep, record: StepRecord) -> None:
         """Bring the fault, end it, wait until all is well."""
@@ -84,53 +85,45 @@ class _Faults(IdpSteps):
 
     def _bring(self, planned: PlannedStep, subject: str) -> None:
         """Bring a fault and end it after its time."""
-        kind, _, what = planned.method.partition("-")
+        with ExitStack() as undo:
+            self._begin(planned.method, subject, undo)
+            self.clock.sleep(planned.amount / 1000)
+
+    def _begin(self, method: str, subject: str, undo: ExitStack) -> None:
+        """Begin a fault; ``undo`` gets what ends each part of it that has begun."""
+        kind, _, what = method.partition("-")
         daemons = BOTH if what in ("both", "tm", "") else (what,)
-        seconds = planned.amount / 1000
+        fleet, network = self.fleet, self.fleet.network
         match kind:
             case "kill":
                 for daemon in daemons:
-                    self.fleet.processes.kill(f"{subject}/{daemon}")
-                self.clock.sleep(seconds)
-                self.fleet.revive(subject)
-                for daemon in daemons:
-                    self.fleet.start_daemon(subject, daemon)
+                    fleet.processes.kill(f"{subject}/{daemon}")
+                undo.callback(self._start_again, subject, daemons)
             case "pause":
-                pids = [self.fleet.processes[f"{subject}/{daemon}"].pid for daemon in daemons]
+                pids = [fleet.processes[f"{subject}/{daemon}"].pid for daemon in daemons]
                 self._signal(pids, signal.SIGSTOP)
-                try:
-                    self.clock.sleep(seconds)
-                finally:
-                    self._signal(pids, signal.SIGCONT)
+                undo.callback(self._signal, pids, signal.SIGCONT)
             case "restart":
-                self.fleet.stop(subject)
-                self.clock.sleep(seconds)
-                self.fleet.start(subject)
+                fleet.stop(subject)
+                undo.callback(fleet.start, subject)
             case "cut":
-                self.fleet.cut(subject)
-                try:
-                    self.clock.sleep(seconds)
-                finally:
-                    self.fleet.heal(subject)
+                fleet.cut(subject)
+                undo.callback(fleet.heal, subject)
             case "partition":
-                half = self.fleet.devices[: len(self.fleet.devices) // 2]
-                self.fleet.network.part(half)
-                try:
-                    self.clock.sleep(seconds)
-                finally:
-                    self.fleet.network.join_again()
+                network.part(fleet.devices[: len(fleet.devices) // 2])
+                undo.callback(network.join_again)
             case "loss" | "reorder":
-                links = self.fleet.devices if what == "all" else [subject]
                 values = {"loss_percent": LOSS_PERCENT} if kind == "loss" else _REORDER
-                try:
-                    for link in links:
-                        self.fleet.network.set_link(link, **values)
-                    self.clock.sleep(seconds)
-                finally:
-                    for link in links:
-                        self.fleet.network.set_link(link, **dict.fromkeys(values, 0.0))
+                for link in fleet.devices if what == "all" else [subject]:
+                    network.set_link(link, **values)
+                    undo.callback(network.set_link, link, **dict.fromkeys(values, 0.0))
             case _:
-                raise AssertionError(planned.method)
+                raise AssertionError(method)
+
+    def _start_again(self, subject: str, daemons: Sequence[str]) -> None:
+        self.fleet.revive(subject)
+        for daemon in daemons:
+            self.fleet.start_daemon(subject, daemon)
 
     @staticmethod
     def _signal(pids: list[int], which: int) -> None:

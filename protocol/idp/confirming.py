@@ -54,7 +54,7 @@ class Confirmations:
     def forget(self) -> None:
         """Drop everything, the key too."""
         self._epoch: EpochId | None = None
-        self._key = b""
+        self._group_key = self._key = b""
         self._others: tuple[IPv6Address, ...] = ()
         self._confirmed: set[IPv6Address] = set()
         self._answered: dict[IPv6Address, int] = {}
@@ -67,7 +67,7 @@ class Confirmations:
         """The SAs of a new epoch are going to be written; take what came too early."""
         held = self._held
         self.forget()
-        self._epoch, self._key = epoch, notice_key(group_key, epoch)
+        self._epoch, self._group_key = epoch, group_key
         self._others = tuple(address for address in members if address != self._own)
         for sender, notice in held.items():
             if notice.epoch == epoch and self._is_authentic(notice, sender):
@@ -157,9 +157,16 @@ class Confirmations:
             self._held[sender] = notice
 
     def _is_authentic(self, notice: Notice, sender: IPv6Address) -> bool:
-        return notice.is_of(self._key, sender)
+        return notice.is_of(self._notice_key(), sender)
+
+    def _notice_key(self) -> bytes:
+        """Derive it when it is needed first: the writing of the SAs does not wait for it."""
+        if not self._key:
+            assert self._epoch is not None
+            self._key, self._group_key = notice_key(self._group_key, self._epoch), b""
+        return self._key
 
     def _notice(self, destination: IPv6Address | None, question: int = 0) -> SendDatagram:
         assert self._epoch is not None
-        notice = Notice.made(self._key, self._epoch, self._own, question=question)
+        notice = Notice.made(self._notice_key(), self._epoch, self._own, question=question)
         return SendDatagram(CHANNEL, notice.encode(), destination)

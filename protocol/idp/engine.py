@@ -384,7 +384,7 @@ class IdpEngine:
         effects: list[Effect] = []
         for change in changes:
             effects += self._news.detected(change, now) + self.unicast.on_lost(change.address, now)
-        return effects + self._group.on_lost(now)
+        return effects + self._group.on_lost(now) if changes else []
 
     def _rejoin(self, now: Instant) -> list[Effect]:
         """Have MIKE make us a member anew."""
