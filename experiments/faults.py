@@ -61,7 +61,7 @@ class _Faults(IdpSteps):
         self.note(record, "recovered_ms", (now - ended) / 1e6, subject)
         self._note_keys(record, subject, since, died=planned.method == "kill-tm")
 
-    def _park(self) -> None:
+    def park(self) -> None:
         """Park only what has to be formed anew, and at the end."""
         last = all(record.status != "not-run" for record in self.records)
         if last or not self._formed:
@@ -69,7 +69,7 @@ class _Faults(IdpSteps):
             for device in self.fleet.devices:
                 if not all(f"{device}/{daemon}" in self.fleet.processes for daemon in BOTH):
                     self.fleet.revive(device)
-            super()._park()
+            super().park()
 
     def _form(self) -> None:
         for device in self.fleet.devices:

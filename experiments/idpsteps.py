@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.campaign import PlannedStep, Repetition
 from experiments.errors import ExperimentError
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, blank, fail
+from experiments.outcome import Context, Outcome, fail
+from experiments.repetitionsteps import RepetitionSteps
 from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
 from testbed.trace import Event
 
@@ -23,33 +24,18 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 
 
-class IdpSteps:
-    """Runs the steps of one repetition; after each all devices are parked again.
+class IdpSteps(RepetitionSteps):
+    """Runs the steps of one repetition; after each all devices are parked again."""
 
-    Attributes:
-        records: the steps.
-        rows: of hellos.csv.
-    """
+    table = "hellos.csv"
 
     def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
-        self.fleet = fleet
-        self.repetition = repetition
-        self.campaign = repetition.campaign
-        self.variant = repetition.variant
-        self.clock = context.clock
-        self.rows: list[dict[str, Any]] = []
-        self._on_step = context.on_step
-        self._broken = ""
+        super().__init__(fleet, repetition, context)
         self._cut: list[str] = []
-        self.records = [self._blank(step) for step in repetition.steps]
 
     def step(self, planned: PlannedStep, record: StepRecord) -> None:
         """Do what a step is about; errors of the testbed fail it."""
         raise AssertionError(self)
-
-    def _blank(self, step: PlannedStep) -> StepRecord:
-        members = self.fleet.devices[: step.group_size]
-        return blank(self.repetition, step, self.fleet.devices, members)
 
     def run(self) -> Outcome:
         """Run all steps; only KeyboardInterrupt and errors of ours pass through."""
@@ -62,30 +48,22 @@ class IdpSteps:
             except TestbedError as error:
                 fail(record, str(error))
                 if isinstance(error, DaemonDiedError):
-                    self._broken = str(error)
-            self._park()
-            record.end_wall_ns = self.clock.now_ns()
-            self._on_step(record)
-            if self._broken:
+                    self.broken = str(error)
+            self.park()
+            self.end(record)
+            if self.broken:
                 break
-        about = {
-            "campaign": self.campaign.kind,
-            "variant": self.variant.name,
-            "repetition": self.repetition.index,
-            "broken": self._broken,
-        }
-        tables = {"hellos.csv": self.rows, "steps.csv": [one.row() for one in self.records]}
-        return Outcome(tables, self.records, self._broken, about)
+        return self.outcome()
 
-    def _park(self) -> None:
+    def park(self) -> None:
+        """Shut all devices down, and put in every cable that is out."""
+        super().park()
         try:
-            for device in reversed(self.fleet.devices):
-                self.fleet.stop(device)
             for device in self._cut:
                 self.fleet.heal(device)
             self._cut.clear()
         except TestbedError as error:
-            self._broken = self._broken or f"parking: {error}"
+            self.broken = self.broken or f"parking: {error}"
 
     # What a step uses.
 

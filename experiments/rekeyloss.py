@@ -10,7 +10,7 @@ lost, every sender reaches it, and the processors are not fully busy. Its rows h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.campaign import PlannedStep, Repetition
@@ -52,9 +52,9 @@ class _RekeyLoss(StreamSteps):
         self._rate_pps = 0
         super().__init__(fleet, repetition, context)
 
-    def expected(self) -> tuple[str, ...]:
+    def expected(self, step: PlannedStep) -> Iterable[str]:
         """Those that stay."""
-        return tuple(self._stayers)
+        return self._stayers
 
     def about(self) -> dict[str, Any]:
         """The rate that was found."""
