@@ -49,7 +49,7 @@ class _RekeyLoss(StreamSteps):
         self._senders: dict[str, Part] = {}
         self._receivers: dict[str, Part] = {}
         self._last: dict[tuple[str, int], int] = {}
-        self._rate_pps = 0
+        self._rate_pps = self._level = 0
         super().__init__(fleet, repetition, context)
 
     def expected(self, step: PlannedStep) -> Iterable[str]:
@@ -114,7 +114,7 @@ class _RekeyLoss(StreamSteps):
             for row in rows:
                 row["idle_percent"] = idle
             if not lost and reached >= REACHED and idle >= self.campaign.idle_floor_percent:
-                self._rate_pps = rate
+                self._rate_pps, self._level = rate, level
                 return
             for part in self._senders.values():
                 part.stop()
@@ -178,10 +178,6 @@ class _RekeyLoss(StreamSteps):
         if (lost or doubled) and self.variant.sa_mode == "per-sender":
             fail(record, f"{lost} packets lost and {doubled} doubled")
         fleet.check_alive()
-
-    @property
-    def _level(self) -> int:
-        return sorted(self.campaign.rates_pps, reverse=True).index(self._rate_pps)
 
     def _read(self, record: StepRecord, rate: int, level: int) -> list[dict[str, Any]]:
         """Take what has arrived since the last reading; return a row per receiver and sender."""

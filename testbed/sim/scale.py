@@ -143,8 +143,8 @@ class _Wire:
         self.bytes += sum(len(fragment.encode()) + OVERHEAD for fragment in fragments)
 
 
-class Distributed:
-    """A group in key distribution mode; its first member is TM."""
+class _Group:
+    """Its members' leaves, and nothing yet of an epoch; the first member is TM."""
 
     def __init__(self, members: int) -> None:
         self._draws = _Draws()
@@ -155,6 +155,13 @@ class Distributed:
             address(index): self._draws.secret() for index in range(members)
         }
         self._roster = Roster((who, leaf.blinded) for who, leaf in self._leaves.items())
+
+
+class Distributed(_Group):
+    """A group in key distribution mode; its first member is TM."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__(members)
         self._epochs: dict[IPv6Address, Distribution] = {}
         self._hierarchy = self._anew()
         self._announce((), ())
@@ -261,20 +268,13 @@ class Distributed:
         return most, unwraps
 
 
-class Agreed:
+class Agreed(_Group):
     """A group in key agreement mode; its first member is TM."""
 
     def __init__(self, members: int) -> None:
-        self._draws = _Draws()
-        self._size = members
-        self._number = 0
-        self._tm = address(0)
-        self._leaves: dict[IPv6Address, NodeSecret] = {
-            address(index): self._draws.secret() for index in range(members)
-        }
+        super().__init__(members)
         self._epochs: dict[IPv6Address, Agreement] = {}
-        roster = Roster((who, leaf.blinded) for who, leaf in self._leaves.items())
-        self._announce(plan_anew(roster, (), (), Carried()))
+        self._announce(plan_anew(self._roster, (), (), Carried()))
 
     def cost(self, event: str) -> Cost:
         """Let an event happen."""
