@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from protocol.core.wire import Reader, Writer
 from protocol.idpmike import EpochId
 from protocol.mike.schedule import BLINDED_LENGTH, CONFIRMATION_LENGTH, EPOCH_TAG_LENGTH
@@ -45,6 +47,26 @@ def push_epoch(writer: Writer, epoch: EpochId) -> None:
 def pull_epoch(reader: Reader, name: str) -> EpochId:
     """Read an epoch id."""
     return EpochId(pull_number(reader, name), reader.pull_bytes(EPOCH_TAG_LENGTH, name))
+
+
+def push_head(writer: Writer, number: int, previous: EpochId, tm: IPv6Address) -> None:
+    """Begin an announcement, of either mode."""
+    writer.push_zero(SUITE_LENGTH)
+    writer.push_u64(number, "number")
+    push_epoch(writer, previous)
+    writer.push_address(tm)
+
+
+def pull_head(reader: Reader) -> tuple[int, EpochId, IPv6Address]:
+    """Read how an announcement begins: number of the epoch, the one before, TM."""
+    reader.pull_zero(SUITE_LENGTH, "suite")
+    number = pull_number(reader, "number")
+    if number == 0:
+        reader.fail("number", "is zero")
+    previous = pull_epoch(reader, "previous")
+    if previous.number >= number:
+        reader.fail("previous", f"epoch {previous.number} before epoch {number}")
+    return number, previous, reader.pull_address("tm")
 
 
 def push_keys(writer: Writer, keys: dict[NodeName, bytes]) -> None:

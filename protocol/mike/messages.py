@@ -25,12 +25,14 @@ from protocol.mike.fields import (
     SUITE_LENGTH,
     pull_confirmation,
     pull_epoch,
+    pull_head,
     pull_keys,
     pull_number,
     pull_position,
     pull_positions,
     push_confirmation,
     push_epoch,
+    push_head,
     push_keys,
 )
 from protocol.mike.keytree import KeyTree
@@ -143,10 +145,7 @@ class Announcement:
         tree = self.tree
         position = {address: place for place, address in enumerate(tree.addresses)}
         writer = Writer()
-        writer.push_zero(SUITE_LENGTH)
-        writer.push_u64(self.number, "number")
-        push_epoch(writer, self.previous)
-        writer.push_address(self.tm)
+        push_head(writer, self.number, self.previous, self.tm)
         writer.push_count(len(tree), MEMBERS_MAX, "members")
         for leaf, address in tree.members.items():
             key = tree.blinded.get(leaf)
@@ -186,14 +185,7 @@ class Announcement:
     def decode(cls, encoded: bytes) -> Announcement:
         """Read the canonical bytes."""
         reader = Reader(encoded, RULE_SYNTAX)
-        reader.pull_zero(SUITE_LENGTH, "suite")
-        number = pull_number(reader, "number")
-        if number == 0:
-            reader.fail("number", "is zero")
-        previous = pull_epoch(reader, "previous")
-        if previous.number >= number:
-            reader.fail("previous", f"epoch {previous.number} before epoch {number}")
-        tm = reader.pull_address("tm")
+        number, previous, tm = pull_head(reader)
         tree = _decode_tree(reader)
         addresses = tree.addresses
         if tm not in addresses:

@@ -16,12 +16,10 @@ from protocol.mike.fields import (
     MESSAGE_MAX,
     NONCE_LENGTH,
     RULE_SYNTAX,
-    SUITE_LENGTH,
     pull_confirmation,
-    pull_epoch,
-    pull_number,
+    pull_head,
     push_confirmation,
-    push_epoch,
+    push_head,
 )
 from protocol.mike.roster import Entry
 from protocol.mike.schedule import (
@@ -95,10 +93,7 @@ class RekeyAnnouncement:
     def encoded(self) -> bytes:
         """The canonical bytes."""
         writer = Writer()
-        writer.push_zero(SUITE_LENGTH)
-        writer.push_u64(self.number, "number")
-        push_epoch(writer, self.previous)
-        writer.push_address(self.tm)
+        push_head(writer, self.number, self.previous, self.tm)
         writer.push_count(self.members, GROUP_MAX, "members")
         writer.push_bytes(self.roster, DIGEST_LENGTH, "roster")
         writer.push_count(len(self.removed), CHANGES_MAX, "removed")
@@ -125,14 +120,7 @@ class RekeyAnnouncement:
     def decode(cls, encoded: bytes) -> RekeyAnnouncement:
         """Read the canonical bytes."""
         reader = Reader(encoded, RULE_SYNTAX)
-        reader.pull_zero(SUITE_LENGTH, "suite")
-        number = pull_number(reader, "number")
-        if number == 0:
-            reader.fail("number", "is zero")
-        previous = pull_epoch(reader, "previous")
-        if previous.number >= number:
-            reader.fail("previous", f"epoch {previous.number} before epoch {number}")
-        tm = reader.pull_address("tm")
+        number, previous, tm = pull_head(reader)
         members = reader.pull_count(GROUP_MAX, "members", minimum=1)
         roster = reader.pull_bytes(DIGEST_LENGTH, "roster")
         removed: list[IPv6Address] = []
