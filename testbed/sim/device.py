@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from protocol.core.engine import (
     Stopped,
     TimerExpired,
 )
+from protocol.core.errors import LocalError
 from protocol.core.timers import TimerTable
 from protocol.daemon.reconcile import remove_own, remove_own_routes
 from protocol.daemon.routes import MemoryRoutes
@@ -39,19 +41,21 @@ from protocol.idp.events import (
     FetchKey,
     KeyFetched,
     LinkChanged,
+    PrefixAdded,
+    PrefixRemoved,
     RoutesApplied,
     SasApplied,
 )
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.memory import MemoryBackend
-from protocol.ipsec.model import SecurityAssociation
+from protocol.ipsec.model import Prefix, SecurityAssociation
 from protocol.ipsec.pairpolicy import link_local
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import Attend, EpochMarkFound, KeepEpochMark, PublishKey, RetireKey
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance, SeededKeys
-from testbed.sim.people import Crypto, address, identity, local_secret, red_prefix, secret_type
+from testbed.sim.people import Crypto, People, local_secret, secret_type
 
 WALL_START_NS = 1_800_000_000_000_000_000
 """UTC at virtual time 0."""
@@ -64,6 +68,9 @@ SOCKET_MAX = 200
 
 STOP_GAP_NS = 50 * NS_PER_MS
 """An orderly stop parks idpd first, so that its LEAVE still reaches miked."""
+
+COMMAND_RETRY_NS = 100 * NS_PER_MS
+"""How often a command is tried again at a daemon that stands still."""
 
 LOOPBACK = IPv6Address("::1")
 
@@ -264,7 +271,9 @@ class Device:
 
     Attributes:
         index: counts from 0.
+        people: all devices of its network, itself among them.
         address: its black address.
+        announced: red prefixes that its idpd was told to announce.
         idpd, miked: its daemons.
         backend: its SAD and SPD.
         routes: its routes to red prefixes.
@@ -279,7 +288,7 @@ class Device:
     def __init__(
         self,
         index: int,
-        size: int,
+        people: People,
         chance: Chance,
         agenda: Agenda,
         observer: Observer,
@@ -289,8 +298,8 @@ class Device:
         mike: MikeConfig | None = None,
     ) -> None:
         self.index = index
-        self.size = size
-        self.address = address(index)
+        self.people = people
+        self.address = people.address(index)
         self.agenda = agenda
         self.observer = observer
         self.connected = True
@@ -300,8 +309,9 @@ class Device:
         self.routes = MemoryRoutes()
         self.keys: dict[str, bytes] = {}
         self._crypto = crypto
-        red = () if idp.unicast is Unicast.OFF else (red_prefix(index),)
+        red = () if idp.unicast is Unicast.OFF else people.prefixes(index)
         self._idp_config = replace(idp, prefixes=red)
+        self.announced: set[Prefix] = set()
         self._mike_config = mike or MikeConfig()
         self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
         self._secret = local_secret(index)
@@ -341,8 +351,9 @@ class Device:
 
     def boot(self, daemon: Daemon) -> None:
         """Start a process anew, parked; it removes what a killed one left, as the daemons do."""
-        own = identity(self.index, self.size, self._crypto)
+        own = self.people.identity(self.index, self._crypto)
         if daemon is self.idpd:
+            self.announced = set(self._idp_config.prefixes)
             remove_own(self.backend, self._idp_config)
             remove_own_routes(self.routes)
             daemon.boot(IdpEngine(self._idp_config, own, self._secret, self.entropy))
@@ -421,6 +432,33 @@ class Device:
         self.connected = up
         if self.idpd.engine is not None:
             self.idpd.notify(LinkChanged(up))
+
+    # What its operator does.
+
+    def announce(self, prefix: Prefix, *, forced: bool = False) -> None:
+        """``idpd prefix add``; ``forced``: by one whose own daemon does not check it.
+
+        Commands wait while the processes stand still; without idpd they fail.
+        """
+        engine = self.idpd.engine
+        if self.paused:
+            self.agenda.after(COMMAND_RETRY_NS, partial(self.announce, prefix, forced=forced))
+        elif isinstance(engine, IdpEngine) and self.idpd.running:
+            try:
+                if not forced:
+                    engine.unicast.check_addition(prefix)
+            except LocalError:
+                return
+            self.announced.add(prefix)
+            self.idpd.deliver(PrefixAdded(prefix))
+
+    def withdraw(self, prefix: Prefix) -> None:
+        """``idpd prefix remove``, of a prefix that may not be announced any more."""
+        if self.paused:
+            self.agenda.after(COMMAND_RETRY_NS, self.withdraw, prefix)
+        elif self.idpd.engine is not None and prefix in self.announced:
+            self.announced.discard(prefix)
+            self.idpd.deliver(PrefixRemoved(prefix))
 
     # Effects of one engine.
 

@@ -34,6 +34,9 @@ class Kind(StrEnum):
     CLOCK = "clock"
     CARRIER = "carrier"
     HANDOVER = "handover"
+    PREFIX_ADD = "prefix-add"
+    PREFIX_DROP = "prefix-drop"
+    THEFT = "theft"
 
 
 PACKETS = frozenset(
@@ -45,11 +48,14 @@ PACKETS = frozenset(
 ADVERSARY = frozenset({Kind.REPLAY, Kind.FORGERY})
 """Somebody on the wire without a key."""
 
+RED = frozenset({Kind.PREFIX_ADD, Kind.PREFIX_DROP, Kind.THEFT})
+"""What is announced changes: no fault but the last, of a device that lies."""
+
 PROCESSES = frozenset({Kind.CRASH, Kind.KILL_IDPD, Kind.KILL_MIKED, Kind.STOP, Kind.PAUSE})
 """Faults that take a device's processes away; two of one device never overlap."""
 
 FOR_GOOD = 0
-"""Duration of a crash or stop from which the device does not come back."""
+"""Duration of a crash or stop from which the device does not come back, of a change that stays."""
 
 _WINDOW = re.compile(r"([0-9]+)\+([0-9]+)")
 
@@ -63,12 +69,14 @@ class Fault:
         start_ms: when it begins, since the start of the run.
         duration_ms: how long it lasts, or `FOR_GOOD`.
         devices: whom it hits, as indices. ``partition``: one side. ``one-way`` and ``clog``: the
-            first device's datagrams to the others. Empty: everybody.
+            first device's datagrams to the others. ``theft``: the thief, and from whom. Empty:
+            everybody.
         amount: ``loss``, ``duplication``, ``reordering``: a probability; ``burst``: mean length in
             ms; ``delay``: mean in ms; ``replay``, ``forgery``: datagrams a second; ``clock``: the
-            step in ms; else 0.
+            step in ms; ``prefix-add``, ``theft``: which prefix, from 0; else 0.
         flavour: of a ``delay``: ``uniform``, ``exponential`` or ``pareto``; of a ``stop``: ``kept``
-            if the same processes start again, else empty.
+            if the same processes start again, else empty; of a ``prefix-add``: ``common`` if other
+            devices may announce it too.
     """
 
     kind: Kind

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address
 
 from protocol.ipsec.model import Prefix
 from protocol.mike.schedule import NodeSecret
+from testbed.sim.pairview import PairsView
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,24 @@ class Signalled(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Led(Record):
+    """A device's policies lead to a network by way of another device.
+
+    Attributes:
+        peer: the other device.
+        prefix: the network.
+    """
+
+    peer: IPv6Address
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Announced(Record):
+    """A device announced its prefixes to another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Injected(Record):
     """Somebody without a key sent something; what the engine did.
 
@@ -128,8 +147,9 @@ class View:
         is_tm: whether it acts as TM.
         active_epoch: the epoch that its IDP sends with.
         sources: whose SAs for the group are in its SAD.
-        others: every other device that any SA in its SAD names.
+        pairs: SAs and policies for single other devices.
         routes: red prefixes that it has a route to.
+        announced: red prefixes that it announces.
         sad: digest of its SAs for the group, equal on devices that hold the same ones.
     """
 
@@ -144,8 +164,9 @@ class View:
     is_tm: bool
     active_epoch: str | None
     sources: frozenset[IPv6Address]
-    others: frozenset[IPv6Address]
+    pairs: PairsView
     routes: frozenset[Prefix]
+    announced: frozenset[Prefix]
     sad: str
 
     def describe(self) -> str:
@@ -168,9 +189,11 @@ class Evidence:
         draws: each device's address, and all that its key source ever gave, in order.
         datagrams: of MIKE on the black network, in order.
         keys: every group key, by its epoch.
+        at_ms: virtual time of the end.
     """
 
     secret_type: type[NodeSecret] = field(repr=False)
     draws: Sequence[tuple[IPv6Address, Sequence[bytes]]] = field(repr=False)
     datagrams: Sequence[bytes] = field(repr=False)
     keys: Mapping[str, bytes] = field(repr=False)
+    at_ms: float = 0.0

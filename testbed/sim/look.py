@@ -10,6 +10,7 @@ from protocol.core.engine import Engine
 from protocol.ipsec.snapshot import SadSnapshot
 from testbed.sim.device import Device
 from testbed.sim.history import Sampled, View
+from testbed.sim.pairview import pairs_of
 
 _PLAIN = (int, float, bytes, str, bool, type(None), IPv6Address, type)
 _SEQUENCES = (list, tuple, set, frozenset, deque)
@@ -29,7 +30,6 @@ def view_of(device: Device, group: IPv6Address, *, shared_sa: bool) -> View:
     mike = device.miked.engine.status(device.now())
     sas = device.backend.dump_sas()
     of_group = [sa for sa in sas if sa.destination == group]
-    named = {end for sa in sas if sa.destination != group for end in (sa.source, sa.destination)}
     snapshot = SadSnapshot.of(of_group)
     epoch = mike["epoch"]
     return View(
@@ -44,8 +44,9 @@ def view_of(device: Device, group: IPv6Address, *, shared_sa: bool) -> View:
         is_tm=mike["role"] == "tm",
         active_epoch=idp["active_epoch"],
         sources=frozenset(sa.source for sa in of_group),
-        others=frozenset(named - {device.address}),
+        pairs=pairs_of(device, group),
         routes=frozenset(device.routes.dump()),
+        announced=frozenset(device.announced),
         sad=snapshot.digest_without_source if shared_sa else snapshot.digest,
     )
 

@@ -11,8 +11,9 @@ from typing import Any
 from protocol.mike.config import Mode
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
-from testbed.sim.faults import FOR_GOOD, PROCESSES, Fault, Kind
+from testbed.sim.faults import FOR_GOOD, PROCESSES, RED, Fault, Kind
 from testbed.sim.people import Crypto
+from testbed.sim.reddraws import draw_red
 
 MEMBERS_MIN, MEMBERS_MAX = 2, 10
 """Size of the group where nobody says: small ones find most faults, and fast."""
@@ -167,6 +168,8 @@ def draw(
         spread_ms = min(spread_ms, 2_000)
         safety_ms = SETTLED_MS + 14_000
     link_us = draws.choice([(100, 400), (1_000, 5_000), (2_000, 40_000)])
+    sa_mode = draws.choice(["per-sender", "per-sender", "per-sender", "paper"])
+    unicast = draws.choice(["off", "group", "group", "group", "psk"])
     starts_ms = tuple(draws.randint(0, spread_ms) for _ in range(size))
     of_faults = chance.stream("faults")
     match about:
@@ -176,6 +179,11 @@ def draw(
             faults = draw_deaths(of_faults, size)
         case Theme.ANY:
             faults = draw_faults(of_faults, starts_ms, safety_ms)
+    gap_ms = draws.choice([0, 0, 5, -5, 300, -300])
+    clock_ms = draws.choice([0, 5, 1_000])
+    if unicast != "off":
+        red = draw_red(chance.stream("red"), range(size), safety_ms, thieves=True)
+        faults = tuple(sorted(faults + red, key=lambda fault: (fault.start_ms, fault.kind)))
     of_mike = chance.stream("mike")
     datagram_size_max = of_mike.choice([1232, 1232, 512])
     # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
@@ -188,12 +196,12 @@ def draw(
         theme=about,
         mode=mode,
         crypto=crypto,
-        sa_mode=draws.choice(["per-sender", "per-sender", "per-sender", "paper"]),
-        unicast=draws.choice(["off", "off", "group", "group", "psk"]),
+        sa_mode=sa_mode,
+        unicast=unicast,
         starts_ms=starts_ms,
-        gap_ms=draws.choice([0, 0, 5, -5, 300, -300]),
+        gap_ms=gap_ms,
         link_us=link_us,
-        clock_ms=draws.choice([0, 5, 1_000]),
+        clock_ms=clock_ms,
         safety_ms=safety_ms,
         faults=faults,
         datagram_size_max=datagram_size_max,
@@ -245,7 +253,7 @@ def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tu
     members = len(starts_ms)
     faults: list[Fault] = []
     busy = {index: [(-REST_MS, start)] for index, start in enumerate(starts_ms)}
-    for kind in Kind:
+    for kind in (kind for kind in Kind if kind not in RED):
         count = draws.randint(1, 3) if draws.random() < CLASS_ON else 0
         for _ in range(count):
             fault = _draw_one(draws, kind, members, safety_ms)

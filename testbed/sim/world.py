@@ -25,29 +25,34 @@ from protocol.core.engine import (
 )
 from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
+from protocol.ipsec.backend import PutPolicy
 from protocol.ipsec.model import SecurityAssociation, Suite
 from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
-from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey, standard
+from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey
 from testbed.sim.describe import describe
 from testbed.sim.device import Daemon, Device
-from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, Fault, Kind
+from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, RED, Fault, Kind
 from testbed.sim.history import (
+    Announced,
     Detected,
     Evidence,
     KeyPublished,
+    Led,
     MikeStarted,
     Record,
     Signalled,
     View,
 )
 from testbed.sim.look import sample_of, view_of
-from testbed.sim.people import address, secret_type
-from testbed.sim.scenario import SETTLED_MS, Scenario, Theme
-from testbed.sim.secrecy import Secrecy
+from testbed.sim.pairview import led_by
+from testbed.sim.people import People, secret_type
+from testbed.sim.redwork import begin_red, end_red
+from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, is_final
+from testbed.sim.standard import standard
 from testbed.sim.wire import Wire
 
 SA_GROUP = IPv6Address("ff0e::1")
@@ -130,9 +135,10 @@ class World:
         self.agenda = Agenda()
         self.chance = Chance(scenario.seed)
         size = scenario.members
+        self.people = People(size)
         paper = scenario.sa_mode == SaMode.PAPER.value
         self._checkers = (
-            [*standard(size, shared_sa=paper, unicast=scenario.unicast != "off"), Secrecy()]
+            standard(self.people, shared_sa=paper, unicast=scenario.unicast != "off")
             if checkers is None
             else list(checkers)
         )
@@ -159,7 +165,7 @@ class World:
         self.devices = [
             Device(
                 index,
-                size,
+                self.people,
                 self.chance,
                 self.agenda,
                 self,
@@ -220,15 +226,17 @@ class World:
             self.agenda.at(fault.start_ms * NS_PER_MS, self._begin, number, fault)
             if fault.duration_ms != FOR_GOOD:
                 self.agenda.at(fault.end_ms * NS_PER_MS, self._end, number, fault)
-            if self.scenario.theme is Theme.DEATH:
+            if self.scenario.theme is Theme.DEATH and is_final(fault):
                 dead = fault.devices[0]
                 for bound_ms, sas in ((UNSEEN_MS, False), (WIPED_MS, True)):
                     at_ns = (fault.start_ms + bound_ms) * NS_PER_MS
-                    self.agenda.at(at_ns, self._probe, DeadIsForgotten(dead, sas=sas))
+                    self.agenda.at(at_ns, self._probe, dead, sas)
         self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
 
-    def _probe(self, checker: Checker) -> None:
-        """Ask one checker now, faults or not."""
+    def _probe(self, dead: int, sas: bool) -> None:
+        """Look now whether a device is forgotten."""
+        device = self.devices[dead]
+        checker = DeadIsForgotten(device.address, self.people.own(dead), sas=sas)
         text = checker.judge(self.views())
         if text is not None:
             raise ViolationError(Violation(checker.name, self.now_ms, text))
@@ -277,7 +285,7 @@ class World:
             self.tell(sample_of(device, self.now_ms, SAMPLE_MS, deep=True))
         draws = [(device.address, device.entropy.drawn) for device in self.devices]
         kind = secret_type(self.scenario.crypto)
-        evidence = Evidence(kind, draws, self.mike_datagrams, self.group_keys)
+        evidence = Evidence(kind, draws, self.mike_datagrams, self.group_keys, self.now_ms)
         for checker in self._checkers:
             text = checker.conclude(evidence)
             if text is not None:
@@ -296,6 +304,8 @@ class World:
             self.adversary.begin(number, fault)
             return
         device = self.devices[fault.devices[0]]
+        if kind in RED:
+            begin_red(device, fault)
         match kind:
             case Kind.CRASH:
                 device.power_off()
@@ -313,7 +323,7 @@ class World:
                 device.set_carrier(False)
             case Kind.HANDOVER:
                 if device.alive and not device.paused:
-                    device.miked.deliver(HandoverRequested(address(fault.devices[1])))
+                    device.miked.deliver(HandoverRequested(self.people.address(fault.devices[1])))
         self._changes += 1
 
     def _end(self, number: int, fault: Fault) -> None:
@@ -327,6 +337,8 @@ class World:
             self.adversary.end(number)
             return
         device = self.devices[fault.devices[0]]
+        if kind in RED:
+            end_red(device, fault)
         match kind:
             case Kind.CRASH:
                 device.power_on(self.scenario.gap_ms)
@@ -353,6 +365,8 @@ class World:
     ) -> None:
         """Carry a datagram to its receivers; in an SA only to who has that too."""
         sender = daemon.device
+        if sa is not None:
+            self.tell(Announced(self.now_ms, sender.index))
         if not sender.connected:
             return
         event = DatagramReceived(effect.channel, sender.address, effect.payload)
@@ -411,6 +425,9 @@ class World:
                     self.tell(self._signalled(daemon, fields))
             case ApplySas(label, operations):
                 self._digest.update(f"{stamp}{label} {len(operations)}".encode())
+                for operation in operations:
+                    if isinstance(operation, PutPolicy) and (led := led_by(operation.policy)):
+                        self.tell(Led(self.now_ms, device.index, *led))
             case Log(level, text):
                 self._digest.update(f"{stamp}{level} {text}".encode())
                 self.note(device.index, f"{daemon.name} {level}: {text}")

@@ -19,6 +19,7 @@ from testbed.sim.history import (
     Signalled,
     View,
 )
+from testbed.sim.pairview import PairsView
 from testbed.sim.people import address, red_prefix
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -42,8 +43,9 @@ def view(device: int, **changes: object) -> View:
         is_tm=device == 1,
         active_epoch="7-aa",
         sources=EVERYBODY,
-        others=EVERYBODY - {address(device)},
-        routes=frozenset(red_prefix(other) for other in range(3) if other != device),
+        pairs=PairsView(),
+        routes=frozenset(),
+        announced=frozenset(),
         sad="digest",
     )
     return replace(sound, **changes)  # type: ignore[arg-type]
@@ -102,6 +104,12 @@ def test_a_flap_that_costs_a_key_or_is_noticed() -> None:
 
 # When it is judged.
 
+LEFT = ("in", address(9), red_prefix(9))
+
+
+def forgotten(dead: int, *, sas: bool) -> checkers.DeadIsForgotten:
+    return checkers.DeadIsForgotten(address(dead), [red_prefix(dead)], sas=sas)
+
 
 @pytest.mark.parametrize(
     ("checker", "changes"),
@@ -120,15 +128,11 @@ def test_a_flap_that_costs_a_key_or_is_noticed() -> None:
         (checkers.GroupAgrees(), {"active_epoch": "6-aa"}),
         (checkers.SasAgree(), {"sources": EVERYBODY | {address(9)}}),
         (checkers.SasAgree(), {"sources": frozenset({address(1)})}),
-        (checkers.PairsAgree(unicast=True), {"others": EVERYBODY}),
-        (checkers.PairsAgree(unicast=True), {"others": frozenset({address(0)})}),
-        (checkers.PairsAgree(unicast=True), {"routes": frozenset({red_prefix(0)})}),
-        (checkers.PairsAgree(unicast=True), {"routes": frozenset()}),
         (checkers.SasAgree(), {"sad": "another"}),
-        (checkers.DeadIsForgotten(2, sas=False), {}),
-        (checkers.DeadIsForgotten(9, sas=True), {"sources": frozenset({address(9)})}),
-        (checkers.DeadIsForgotten(9, sas=True), {"others": frozenset({address(9)})}),
-        (checkers.DeadIsForgotten(9, sas=True), {"routes": frozenset({red_prefix(9)})}),
+        (forgotten(2, sas=False), {}),
+        (forgotten(9, sas=True), {"sources": frozenset({address(9)})}),
+        (forgotten(9, sas=True), {"pairs": PairsView(policies=frozenset({LEFT}))}),
+        (forgotten(9, sas=True), {"routes": frozenset({red_prefix(9)})}),
     ],
     ids=lambda value: value.name if isinstance(value, Checker) else "-".join(value),
 )
@@ -139,19 +143,13 @@ def test_devices_that_do_not_agree(checker: Checker, changes: dict[str, object])
 
 
 def test_one_that_is_forgotten() -> None:
-    assert checkers.DeadIsForgotten(9, sas=True).judge(views()) is None
+    assert forgotten(9, sas=True).judge(views()) is None
 
 
 def test_with_a_shared_sa_each_device_has_its_own_source_only() -> None:
     own = [view(n, sources=frozenset({address(n)})) for n in range(3)]
     assert checkers.SasAgree(shared=True).judge(own) is None
     assert checkers.SasAgree(shared=True).judge(views()) is not None
-
-
-def test_without_unicast_nobody_has_pairs_or_routes() -> None:
-    nothing = [view(n, others=frozenset(), routes=frozenset()) for n in range(3)]
-    assert checkers.PairsAgree(unicast=False).judge(nothing) is None
-    assert checkers.PairsAgree(unicast=False).judge(views()) is not None
 
 
 def signal(kind: str, peer: IPv6Address, *, own: bool, matters: bool) -> Signalled:

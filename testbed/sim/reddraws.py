@@ -1,0 +1,50 @@
+"""Which changes of what devices announce a seed draws: by their operators, and by thieves."""
+
+from __future__ import annotations
+
+from random import Random
+
+from testbed.sim.faults import FOR_GOOD, Fault, Kind
+
+CHANGES_MAX = 5
+"""Changes of what is announced, in a run in which it changes at all."""
+
+QUIET_PROBABILITY = 0.3
+"""... and how often it does not."""
+
+LOOT = 6
+"""Kinds of prefixes that a thief takes."""
+
+COMMON = "common"
+
+
+def draw_red(draws: Random, devices: range, safety_ms: int, *, thieves: bool) -> tuple[Fault, ...]:
+    """Draw changes of what is announced, in the order of time; what a thief takes it gives back.
+
+    Args:
+        draws: where chance comes from.
+        devices: whose.
+        safety_ms: length of the phase with faults.
+        thieves: whether devices may also announce what is not theirs.
+    """
+    found = []
+    count = 0 if draws.random() < QUIET_PROBABILITY else draws.randint(1, CHANGES_MAX)
+    for _ in range(count):
+        kind = draws.choice(
+            [Kind.PREFIX_ADD, Kind.PREFIX_ADD, Kind.PREFIX_DROP, *[Kind.THEFT] * (2 * thieves)]
+        )
+        start = draws.randint(0, safety_ms - 1_000)
+        duration = min(safety_ms - start, draws.choice([40, 300, 1_500, 6_000, 12_000]))
+        stays = draws.random() < 0.5
+        who, other = draws.sample(devices, 2) if len(devices) > 1 else (devices[0],) * 2
+        number, flavour = 0, ""
+        involved: tuple[int, ...] = (who,)
+        if kind is Kind.THEFT:
+            number, involved, stays = draws.randrange(LOOT), (who, other), False
+        elif kind is Kind.PREFIX_ADD:
+            number = draws.randrange(3)
+            if thieves and draws.random() < 0.4:
+                number, flavour = draws.randrange(2), COMMON
+        ends = FOR_GOOD if stays else duration
+        found.append(Fault(kind, start, ends, involved, float(number), flavour))
+    return tuple(sorted(found, key=lambda fault: (fault.start_ms, fault.kind)))
