@@ -17,11 +17,15 @@ from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import EpochMarkFound, HandoverRequested, RekeyRequested
 
+READ_AT_ONCE = 16
+"""JOINs and LEAVEs that wait in the sockets together share one epoch (MIKE-10)."""
+
 
 class MikeService(Service):
     """The process ``miked``."""
 
     daemon = "miked"
+    read_at_once = READ_AT_ONCE
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""

@@ -59,7 +59,13 @@ class Service(DaemonProcess):
     """One of the two daemons of an IPsec device.
 
     Subclasses say which engine, which channels and which effects.
+
+    Attributes:
+        read_at_once: datagrams of a socket that are read before other sockets and the timers have
+            their turn, if so many are there.
     """
+
+    read_at_once: int = 1
 
     def __init__(
         self,
@@ -227,20 +233,23 @@ class Service(DaemonProcess):
 
     def _local_readable(self) -> None:
         # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
-        received = self.local.receive()
-        if received is not None:
+        for _ in range(self.read_at_once):
+            received = self.local.receive()
+            if received is None:
+                return
             self.runtime.deliver(DatagramReceived("local", received.source, received.payload))
 
     def _group_readable(self) -> None:
-        received = self.group.receive()
-        if received is None:
-            return
-        if self.state is State.RUNNING:
-            payload, source, waited_ns = received
-            channel = self.channel_of(payload)
-            self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
-        else:
-            self._ignored["group.ignored_parked"] += 1
+        for _ in range(self.read_at_once):
+            received = self.group.receive()
+            if received is None:
+                return
+            if self.state is State.RUNNING:
+                payload, source, waited_ns = received
+                channel = self.channel_of(payload)
+                self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
+            else:
+                self._ignored["group.ignored_parked"] += 1
 
     # Control commands.
 

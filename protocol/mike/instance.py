@@ -98,6 +98,7 @@ class Instance:
         liveness: what our IDP says about the members.
         work: what we do, or will do, as TM.
         hierarchy: as TM in key distribution mode: the keys that we distribute.
+        urgent: as TM: the unfinished epoch will not be finished.
         parts: the REKEYs of the newest such epoch, and how many of them were sent.
         newcomers: who has to be told the roster of that epoch.
         assemblies: messages of which fragments are missing.
@@ -154,6 +155,7 @@ class Instance:
         self.gave: Handover | None = None
         self.gave_tries = 0
         self.give_to: IPv6Address | None = None
+        self.urgent = False
         self.announced_mono_ns = 0
         self.tree_repetitions = 0
         self.hierarchy: Hierarchy | None = None

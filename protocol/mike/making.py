@@ -64,6 +64,39 @@ class Maker(Elector):
         wanted = next_mode(mode_of(newest), newest.size, self.config)
         return wanted is not mode_of(newest) and roster_of(newest) is not None
 
+    # When.
+
+    def proceed(self, *, urgent: bool = False) -> None:
+        """Make the next epoch if there is a reason and no unfinished one (MIKE-10).
+
+        A timer without delay: what has arrived with this event and is not read yet shares the
+        epoch. In key distribution mode no epoch is unfinished; what comes soon after one waits
+        (MIKE-35).
+
+        Args:
+            urgent: the unfinished epoch will not be finished: replace it.
+        """
+        if self.state is not State.TM:
+            return
+        self.urgent = self.urgent or urgent
+        if self._is_due() and not self.runs(TIMER_BATCH):
+            self.after(TIMER_BATCH, 0)
+
+    def _is_due(self) -> bool:
+        """Say whether there is a reason for another epoch now."""
+        if self.is_busy:
+            return self.urgent and not self.work.is_idle
+        return not self.work.is_idle or self.mode_is_due()
+
+    def on_batch_timer(self) -> None:
+        """MIKE-10, MIKE-35: go on with what could not be made, or sent, at once."""
+        if self.state is not State.TM:
+            return
+        if self.parts_sent < len(self.parts):
+            self._send_part()
+        elif self._is_due():
+            self.next_epoch()
+
     # Making.
 
     def next_epoch(self) -> None:
@@ -147,6 +180,7 @@ class Maker(Elector):
         self.tm = self.own
         self.term = 0
         self.pending = epoch
+        self.urgent = False
         self.early.clear()
         self.parts = ()
         self.newcomers = ()
@@ -297,18 +331,6 @@ class Maker(Elector):
             self.send(self.parts[self.parts_sent])
             self.parts_sent += 1
             self.after(TIMER_BATCH, self.config.kd_batch_ms)
-
-    def on_batch_timer(self) -> None:
-        """MIKE-35: go on with what could not be sent, or made, at once."""
-        if self.state is not State.TM:
-            return
-        if self.parts_sent < len(self.parts):
-            self._send_part()
-        else:
-            self.proceed()
-
-    def proceed(self, *, urgent: bool = False) -> None:
-        """Make the next epoch if there is a reason; the layer above knows."""
 
     def _send_path(self, epoch: Distribution, asker: IPv6Address) -> None:
         """MIKE-33: give one member all keys from its leaf to the root.

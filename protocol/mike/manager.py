@@ -18,7 +18,6 @@ from protocol.mike.config import NS_PER_MS, Mode
 from protocol.mike.distribution import Distribution
 from protocol.mike.epochs import Epoch
 from protocol.mike.instance import (
-    TIMER_BATCH,
     TIMER_ELECTION,
     TIMER_FOUND,
     TIMER_HANDOVER,
@@ -174,21 +173,6 @@ class Manager(Maker):
         if address in newest.members:
             self.work.exclude(address)
             self.proceed(urgent=address in newest.content.sponsors)
-
-    def proceed(self, *, urgent: bool = False) -> None:
-        """Make the next epoch if there is a reason and no unfinished one (MIKE-10).
-
-        In key distribution mode no epoch is unfinished; what comes soon after one waits (MIKE-35).
-
-        Args:
-            urgent: the unfinished epoch will not be finished: replace it.
-        """
-        if self.state is not State.TM or self.runs(TIMER_BATCH):
-            return
-        if self.work.is_idle and (self.is_busy or not self.mode_is_due()):
-            return
-        if urgent or not self.is_busy:
-            self.next_epoch()
 
     # Telling an epoch.
 

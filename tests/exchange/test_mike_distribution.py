@@ -122,9 +122,9 @@ def test_the_tm_renews_its_own_share_by_a_new_hierarchy() -> None:
     world = group(5)
     hierarchy = world[0].engine.hierarchy
     world.run(1000)
-    start = world.now_ns
+    start, before = world.now_ns, world[0].epoch
     world.rekey(0)
-    world.run_until(lambda: world.agreed(*range(5)))
+    world.run_until(lambda: world[0].epoch != before and world.agreed(*range(5)))
     (rekey,) = rekeys(world, start)
     assert rekey.key == world[0].engine.hierarchy.secret.blinded != hierarchy.secret.blinded
     assert sum(bool(under & LEAF) for under in rekey.wraps) == 4

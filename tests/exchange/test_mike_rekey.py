@@ -86,6 +86,7 @@ def test_only_its_own_renewal_heals_a_device_whose_secrets_were_copied() -> None
     thief = world[3].engine.current
     assert thief is not None
     world.rekey(0)
+    world.run_until(lambda: world[0].epoch != before)
     renewed_by_tm = announced(world, start)
     assert with_the_state_of(world[3], renewed_by_tm)
     world.run_until(lambda: world[3].epoch != before and world.agreed(*range(5)))

@@ -103,6 +103,7 @@ class Device:
         self.idp_timers = TimerTable()
         self.idp = LocalLink(secret, Side.IDP)
         self.alive = True
+        self.busy_until_ns = 0
         self.remembers = False
         self.keys: dict[str, bytes] = {}
         self.all_keys: dict[str, bytes] = {}
@@ -201,7 +202,9 @@ class World:
     # Devices.
 
     def feed(self, device: Device, event: Event) -> None:
-        if device.alive:
+        if self.now_ns < device.busy_until_ns:
+            self.at(device.busy_until_ns - self.now_ns, lambda: self.feed(device, event))
+        elif device.alive:
             self._perform(device, device.engine.handle(event, self.instant))
 
     def _perform(self, device: Device, effects: Sequence[Effect]) -> None:
@@ -350,6 +353,10 @@ class World:
         device = self.devices[index]
         device.alive = False
         device.timers.clear()
+
+    def busy(self, index: int, ms: float) -> None:
+        """A device is not scheduled for a while: what comes meanwhile waits in its sockets."""
+        self.devices[index].busy_until_ns = self.now_ns + int(ms * MS)
 
     def stop(self, index: int) -> None:
         self.feed(self.devices[index], Stopped())
