@@ -183,9 +183,13 @@ class Assemblies:
         except PeerError:
             self.drop(sender, fragment.message)
             raise
-        # What began before it is past: its sender says now what it says.
+        # What of its sort began before it is past: its sender says now what it says. A PAGE goes
+        # with a REKEY and may overtake parts of it, or the other way round.
+        page = incomplete.kind is Kind.PAGE
         for it in list(messages.values()):
-            if it.since_mono_ns <= incomplete.since_mono_ns:
+            if it.message == fragment.message or (
+                it.since_mono_ns <= incomplete.since_mono_ns and (it.kind is Kind.PAGE) == page
+            ):
                 self.drop(sender, it.message)
         self._done[fragment.message] = (sender, incomplete.kind, body)
         while len(self._done) > DONE_MAX:

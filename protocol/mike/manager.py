@@ -191,11 +191,9 @@ class Manager(Maker):
         super().establish(agreement)
         if self.state is not State.TM:
             return
-        told = not agreement.content.sponsors and len(agreement.members) > 1
-        config = self.config
-        self.after(
-            TIMER_STATUS, config.status_interval_ms if told else config.status_after_epoch_ms
-        )
+        # Who lost the only message of a complete epoch learns of it by nothing else.
+        rest_ms = max(len(self.parts) - 1, 0) * self.config.kd_batch_ms
+        self.after(TIMER_STATUS, self.config.status_after_epoch_ms + rest_ms)
         self._finished()
 
     def on_path(self, message: Path, sender: IPv6Address) -> None:
