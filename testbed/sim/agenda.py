@@ -33,6 +33,11 @@ class Agenda:
         self._order = 0
         self._at_once = 0
 
+    @property
+    def now_ms(self) -> float:
+        """Virtual time in milliseconds."""
+        return self.now_ns / NS_PER_MS
+
     def at(self, at_ns: int, action: Callable[..., None], *arguments: Any) -> None:
         """Call at this time, or as soon as it can be if that has passed."""
         self._order += 1

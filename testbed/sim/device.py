@@ -69,9 +69,6 @@ SOCKET_MAX = 200
 STOP_GAP_NS = 50 * NS_PER_MS
 """An orderly stop parks idpd first, so that its LEAVE still reaches miked."""
 
-COMMAND_RETRY_NS = 100 * NS_PER_MS
-"""How often a command is tried again at a daemon that stands still."""
-
 LOOPBACK = IPv6Address("::1")
 
 
@@ -312,6 +309,7 @@ class Device:
         red = () if idp.unicast is Unicast.OFF else people.prefixes(index)
         self._idp_config = replace(idp, prefixes=red)
         self.announced: set[Prefix] = set()
+        self._commands: list[Callable[[], None]] = []
         self._mike_config = mike or MikeConfig()
         self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
         self._secret = local_secret(index)
@@ -426,6 +424,9 @@ class Device:
         self.paused = False
         for daemon in self.daemons:
             daemon.resume()
+        commands, self._commands = self._commands, []
+        for command in commands:
+            command()
 
     def set_carrier(self, up: bool) -> None:
         """Cut or heal the black interface."""
@@ -442,7 +443,7 @@ class Device:
         """
         engine = self.idpd.engine
         if self.paused:
-            self.agenda.after(COMMAND_RETRY_NS, partial(self.announce, prefix, forced=forced))
+            self._commands.append(partial(self.announce, prefix, forced=forced))
         elif isinstance(engine, IdpEngine) and self.idpd.running:
             try:
                 if not forced:
@@ -455,7 +456,7 @@ class Device:
     def withdraw(self, prefix: Prefix) -> None:
         """``idpd prefix remove``, of a prefix that may not be announced any more."""
         if self.paused:
-            self.agenda.after(COMMAND_RETRY_NS, self.withdraw, prefix)
+            self._commands.append(partial(self.withdraw, prefix))
         elif self.idpd.engine is not None and prefix in self.announced:
             self.announced.discard(prefix)
             self.idpd.deliver(PrefixRemoved(prefix))

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.sim.rest import Violation, ViolationError
 from testbed.sim.scenario import Scenario
 from testbed.sim.sharing import shared_decoding
-from testbed.sim.world import Violation, ViolationError, World
+from testbed.sim.world import World
 
 INTERNAL = "no-internal-error"
 """Name of the check that no engine fails."""

@@ -32,7 +32,7 @@ FLAP_MS_MAX = 1_900
 
 REKEY_INTERVAL_MS = 15_000
 """Where MIKE renews the key by itself: nine tenths of it, less the 4 s in which an epoch's SAs and
-those of the pairs come and the older ones go, are more than `testbed.sim.world.STABLE_MS`."""
+those of the pairs come and the older ones go, are more than `testbed.sim.rest.STABLE_MS`."""
 
 MODES = tuple(mode.value for mode in Mode)
 """Modes of MIKE."""

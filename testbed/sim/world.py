@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -51,6 +50,7 @@ from testbed.sim.look import sample_of, view_of
 from testbed.sim.pairview import led_by
 from testbed.sim.people import People, secret_type
 from testbed.sim.redwork import begin_red, end_red
+from testbed.sim.rest import Violation, ViolationError, await_rest
 from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, is_final
 from testbed.sim.standard import standard
 from testbed.sim.wire import Wire
@@ -67,53 +67,25 @@ LIVENESS_AFTER_CLOCKS_MS = 150_000
 """The same if clocks were wrong for a while: one that was 45 s ahead, or 90 s by two faults, makes
 a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
 
-STABLE_MS = 6_500
-"""Agreement must last so long: more than the dead interval and MIKE's `tm_silence_ms`."""
-
 UNSEEN_MS = 5_000
 """A device that died on a perfect network is in no table so long after: five hello intervals."""
 
 WIPED_MS = 6_800
 """... and in no SAD: a rekey, the activation and the deactivation delay later."""
 
-POLL_MS = 250
-"""How often agreement is looked for, if anything changed."""
-
 SAMPLE_MS = 10_000
 """How often is measured what devices hold and send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """Something that must not be.
-
-    Attributes:
-        checker: who objects.
-        at_ms: when.
-        text: what is wrong.
-        device: where, -1 if that has no meaning.
-    """
-
-    checker: str
-    at_ms: float
-    text: str
-    device: int = -1
-
-    def __str__(self) -> str:
-        place = f" at d{self.device + 1}" if self.device >= 0 else ""
-        return f"{self.checker}{place}, {self.at_ms:.1f} ms: {self.text}"
-
-
-class ViolationError(Exception):
-    """Ends a run."""
-
-    def __init__(self, violation: Violation) -> None:
-        super().__init__(str(violation))
-        self.violation = violation
-
-
 class World:
     """Runs one scenario.
+
+    Args:
+        scenario: what is run.
+        checkers: who judges, None: all.
+        noting: whether lines for a trace are kept.
+        agenda: shared with other partitions, if this is one of several.
+        people: who the devices are, if they are not those of a single network.
 
     Attributes:
         scenario: what is run.
@@ -129,13 +101,19 @@ class World:
     """
 
     def __init__(
-        self, scenario: Scenario, checkers: Sequence[Checker] | None = None, *, noting: bool = False
+        self,
+        scenario: Scenario,
+        checkers: Sequence[Checker] | None = None,
+        *,
+        noting: bool = False,
+        agenda: Agenda | None = None,
+        people: People | None = None,
     ) -> None:
         self.scenario = scenario
-        self.agenda = Agenda()
+        self.agenda = agenda or Agenda()
         self.chance = Chance(scenario.seed)
         size = scenario.members
-        self.people = People(size)
+        self.people = people or People(size)
         paper = scenario.sa_mode == SaMode.PAPER.value
         self._checkers = (
             standard(self.people, shared_sa=paper, unicast=scenario.unicast != "off")
@@ -189,7 +167,7 @@ class World:
         self.epochs = 0
         self.agreed_ms: float | None = None
         self.left_out_effects: Counter[str] = Counter()
-        self._changes = 0
+        self.changes = 0
         self.mike_datagrams: list[bytes] = []
         self.group_keys: dict[str, bytes] = {}
         self._digest = hashlib.sha256()
@@ -212,12 +190,15 @@ class World:
         Raises:
             ViolationError: a checker objected.
         """
-        self._schedule()
+        self.schedule()
         self.agenda.run(self.scenario.safety_ms * NS_PER_MS)
         self.note(-1, "faults are over")
-        self._await_agreement()
+        self.agreed_ms = await_rest(
+            self.agenda, self.limit_ms, lambda: self.changes, self.objection
+        )
+        self.conclude()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         """Put starts, faults and samples on the agenda."""
         for index, start_ms in enumerate(self.scenario.starts_ms):
             switch_on = self.devices[index].power_on
@@ -241,44 +222,29 @@ class World:
         if text is not None:
             raise ViolationError(Violation(checker.name, self.now_ms, text))
 
-    def _await_agreement(self) -> None:
-        """Run until nothing was to object to, and nothing changed, for `STABLE_MS`."""
-        begun_ms = self.now_ms
+    @property
+    def limit_ms(self) -> int:
+        """Within which time after the last fault all must rest."""
         clocks = any(fault.kind is Kind.CLOCK for fault in self.scenario.faults)
-        limit_ms = LIVENESS_AFTER_CLOCKS_MS if clocks else LIVENESS_MS
-        limit_ms += self.scenario.rekey_interval_ms  # a renewal that ends one rest, and the next
-        quiet_since_ms: float | None = None
-        seen = -1
-        objection: Violation | None = None
-        while True:
-            self.agenda.run(self.agenda.now_ns + POLL_MS * NS_PER_MS)
-            if seen != self._changes:
-                seen = self._changes
-                objection = self._objection()
-                quiet_since_ms = None if objection else self.now_ms
-            if quiet_since_ms is not None and self.now_ms - quiet_since_ms >= STABLE_MS:
-                self.agreed_ms = quiet_since_ms - begun_ms
-                self._conclude()
-                return
-            if self.now_ms - begun_ms > limit_ms:
-                if objection is None:
-                    text = f"no rest within {limit_ms} ms after the faults"
-                    objection = Violation("rest", self.now_ms, text)
-                raise ViolationError(objection)
+        # A renewal may end one rest; then there must be time for the next.
+        renewal_ms = self.scenario.rekey_interval_ms
+        return (LIVENESS_AFTER_CLOCKS_MS if clocks else LIVENESS_MS) + renewal_ms
 
-    def _objection(self) -> Violation | None:
+    def objection(self) -> Violation | None:
         """Ask every checker about the live devices."""
+        place = self.people.name
         views = self.views()
         missing = len(self.scenario.survivors) - len(views)
         if missing:
-            return Violation("everybody-is-there", self.now_ms, f"{missing} devices do not run")
+            text = f"{missing} devices do not run"
+            return Violation("everybody-is-there", self.now_ms, text, partition=place)
         for checker in self._checkers:
-            text = checker.judge(views)
-            if text is not None:
-                return Violation(checker.name, self.now_ms, text)
+            objection = checker.judge(views)
+            if objection is not None:
+                return Violation(checker.name, self.now_ms, objection, partition=place)
         return None
 
-    def _conclude(self) -> None:
+    def conclude(self) -> None:
         """Ask every checker about the run as a whole."""
         # Counting entries is slow, and what grows at one device grows at others.
         for device in self.devices[:2]:
@@ -324,7 +290,7 @@ class World:
             case Kind.HANDOVER:
                 if device.alive and not device.paused:
                     device.miked.deliver(HandoverRequested(self.people.address(fault.devices[1])))
-        self._changes += 1
+        self.changes += 1
 
     def _end(self, number: int, fault: Fault) -> None:
         """End a fault."""
@@ -356,7 +322,7 @@ class World:
                 device.clock_ns -= int(fault.amount * NS_PER_MS)
             case Kind.CARRIER:
                 device.set_carrier(True)
-        self._changes += 1
+        self.changes += 1
 
     # What devices do.
 
@@ -435,14 +401,14 @@ class World:
             case _:
                 self._digest.update(f"{stamp}{effect!r}".encode())
                 return
-        self._changes += 1
+        self.changes += 1
         if self.notes is not None and isinstance(effect, Report):
             words = " ".join(f"{name}={value}" for name, value in effect.fields.items())
             self.note(device.index, f"{effect.point} {words}")
 
     def started(self, daemon: Daemon) -> None:
         """Note a new instance."""
-        self._changes += 1
+        self.changes += 1
         if daemon is daemon.device.miked:
             self.tell(MikeStarted(self.now_ms, daemon.device.index))
 
@@ -471,7 +437,9 @@ class World:
         for checker in self._checkers:
             text = checker.record(record)
             if text is not None:
-                raise ViolationError(Violation(checker.name, record.at_ms, text, record.device))
+                raise ViolationError(
+                    Violation(checker.name, record.at_ms, text, record.device, self.people.name)
+                )
 
     def note(self, device: int, text: str) -> None:
         """Keep a line for the reader of a trace."""

@@ -25,10 +25,11 @@ from testbed.sim.chance import SeededKeys
 from testbed.sim.checkers import Checker
 from testbed.sim.faults import FOR_GOOD, Fault, Kind
 from testbed.sim.modelled import ModelledSigner
+from testbed.sim.rest import ViolationError
 from testbed.sim.run import Verdict, run
 from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, draw
 from testbed.sim.secrecy import Secrecy
-from testbed.sim.world import ViolationError, World
+from testbed.sim.world import World
 
 
 def scenario(*faults: Fault, theme: Theme = Theme.ANY, members: int = 4) -> Scenario:

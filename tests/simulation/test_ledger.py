@@ -11,9 +11,9 @@ import pytest
 from testbed import cli
 from testbed.errors import TestbedError
 from testbed.sim.ledger import Ledger, Row, engines_commit
+from testbed.sim.rest import Violation
 from testbed.sim.run import Verdict
 from testbed.sim.scenario import draw
-from testbed.sim.world import Violation
 
 KIND = Row("0" * 40, "ka", "modelled", "3", "drawn")
 
