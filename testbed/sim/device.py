@@ -33,6 +33,7 @@ from protocol.core.errors import LocalError
 from protocol.core.timers import TimerTable
 from protocol.daemon.reconcile import remove_own, remove_own_routes
 from protocol.daemon.routes import MemoryRoutes
+from protocol.identity import Identity
 from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
@@ -45,6 +46,7 @@ from protocol.idp.events import (
     PrefixRemoved,
     RoutesApplied,
     SasApplied,
+    TrustReread,
 )
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.memory import MemoryBackend
@@ -309,6 +311,8 @@ class Device:
         red = () if idp.unicast is Unicast.OFF else people.prefixes(index)
         self._idp_config = replace(idp, prefixes=red)
         self.announced: set[Prefix] = set()
+        self._revoked: set[int] = set()
+        self._identities: dict[str, Identity] = {}
         self._commands: list[Callable[[], None]] = []
         self._mike_config = mike or MikeConfig()
         self.entropy = SeededKeys(chance.stream(f"keys of device {index}"))
@@ -349,7 +353,8 @@ class Device:
 
     def boot(self, daemon: Daemon) -> None:
         """Start a process anew, parked; it removes what a killed one left, as the daemons do."""
-        own = self.people.identity(self.index, self._crypto)
+        own = self.people.identity(self.index, self._crypto, revoked=self._revoked)
+        self._identities[daemon.name] = own
         if daemon is self.idpd:
             self.announced = set(self._idp_config.prefixes)
             remove_own(self.backend, self._idp_config)
@@ -460,6 +465,16 @@ class Device:
         elif self.idpd.engine is not None and prefix in self.announced:
             self.announced.discard(prefix)
             self.idpd.deliver(PrefixRemoved(prefix))
+
+    def distrust(self, other: int) -> None:
+        """Give both daemons a list that revokes another device's certificate."""
+        if self.paused:
+            self._commands.append(partial(self.distrust, other))
+            return
+        self._revoked.add(other)
+        for identity in self._identities.values():
+            identity.trust(self.people.known(self._crypto, self._revoked))
+        self.idpd.deliver(TrustReread())
 
     # Effects of one engine.
 

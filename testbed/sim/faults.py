@@ -37,6 +37,7 @@ class Kind(StrEnum):
     PREFIX_ADD = "prefix-add"
     PREFIX_DROP = "prefix-drop"
     THEFT = "theft"
+    REVOKE = "revoke"
 
 
 PACKETS = frozenset(
@@ -50,6 +51,9 @@ ADVERSARY = frozenset({Kind.REPLAY, Kind.FORGERY})
 
 RED = frozenset({Kind.PREFIX_ADD, Kind.PREFIX_DROP, Kind.THEFT})
 """What is announced changes: no fault but the last, of a device that lies."""
+
+OPERATORS = RED | {Kind.REVOKE}
+"""What people do, drawn apart from what breaks."""
 
 PROCESSES = frozenset({Kind.CRASH, Kind.KILL_IDPD, Kind.KILL_MIKED, Kind.STOP, Kind.PAUSE})
 """Faults that take a device's processes away; two of one device never overlap."""

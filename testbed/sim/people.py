@@ -6,7 +6,8 @@ The keys follow from the device's index, so they are the same in every run.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -14,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.identity import Identity, KnownDevice, Peer
+from protocol.identity.identity import RULE_REVOKED
 from protocol.identity.known import SigningKey
 from protocol.ipsec.model import Prefix
 from protocol.mike.schedule import NodeSecret
@@ -144,12 +146,24 @@ class People:
         return (red_prefix(index, self.partition), spare, four, common)
 
     def identity(
-        self, index: int, crypto: Crypto = Crypto.REAL, *, freshness_ms: int = FRESHNESS_MS
+        self,
+        index: int,
+        crypto: Crypto = Crypto.REAL,
+        *,
+        freshness_ms: int = FRESHNESS_MS,
+        revoked: Collection[int] = (),
     ) -> Identity:
-        """Return the identity of one daemon of a device; it trusts all the others."""
+        """Return the identity of one daemon of a device; it trusts all others but the revoked."""
         own = _person(self, index, crypto)
-        others = [_person(self, other, crypto).known for other in range(self.size)]
+        others = self.known(crypto, revoked)
         return Identity(own.known, own.signing_key, others, freshness_ms=freshness_ms)
+
+    def known(self, crypto: Crypto, revoked: Collection[int] = ()) -> list[KnownDevice]:
+        """Return every device as its certificate and a revocation list say."""
+        persons = [_person(self, index, crypto).known for index in range(self.size)]
+        for index in revoked:
+            persons[index] = replace(persons[index], refusal=(RULE_REVOKED, "revoked"))
+        return persons
 
 
 def partition_networks(partition: int) -> tuple[Prefix, ...]:

@@ -1,4 +1,4 @@
-"""Which changes of what devices announce a seed draws: by their operators, and by thieves."""
+"""What a seed has people do: operators, thieves, and the CA that revokes a certificate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ LOOT = 6
 """Kinds of prefixes that a thief takes."""
 
 COMMON = "common"
+
+REVOKED_PROBABILITY = 0.15
+"""How often a device's certificate is revoked."""
 
 
 def draw_red(draws: Random, devices: range, safety_ms: int, *, thieves: bool) -> tuple[Fault, ...]:
@@ -48,3 +51,11 @@ def draw_red(draws: Random, devices: range, safety_ms: int, *, thieves: bool) ->
         ends = FOR_GOOD if stays else duration
         found.append(Fault(kind, start, ends, involved, float(number), flavour))
     return tuple(sorted(found, key=lambda fault: (fault.start_ms, fault.kind)))
+
+
+def draw_revocation(draws: Random, devices: range, safety_ms: int) -> tuple[Fault, ...]:
+    """Draw whose certificate is revoked, mostly nobody's; everybody else learns it at once."""
+    if draws.random() >= REVOKED_PROBABILITY:
+        return ()
+    start = draws.randint(1_000, safety_ms - 1_000)
+    return (Fault(Kind.REVOKE, start, FOR_GOOD, (draws.choice(devices),)),)

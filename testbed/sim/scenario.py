@@ -11,9 +11,9 @@ from typing import Any
 from protocol.mike.config import Mode
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
-from testbed.sim.faults import FOR_GOOD, PROCESSES, RED, Fault, Kind
+from testbed.sim.faults import FOR_GOOD, OPERATORS, PROCESSES, Fault, Kind
 from testbed.sim.people import Crypto
-from testbed.sim.reddraws import draw_red
+from testbed.sim.reddraws import draw_red, draw_revocation
 
 MEMBERS_MIN, MEMBERS_MAX = 2, 10
 """Size of the group where nobody says: small ones find most faults, and fast."""
@@ -102,8 +102,8 @@ class Scenario:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """Devices that are there in the end."""
-        gone = {f.devices[0] for f in self.faults if is_final(f)}
+        """Devices that are there in the end, with a certificate that counts."""
+        gone = gone_for_good(self.faults)
         return tuple(index for index in range(self.members) if index not in gone)
 
     def to_json(self) -> str:
@@ -133,6 +133,16 @@ class Scenario:
         values = asdict(self)
         lines = [f"{name} = {value}" for name, value in values.items() if name != "faults"]
         return lines + [f"fault {number}: {fault}" for number, fault in enumerate(self.faults)]
+
+
+def in_order(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """Return faults in the order of time."""
+    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
+
+
+def gone_for_good(faults: tuple[Fault, ...]) -> set[int]:
+    """Return devices that die, or are revoked, and do not come back."""
+    return {f.devices[0] for f in faults if is_final(f) or f.kind is Kind.REVOKE}
 
 
 def is_final(fault: Fault) -> bool:
@@ -183,7 +193,11 @@ def draw(
     clock_ms = draws.choice([0, 5, 1_000])
     if unicast != "off":
         red = draw_red(chance.stream("red"), range(size), safety_ms, thieves=True)
-        faults = tuple(sorted(faults + red, key=lambda fault: (fault.start_ms, fault.kind)))
+        faults = in_order(faults + red)
+    if about is Theme.ANY:
+        revoked = draw_revocation(chance.stream("revocation"), range(size), safety_ms)
+        if set(range(size)) - gone_for_good(faults + revoked):
+            faults = in_order(faults + revoked)
     of_mike = chance.stream("mike")
     datagram_size_max = of_mike.choice([1232, 1232, 512])
     # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
@@ -253,7 +267,7 @@ def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tu
     members = len(starts_ms)
     faults: list[Fault] = []
     busy = {index: [(-REST_MS, start)] for index, start in enumerate(starts_ms)}
-    for kind in (kind for kind in Kind if kind not in RED):
+    for kind in (kind for kind in Kind if kind not in OPERATORS):
         count = draws.randint(1, 3) if draws.random() < CLASS_ON else 0
         for _ in range(count):
             fault = _draw_one(draws, kind, members, safety_ms)

@@ -92,6 +92,7 @@ class World:
         agenda: virtual time and what is due.
         devices: by index.
         wire: the network.
+        revoked: devices whose certificates are.
         notes: (ms, device or -1, text) of what a reader of a trace wants to see, if asked for.
         epochs: group keys established, of all devices.
         left_out_effects: effects without a model here, by class.
@@ -164,6 +165,7 @@ class World:
             device.clock_ns = self._true_clock_ns[device.index]
         self.adversary = Adversary(self)
         self.notes: list[tuple[float, int, str]] | None = [] if noting else None
+        self.revoked: set[int] = set()
         self.epochs = 0
         self.agreed_ms: float | None = None
         self.left_out_effects: Counter[str] = Counter()
@@ -215,10 +217,10 @@ class World:
         self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
 
     def _probe(self, dead: int, sas: bool) -> None:
-        """Look now whether a device is forgotten."""
+        """Look now whether a device is forgotten by all that have been able to do so."""
         device = self.devices[dead]
         checker = DeadIsForgotten(device.address, self.people.own(dead), sas=sas)
-        text = checker.judge(self.views())
+        text = checker.judge([v for v in self.views() if not self.devices[v.device].paused])
         if text is not None:
             raise ViolationError(Violation(checker.name, self.now_ms, text))
 
@@ -290,6 +292,11 @@ class World:
             case Kind.HANDOVER:
                 if device.alive and not device.paused:
                     device.miked.deliver(HandoverRequested(self.people.address(fault.devices[1])))
+            case Kind.REVOKE:
+                self.revoked.add(device.index)
+                for other in self._others[device.index]:
+                    other.distrust(device.index)
+                self.agenda.after(NS_PER_MS, self._probe, device.index, False)
         self.changes += 1
 
     def _end(self, number: int, fault: Fault) -> None:
@@ -331,7 +338,7 @@ class World:
     ) -> None:
         """Carry a datagram to its receivers; in an SA only to who has that too."""
         sender = daemon.device
-        if sa is not None:
+        if sa is not None and sender.index not in self.revoked:
             self.tell(Announced(self.now_ms, sender.index))
         if not sender.connected:
             return
@@ -401,7 +408,8 @@ class World:
             case _:
                 self._digest.update(f"{stamp}{effect!r}".encode())
                 return
-        self.changes += 1
+        # Who is revoked goes on by itself, and never rests.
+        self.changes += device.index not in self.revoked
         if self.notes is not None and isinstance(effect, Report):
             words = " ".join(f"{name}={value}" for name, value in effect.fields.items())
             self.note(device.index, f"{effect.point} {words}")
@@ -455,9 +463,9 @@ class World:
         self.agenda.after(SAMPLE_MS * NS_PER_MS, self._sample)
 
     def views(self) -> list[View]:
-        """Return what every live device says of itself."""
+        """Return what every live device says of itself whose certificate counts."""
         return [
             view_of(device, SA_GROUP, shared_sa=self._shared_sa)
             for device in self.devices
-            if device.alive
+            if device.alive and device.index not in self.revoked
         ]

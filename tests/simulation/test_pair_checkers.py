@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_network
 import pytest
 
 from protocol.idp import rules
+from protocol.idp.engine import IdpEngine
 from protocol.idp.pairplan import PairPlan
 from protocol.idp.prefixes import PrefixTable
 from protocol.idp.unicast import UnicastPairs
@@ -256,3 +257,20 @@ def test_seeds_draw_every_change_and_thieves_always_give_back() -> None:
     assert all(fault.duration_ms for fault in drawn if fault.kind is Kind.THEFT)
     assert {fault.amount for fault in drawn if fault.kind is Kind.THEFT} == set(range(6))
     assert {fault.flavour for fault in drawn} == {"", COMMON}
+
+
+REVOKED = changing(Fault(Kind.REVOKE, SETTLED_MS, FOR_GOOD, (1,)))
+
+
+def test_who_is_revoked_is_out_at_all_others_and_has_nothing_to_read() -> None:
+    world = World(REVOKED)
+    world.run()
+    seen = world.views()
+    assert [one.device for one in seen] == [0, 2, 3]
+    for one in seen:
+        assert SECOND not in one.peers_up | one.members | one.sources | one.pairs.peers
+
+
+def test_who_is_revoked_stays_until_it_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IdpEngine, "_trust_changed", lambda *_: [])
+    assert caught(run(REVOKED)) == "dead-is-forgotten"
