@@ -275,12 +275,11 @@ class Exchange:
         return effects + self._tell(item.issuer_id, credential, now)
 
     def _changed_lists(self) -> None:
+        self.changed = True  # without a store, too: who holds the identity has changed it
         store = self._identity.store
-        if store is None:
-            return
-        self._identity.trust(store.devices())
-        self._revocations.refresh()
-        self.changed = True
+        if store is not None:
+            self._identity.trust(store.devices())
+            self._revocations.refresh()
 
     def refused_policy(
         self, peer: Peer, hello: Hello, now: Instant, *, up: bool
