@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 NS_PER_MS = 1_000_000
@@ -41,37 +41,31 @@ class Agenda:
     def at(self, at_ns: int, action: Callable[..., None], *arguments: Any) -> None:
         """Call at this time, or as soon as it can be if that has passed."""
         self._order += 1
-        heapq.heappush(self._heap, (max(at_ns, self.now_ns), self._order, action, arguments))
+        now_ns = self.now_ns
+        heappush(self._heap, (at_ns if at_ns > now_ns else now_ns, self._order, action, arguments))
 
     def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> None:
         """Call after this time."""
         self.at(self.now_ns + delay_ns, action, *arguments)
 
-    def step(self, end_ns: int) -> bool:
-        """Make the next call that is due until ``end_ns``; False if there is none.
+    def run(self, end_ns: int) -> None:
+        """Make every call that is due until ``end_ns``, and let the time come to that.
 
         Raises:
-            StandstillError: there were too many calls at this instant.
+            StandstillError: there were too many calls at one instant.
         """
         heap = self._heap
-        if not heap or heap[0][0] > end_ns:
-            return False
-        at_ns, _, action, arguments = heapq.heappop(heap)
-        # After `skip` some calls are late; time never goes back.
-        if at_ns > self.now_ns:
-            self.now_ns = at_ns
-            self._at_once = 0
-        elif self._at_once >= CALLS_AT_ONCE_MAX:
-            raise StandstillError(f"{CALLS_AT_ONCE_MAX} calls at one instant")
-        self._at_once += 1
-        self.done += 1
-        action(*arguments)
-        return True
-
-    def run(self, end_ns: int) -> None:
-        """Make every call that is due until ``end_ns``, and let the time come to that."""
-        while self.step(end_ns):
-            pass
+        while heap and heap[0][0] <= end_ns:
+            at_ns, _, action, arguments = heappop(heap)
+            # After `skip` some calls are late; time never goes back.
+            if at_ns > self.now_ns:
+                self.now_ns = at_ns
+                self._at_once = 0
+            elif self._at_once >= CALLS_AT_ONCE_MAX:
+                raise StandstillError(f"{CALLS_AT_ONCE_MAX} calls at one instant")
+            self._at_once += 1
+            self.done += 1
+            action(*arguments)
         self.skip(end_ns)
 
     def skip(self, to_ns: int) -> None:

@@ -8,9 +8,9 @@ engines lies the local interface with its real encoding. The SAD is `protocol.ip
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -74,6 +74,10 @@ STOP_GAP_NS = 50 * NS_PER_MS
 LOOPBACK = IPv6Address("::1")
 
 
+_expired = cache(TimerExpired)
+"""There are few names of timers."""
+
+
 class Observer(Protocol):
     """Who is told what devices do."""
 
@@ -102,6 +106,7 @@ class Daemon:
     Attributes:
         name: ``idpd`` or ``miked``.
         device: where it runs.
+        stamp: device and name, for the digest of a run.
         engine: None while there is no process.
         running: between Started and Stopped.
         sent: datagrams sent to the black network.
@@ -110,6 +115,7 @@ class Daemon:
     def __init__(self, device: Device, name: str) -> None:
         self.name = name
         self.device = device
+        self.stamp = f" {device.index} {name} "
         self.engine: Engine | None = None
         self.running = False
         self.sent = 0
@@ -172,6 +178,12 @@ class Daemon:
 
     # Events.
 
+    def arrive(self, event: DatagramReceived, sa: SecurityAssociation | None) -> None:
+        """A datagram comes from the black network; in an SA only who has that too can read it."""
+        device = self.device
+        if device.connected and (sa is None or device.backend.receives(sa)):
+            self.receive(event)
+
     def receive(self, event: DatagramReceived) -> None:
         """A datagram reached the socket."""
         if self.running or (self.engine is not None and event.channel == "local"):
@@ -184,32 +196,40 @@ class Daemon:
         elif len(self._waiting) < SOCKET_MAX:
             self._waiting.append(event)
 
-    def deliver(self, event: Event) -> list[Effect]:
+    def deliver(self, event: Event) -> Sequence[Effect]:
         """Hand an event to the engine and perform its effects, then those of their answers.
 
         Returns:
             All that was performed; nothing if this event is itself an answer and waits.
         """
-        self._events.append(event)
         if self._busy:
+            self._events.append(event)
+            return []
+        if self.engine is None:
             return []
         self._busy = True
-        done: list[Effect] = []
         try:
+            effects = self._handle(self.engine, event)
             while self._events and self.engine is not None:
-                effects = self.engine.handle(self._events.popleft(), self.device.now())
-                for effect in effects:
-                    self.device.observer.performed(self, effect)
-                    perform = self._performers.get(effect.__class__)
-                    if perform is None:
-                        self.device.observer.left_out(self, effect)
-                    else:
-                        perform(effect)
-                done += effects
+                effects = [*effects, *self._handle(self.engine, self._events.popleft())]
         finally:
             self._busy = False
             self._events.clear()
-        return done
+        return effects
+
+    def _handle(self, engine: Engine, event: Event) -> Sequence[Effect]:
+        """Hand one event to the engine, and perform its effects."""
+        device = self.device
+        now_ns = device.agenda.now_ns
+        effects = engine.handle(event, Instant(now_ns, WALL_START_NS + now_ns + device.clock_ns))
+        for effect in effects:
+            device.observer.performed(self, effect)
+            perform = self._performers.get(effect.__class__)
+            if perform is None:
+                device.observer.left_out(self, effect)
+            else:
+                perform(effect)
+        return effects
 
     # Effects of every engine.
 
@@ -255,12 +275,13 @@ class Daemon:
     def _wake(self) -> None:
         """Fire what is due, no more than ran at the beginning, as the daemon's loop does."""
         now_ns = self.device.agenda.now_ns
-        for _ in range(len(self.timers)):
-            name = self.timers.pop_expired(now_ns)
+        timers = self.timers
+        for _ in range(len(timers)):
+            name = timers.pop_expired(now_ns)
             if name is None:
                 break
-            self.deliver(TimerExpired(name))
-        deadline_ns = self.timers.next_deadline()
+            self.deliver(_expired(name))
+        deadline_ns = timers.next_deadline()
         if deadline_ns is not None:
             self._wake_at(max(deadline_ns, now_ns))
 

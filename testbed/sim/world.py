@@ -7,20 +7,17 @@ for a while in which nothing changed; if that does not come in time, their objec
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.engine import (
-    CancelTimer,
     DatagramReceived,
     Effect,
     Log,
     Report,
     SendDatagram,
-    SetTimer,
 )
 from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
@@ -34,6 +31,7 @@ from testbed.sim.chance import Chance
 from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey
 from testbed.sim.describe import describe
 from testbed.sim.device import Daemon, Device
+from testbed.sim.digest import Digest
 from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, RED, Fault, Kind
 from testbed.sim.history import (
     Announced,
@@ -172,7 +170,14 @@ class World:
         self.changes = 0
         self.mike_datagrams: list[bytes] = []
         self.group_keys: dict[str, bytes] = {}
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
+        self._watchers: dict[type[Effect], Callable[[Daemon, Any], None]] = {
+            PublishKey: self._on_published,
+            Report: self._on_reported,
+            ApplySas: self._on_applied,
+        }
+        if noting:
+            self._watchers |= {Log: self._on_logged, SendDatagram: self._on_sent}
 
     @property
     def now_ms(self) -> float:
@@ -355,64 +360,54 @@ class World:
             self.mike_datagrams.append(effect.payload)
         agenda = self.agenda
         now_ns = agenda.now_ns
+        index = sender.index
         delays_ns = self.wire.delays_ns
         for receiver in receivers:
-            for delay_ns in delays_ns(sender.index, receiver.index):
-                agenda.at(now_ns + delay_ns, self._arrive, receiver, place, event, sa)
-
-    @staticmethod
-    def _arrive(
-        receiver: Device, place: int, event: DatagramReceived, sa: SecurityAssociation | None
-    ) -> None:
-        if receiver.connected and (sa is None or receiver.backend.receives(sa)):
-            receiver.daemons[place].receive(event)
+            for delay_ns in delays_ns(index, receiver.index):
+                agenda.at(now_ns + delay_ns, receiver.daemons[place].arrive, event, sa)
 
     def performed(self, daemon: Daemon, effect: Effect) -> None:
         """Write an effect into the digest; tell checkers and notes what concerns them."""
-        device = daemon.device
-        stamp = f"{self.agenda.now_ns} {device.index} {daemon.name} "
-        match effect:
-            case SendDatagram(channel, payload, destination):
-                where = int(destination or 0)
-                self._digest.update(f"{stamp}{channel} {where} ".encode() + payload)
-                if self.notes is not None and channel == "group" and (said := describe(payload)):
-                    self.note(device.index, f"sends {destination or 'all'} {said}")
-                return
-            case SetTimer(name, at_ns):
-                self._digest.update(f"{stamp}{name} {at_ns}".encode())
-                return
-            case CancelTimer(name):
-                self._digest.update(f"{stamp}no {name}".encode())
-                return
-            case PublishKey(pointer, key):
-                self.epochs += 1
-                self.group_keys[pointer] = key
-                self._digest.update(f"{stamp}{pointer} ".encode() + key)
-                self.tell(KeyPublished(self.now_ms, device.index, pointer, key))
-            case Report(point, fields):
-                self._digest.update(f"{stamp}{point} {sorted(fields.items())}".encode())
-                if point == "t_detect":
-                    peer = IPv6Address(fields["peer"])
-                    self.tell(Detected(self.now_ms, device.index, fields["kind"], peer))
-                elif point == "t_mike_in":
-                    self.tell(self._signalled(daemon, fields))
-            case ApplySas(label, operations):
-                self._digest.update(f"{stamp}{label} {len(operations)}".encode())
-                for operation in operations:
-                    if isinstance(operation, PutPolicy) and (led := led_by(operation.policy)):
-                        self.tell(Led(self.now_ms, device.index, *led))
-            case Log(level, text):
-                self._digest.update(f"{stamp}{level} {text}".encode())
-                self.note(device.index, f"{daemon.name} {level}: {text}")
-                return
-            case _:
-                self._digest.update(f"{stamp}{effect!r}".encode())
-                return
+        self._digest.add(self.agenda.now_ns, daemon.stamp, effect)
+        watch = self._watchers.get(effect.__class__)
+        if watch is not None:
+            watch(daemon, effect)
+
+    def _on_published(self, daemon: Daemon, effect: PublishKey) -> None:
+        self.epochs += 1
+        self.group_keys[effect.pointer] = effect.group_key
+        index = daemon.device.index
+        self.tell(KeyPublished(self.now_ms, index, effect.pointer, effect.group_key))
+        self._note_change(daemon)
+
+    def _on_reported(self, daemon: Daemon, effect: Report) -> None:
+        point, fields, index = effect.point, effect.fields, daemon.device.index
+        if point == "t_detect":
+            peer = IPv6Address(fields["peer"])
+            self.tell(Detected(self.now_ms, index, fields["kind"], peer))
+        elif point == "t_mike_in":
+            self.tell(self._signalled(daemon, fields))
+        self._note_change(daemon)
+        if self.notes is not None:
+            words = " ".join(f"{name}={value}" for name, value in fields.items())
+            self.note(index, f"{point} {words}")
+
+    def _on_applied(self, daemon: Daemon, effect: ApplySas) -> None:
+        for operation in effect.operations:
+            if isinstance(operation, PutPolicy) and (led := led_by(operation.policy)):
+                self.tell(Led(self.now_ms, daemon.device.index, *led))
+        self._note_change(daemon)
+
+    def _on_logged(self, daemon: Daemon, effect: Log) -> None:
+        self.note(daemon.device.index, f"{daemon.name} {effect.level}: {effect.text}")
+
+    def _on_sent(self, daemon: Daemon, effect: SendDatagram) -> None:
+        if effect.channel == "group" and (said := describe(effect.payload)):
+            self.note(daemon.device.index, f"sends {effect.destination or 'all'} {said}")
+
+    def _note_change(self, daemon: Daemon) -> None:
         # Who is revoked goes on by itself, and never rests.
-        self.changes += device.index not in self.revoked
-        if self.notes is not None and isinstance(effect, Report):
-            words = " ".join(f"{name}={value}" for name, value in effect.fields.items())
-            self.note(device.index, f"{effect.point} {words}")
+        self.changes += daemon.device.index not in self.revoked
 
     def started(self, daemon: Daemon) -> None:
         """Note a new instance."""
