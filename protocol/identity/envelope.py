@@ -21,9 +21,9 @@ This module neither signs nor verifies; `protocol.identity.identity` does.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from struct import Struct
 
 from protocol.core.errors import DecodeError
 from protocol.core.wire import Reader, Writer
@@ -37,7 +37,6 @@ LABEL = b"idpmike signed envelope v1\x00"
 
 FINGERPRINT_LENGTH = 16
 SIGNATURE_LENGTH = 64
-DIGEST_LENGTH = 32
 HEADER_LENGTH = 62
 KIND_OFFSET = 2
 """Where the kind stands in a datagram, for filters that look at nothing else."""
@@ -54,6 +53,9 @@ BODY_RECOMMENDED = 1280 - 40 - 8 - OVERHEAD
 without the IPv6 and UDP headers and our own overhead."""
 
 RULE_SYNTAX = "AUTH-1"
+
+_KIND = Struct(">BBBB")
+_INSTANCE = Struct(">QQQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,11 @@ class Envelope:
     def encode_unsigned(self) -> bytes:
         """Return every byte before the signature."""
         writer = Writer()
-        writer.push_u8(VERSION)
-        writer.push_u8(self.protocol, "protocol")
-        writer.push_u8(self.kind, "kind")
-        writer.push_u8(0)
+        writer.push_fields(_KIND, "kind", VERSION, self.protocol, self.kind, 0)
         writer.push_address(self.sender)
         writer.push_bytes(self.fingerprint, FINGERPRINT_LENGTH, "fingerprint")
-        writer.push_u64(self.startup_wall_ns, "startup_wall_ns")
-        writer.push_u64(self.sequence, "sequence")
-        writer.push_u64(self.sent_wall_ns, "sent_wall_ns")
+        times = self.startup_wall_ns, self.sequence, self.sent_wall_ns
+        writer.push_fields(_INSTANCE, "instance", *times)
         writer.push_vector(self.body, BODY_MAX, "body")
         return writer.finish()
 
@@ -118,11 +116,6 @@ def to_sign(unsigned: bytes) -> bytes:
 def signed_part(datagram: bytes) -> bytes:
     """Return what the signature of a decoded datagram covers."""
     return LABEL + datagram[:-SIGNATURE_LENGTH]
-
-
-def digest(datagram: bytes) -> bytes:
-    """Return the SHA-256 of a whole datagram, signature included: how messages name messages."""
-    return hashlib.sha256(datagram).digest()
 
 
 def decode(datagram: bytes) -> Envelope:

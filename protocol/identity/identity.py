@@ -60,7 +60,6 @@ class Opened:
         sequence: number of the message in that instance.
         sent_wall_ns: the sender's UTC when it sealed the message.
         body: the protocol's message, authentic but not yet decoded.
-        digest: SHA-256 of the whole datagram.
     """
 
     peer: Peer
@@ -69,7 +68,6 @@ class Opened:
     sequence: int
     sent_wall_ns: int
     body: bytes
-    digest: bytes
 
 
 class RefusedError(PeerError):
@@ -311,7 +309,6 @@ class Identity:
             sequence=message.sequence,
             sent_wall_ns=message.sent_wall_ns,
             body=message.body,
-            digest=envelope.digest(datagram),
         )
 
     def vouch(self, fingerprint: bytes, source: IPv6Address, now: Instant) -> Peer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, field
+from struct import Struct
 
 from protocol.core.wire import Reader, Writer
 from protocol.identity import PROTOCOL_IDP
@@ -33,6 +34,12 @@ CHAIN_LENGTH = 64
 CHAIN_LENGTH_MAX = 256
 """Longest chain of others (rule IDP-31), so also the most hashes that one light hello can cost:
 about as much as one signature check."""
+
+_PLACE = Struct(">IHHII")
+"""Of a commitment: chain, index, length, step, age."""
+
+_LIGHT_PLACE = Struct(">QII")
+"""Of a light hello: start-up time-stamp, chain, index."""
 
 LABEL = b"idpmike light hello chain v1\x00"
 """Domain separation: no other hash of this system begins with it."""
@@ -60,24 +67,16 @@ class Commitment:
 
     def push(self, writer: Writer) -> None:
         """Append it to a hello."""
-        writer.push_u32(self.chain, "chain")
-        writer.push_u16(self.index, "index")
-        writer.push_u16(self.length, "length")
-        writer.push_u32(self.step_ms, "step_ms")
-        writer.push_u32(self.age_ms, "age_ms")
+        place = self.chain, self.index, self.length, self.step_ms, self.age_ms
+        writer.push_fields(_PLACE, "commitment", *place)
         writer.push_bytes(self.value, VALUE_LENGTH, "value")
 
     @classmethod
     def pull(cls, reader: Reader) -> Commitment:
         """Read it from a hello."""
-        return cls(
-            chain=reader.pull_u32("chain"),
-            index=reader.pull_u16("index"),
-            length=reader.pull_u16("length"),
-            step_ms=reader.pull_u32("step_ms"),
-            age_ms=reader.pull_u32("age_ms"),
-            value=reader.pull_bytes(VALUE_LENGTH, "value"),
-        )
+        chain, index, length, step_ms, age_ms = reader.pull_fields(_PLACE, "commitment")
+        value = reader.pull_bytes(VALUE_LENGTH, "value")
+        return cls(chain, index, length, step_ms, age_ms, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,8 @@ class LightHello:
         writer = Writer()
         writer.push_bytes(HEADER)
         writer.push_bytes(self.fingerprint, FINGERPRINT_LENGTH, "fingerprint")
-        writer.push_u64(self.startup_wall_ns, "startup_wall_ns")
-        writer.push_u32(self.chain, "chain")
-        writer.push_u32(self.index, "index")
+        place = self.startup_wall_ns, self.chain, self.index
+        writer.push_fields(_LIGHT_PLACE, "place", *place)
         writer.push_bytes(self.value, VALUE_LENGTH, "value")
         return writer.finish()
 
@@ -119,12 +117,10 @@ class LightHello:
         reader = Reader(datagram, RULE_SYNTAX)
         if reader.pull_bytes(len(HEADER), "header") != HEADER:
             reader.fail("header", "not that of a light hello")
+        fingerprint = reader.pull_bytes(FINGERPRINT_LENGTH, "fingerprint")
+        startup_wall_ns, chain, index = reader.pull_fields(_LIGHT_PLACE, "place")
         light = cls(
-            fingerprint=reader.pull_bytes(FINGERPRINT_LENGTH, "fingerprint"),
-            startup_wall_ns=reader.pull_u64("startup_wall_ns"),
-            chain=reader.pull_u32("chain"),
-            index=reader.pull_u32("index"),
-            value=reader.pull_bytes(VALUE_LENGTH, "value"),
+            fingerprint, startup_wall_ns, chain, index, reader.pull_bytes(VALUE_LENGTH, "value")
         )
         reader.finish()
         return light

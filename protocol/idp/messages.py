@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Network, IPv6Network
+from struct import Struct
 
 from protocol.core.wire import Reader, Writer
 from protocol.idp import notice
@@ -25,6 +26,7 @@ RULE_PREFIX_SYNTAX = "IDP-17"
 """Rule under which a body that is no prefix announcement is refused."""
 
 EPOCH_TAG_LENGTH = 8
+NO_TAG = bytes(EPOCH_TAG_LENGTH)
 PAIR_KEY_LENGTH = 32
 DIGEST_LENGTH = 8
 NO_DIGEST = bytes(DIGEST_LENGTH)
@@ -73,6 +75,12 @@ class HelloFlag(IntFlag):
 
 KNOWN_FLAGS = sum(HelloFlag)
 
+_TRIGGERED, _KEYED, _ASKING, _CHAINED = map(int, HelloFlag)
+"""Plain numbers: calculating with members of an enumeration calls its class each time."""
+
+_HEAD = Struct(">IBBHQ")
+"""Hello interval, dead factor, flags, reserved, number of the epoch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -109,23 +117,18 @@ class Hello:
 
     def encode(self) -> bytes:
         """Return the body."""
-        flags = HelloFlag(0)
-        number, tag = 0, bytes(EPOCH_TAG_LENGTH)
-        if self.triggered:
-            flags |= HelloFlag.TRIGGERED
+        flags = _TRIGGERED if self.triggered else 0
+        number, tag = 0, NO_TAG
         if self.epoch is not None:
-            flags |= HelloFlag.KEYED
+            flags |= _KEYED
             number, tag = self.epoch.number, self.epoch.tag
         if self.asking:
-            flags |= HelloFlag.ASKING
+            flags |= _ASKING
         if self.chain is not None:
-            flags |= HelloFlag.CHAINED
+            flags |= _CHAINED
         writer = Writer()
-        writer.push_u32(self.hello_interval_ms, "hello_interval_ms")
-        writer.push_u8(self.dead_factor, "dead_factor")
-        writer.push_u8(int(flags), "flags")
-        writer.push_zero(2)
-        writer.push_u64(number, "epoch_number")
+        pace = self.hello_interval_ms, self.dead_factor
+        writer.push_fields(_HEAD, "head", *pace, flags, 0, number)
         writer.push_bytes(tag, EPOCH_TAG_LENGTH, "epoch_tag")
         writer.push_bytes(self.pair_key, PAIR_KEY_LENGTH, "pair_key")
         writer.push_u32(self.policy_version, "policy_version")
@@ -155,23 +158,23 @@ class Hello:
         policy_version = reader.pull_u32("policy_version")
         policy_digest = reader.pull_bytes(DIGEST_LENGTH, "policy_digest")
         trust_digest = reader.pull_bytes(DIGEST_LENGTH, "trust_digest")
-        chain = Commitment.pull(reader) if flags & HelloFlag.CHAINED else None
+        chain = Commitment.pull(reader) if flags & _CHAINED else None
         reader.finish()
         if (policy_version == 0) != (policy_digest == NO_DIGEST):
             reader.fail("policy", "a version without a digest, or a digest without a version")
-        keyed = bool(flags & HelloFlag.KEYED)
+        keyed = bool(flags & _KEYED)
         if not keyed and (number or any(tag)):
             reader.fail("epoch", "not zero although the flag KEYED is not set")
         return cls(
             hello_interval_ms=hello_interval_ms,
             dead_factor=dead_factor,
-            triggered=bool(flags & HelloFlag.TRIGGERED),
+            triggered=bool(flags & _TRIGGERED),
             epoch=EpochId(number, tag) if keyed else None,
             pair_key=pair_key,
             policy_version=policy_version,
             policy_digest=policy_digest,
             trust_digest=trust_digest,
-            asking=bool(flags & HelloFlag.ASKING),
+            asking=bool(flags & _ASKING),
             chain=chain,
         )
 

@@ -51,7 +51,7 @@ def deliver(followers: Followers, sent: Sent, now_ms: float, ahead_ms: int = 0) 
             commitment = Commitment(0, sent.index, LENGTH, STEP_MS, sent.at_ms, value)
             hello = Hello(INTERVAL_MS, 4, chain=commitment)
             sent_wall_ns = WALL_NS + (sent.at_ms + ahead_ms) * MS
-            opened = Opened(PEER, 1, STARTUP, sent.index, sent_wall_ns, b"", b"")
+            opened = Opened(PEER, 1, STARTUP, sent.index, sent_wall_ns, b"")
             followers.check_signed(opened, hello, arrived)
             followers.take_signed(opened, hello, arrived)
         else:

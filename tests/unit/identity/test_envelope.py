@@ -108,7 +108,6 @@ def test_valid_vectors_decode_to_their_fields(vector) -> None:
     assert message.body.hex() == vector["body"]
     for field in ("protocol", "kind", "startup_wall_ns", "sequence", "sent_wall_ns"):
         assert getattr(message, field) == vector[field]
-    assert envelope.digest(datagram).hex() == vector["digest"]
 
 
 @pytest.mark.parametrize(

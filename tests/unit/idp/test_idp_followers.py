@@ -49,7 +49,7 @@ def sign(
     hello = Hello(INTERVAL_MS, 4, chain=commitment if chained else None)
     arrived = Instant(int(at_ms * MS), WALL_NS + int(at_ms * MS))
     sent_wall_ns = WALL_NS + int(signed_ms * MS)
-    opened = Opened(PEER, 1, STARTUP, sequence, sent_wall_ns, hello.encode(), b"")
+    opened = Opened(PEER, 1, STARTUP, sequence, sent_wall_ns, hello.encode())
     known.check_signed(opened, hello, arrived)
     known.take_signed(opened, hello, arrived)
 
