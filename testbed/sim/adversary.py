@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.core.engine import DatagramReceived
 from testbed.sim.agenda import NS_PER_MS
-from testbed.sim.device import LOOPBACK, Daemon
+from testbed.sim.daemon import LOOPBACK, Daemon
 from testbed.sim.faults import Fault, Kind
 from testbed.sim.history import Injected
 

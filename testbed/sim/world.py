@@ -29,8 +29,9 @@ from testbed.sim.adversary import Adversary
 from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey
+from testbed.sim.daemon import Daemon
 from testbed.sim.describe import describe
-from testbed.sim.device import Daemon, Device
+from testbed.sim.device import Device
 from testbed.sim.digest import Digest
 from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, RED, Fault, Kind
 from testbed.sim.history import (
