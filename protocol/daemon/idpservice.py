@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from ipaddress import ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.core.engine import DatagramReceived, Engine
 from protocol.core.errors import LocalError
@@ -31,6 +31,7 @@ from protocol.idp.events import (
     LinkChanged,
     PrefixAdded,
     PrefixRemoved,
+    SaExpired,
     TrustReread,
 )
 from protocol.idp.messages import MessageKind
@@ -39,6 +40,9 @@ from protocol.ipsec.backend import IpsecBackend
 from protocol.ipsec.memory import MemoryBackend
 from protocol.ipsec.model import Prefix
 from protocol.ipsec.pairpolicy import link_local
+
+if TYPE_CHECKING:
+    from protocol.daemon.saexpiry import SaExpiryWatch
 
 READ_AT_ONCE = 16
 """Announcements read before timers get their turn: a newcomer is answered by all at once."""
@@ -52,6 +56,7 @@ class IdpService(Service):
     _backend: IpsecBackend
     _time_server: TimeServer | None = None
     _pair: PairSocket | None = None
+    _expiry: SaExpiryWatch | None = None
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""
@@ -96,6 +101,7 @@ class IdpService(Service):
         self.runtime.perform_with(effects.table())
         cache = TrustCache(config.identity.cache, self.log)
         self.runtime.perform_with({KeepTrust: cache.keep, DropTrust: cache.drop})
+        self._watch_expiry(stack)
         link = LinkWatch(interface_index(config.black_interface), self._on_link)
         stack.callback(link.close)
         self.loop.add_reader(link.fileno(), link.readable)
@@ -108,6 +114,20 @@ class IdpService(Service):
             )
             stack.callback(self._time_server.close)
             self.loop.add_reader(self._time_server.fileno(), self._time_server.readable)
+
+    def _watch_expiry(self, stack: ExitStack) -> None:
+        """Have the kernel tell us when an SA has carried the bytes of its limit."""
+        if not self.config.idp.sa_lifetime_bytes:
+            return
+        if not self._backend.kernel:
+            self.log.write("warning", "sa_lifetime_bytes: without kernel SAs nobody counts bytes")
+            return
+        from protocol.daemon.saexpiry import SaExpiryWatch
+
+        watch = SaExpiryWatch(lambda sa_id, hard: self.runtime.deliver(SaExpired(sa_id, hard)))
+        stack.callback(watch.close)
+        self.loop.add_reader(watch.fileno(), watch.readable)
+        self._expiry = watch
 
     def _open_pair_channel(self, stack: ExitStack) -> None:
         """Open the way to the other devices inside their pairs' SAs, and the routing table.
@@ -226,9 +246,9 @@ class IdpService(Service):
         self._remove_own("that the engine had left")
 
     def own_counters(self) -> Mapping[str, int]:
-        """Return the counters of the pairs' channel and of the time server."""
+        """Return the counters of the pairs' channel, the time server and the watch for limits."""
         counters: Counter[str] = Counter()
-        for more in (self._pair, self._time_server):
+        for more in (self._pair, self._time_server, self._expiry):
             if more is not None:
                 counters.update(more.counters)
         return counters

@@ -109,6 +109,8 @@ class IdpConfig:
         max_routes: red prefixes of all other devices together.
         sa_lifetime_s: the group's SAs are not used longer (IDP-61, IDP-62); 0: as long as the
             domain policy allows, without one for ever.
+        sa_lifetime_bytes: no SA that we send with carries more (IDP-63); the kernel counts. 0: any
+            number.
     """
 
     sa_group: IPv6Address
@@ -136,6 +138,7 @@ class IdpConfig:
     prefixes: tuple[Prefix, ...] = ()
     max_routes: int = 4096
     sa_lifetime_s: int = 0
+    sa_lifetime_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check every field, and those that depend on one another.
@@ -240,6 +243,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("max_epochs", 2, 4),
     ("retry_ms", 1, 60_000),
     ("sa_lifetime_s", 0, 30 * 86_400),
+    ("sa_lifetime_bytes", 0, 1 << 62),
     ("max_routes", 0, 65_536),
 )
 
@@ -255,6 +259,7 @@ _IPSEC_FIELDS = {
     "deactivation_delay_ms": "deactivation_delay_ms",
     "max_epochs": "max_epochs",
     "sa_lifetime_s": "sa_lifetime_s",
+    "sa_lifetime_bytes": "sa_lifetime_bytes",
     "unicast": "unicast",
 }
 _FIELD_OF: dict[str, dict[str, str]] = {

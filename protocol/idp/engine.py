@@ -41,14 +41,14 @@ from protocol.idp import exchange, notice, rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import TIMER_NOTICE
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
-from protocol.idp.events import KeyFetched, LinkChanged, SasApplied, TrustReread
+from protocol.idp.events import KeyFetched, LinkChanged, SaExpired, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
 from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
 from protocol.idp.hellos import TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
 from protocol.idp.keying import TIMER_KEY
-from protocol.idp.lifetimes import TIMER_LIFETIME, Lifetimes
+from protocol.idp.lifetimes import TIMER_LIFETIME, TIMER_WORN, Lifetimes
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.news import TIMER_NEWS, News
@@ -74,6 +74,7 @@ TIMERS = (
     TIMER_NEWS,
     TIMER_ABSENT,
     TIMER_LIFETIME,
+    TIMER_WORN,
     *exchange.TIMERS,
 )
 
@@ -163,6 +164,8 @@ class IdpEngine:
                 return self._on_timer(event.name, now)
             case SasApplied():
                 return self._group.on_applied(event, now)
+            case SaExpired():
+                return self._group.on_sa_expired(event, now) if self._running else []
             case KeyFetched():
                 return self._group.on_key_fetched(event, now)
             case LinkChanged():
@@ -450,6 +453,7 @@ class IdpEngine:
             TIMER_ABSENT: self._group.on_absent_due,
             TIMER_NOTICE: self._group.on_notice_due,
             TIMER_LIFETIME: self._group.on_lifetime_due,
+            TIMER_WORN: self._group.on_worn_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
         return handlers[name](now) if name in handlers else []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from protocol.core.engine import Effect, Event
 from protocol.ipsec.backend import Operation, Outcome
-from protocol.ipsec.model import Prefix
+from protocol.ipsec.model import Prefix, SaId
 
 if TYPE_CHECKING:
     from protocol.idp.policykeeper import OwnPolicy
@@ -53,6 +53,19 @@ class SasApplied(Event):
 
     label: str
     outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class SaExpired(Event):
+    """The kernel says that an SA has carried the bytes of a limit (`AddSa.limit`).
+
+    Attributes:
+        id: of the SA; one that is not ours means nothing.
+        hard: all of them: the kernel has removed the SA. Else it goes on for a while.
+    """
+
+    id: SaId
+    hard: bool
 
 
 @dataclass(frozen=True, slots=True)

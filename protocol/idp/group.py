@@ -14,6 +14,7 @@ from protocol.core.engine import (
     DatagramReceived,
     Effect,
     Instant,
+    Log,
     Report,
     SetTimer,
 )
@@ -22,7 +23,7 @@ from protocol.idp import rules
 from protocol.idp.absentees import Absentees
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import IsLost
-from protocol.idp.events import KeyFetched, SasApplied
+from protocol.idp.events import KeyFetched, SaExpired, SasApplied
 from protocol.idp.followers import Refuse
 from protocol.idp.keying import GroupSync
 from protocol.idp.lifetimes import Lifetimes
@@ -171,6 +172,25 @@ class Group:
         if over:
             return effects + self._planned(self.sync.expire(now.mono_ns), now)
         return effects + self._rejoin(now) if effects else []
+
+    def on_sa_expired(self, event: SaExpired, now: Instant) -> list[Effect]:
+        """IDP-63: an SA that we send with has carried much, or all that it may."""
+        epoch = self.sync.epoch_of(event.id) or self._unicast.epoch_of(event.id)
+        if epoch is None:
+            return []
+        fields = {"spi": event.id.spi, "epoch": str(epoch), "hard": event.hard}
+        effects: list[Effect] = [Report("idp.sa_worn", fields)]
+        if event.hard:
+            text = f"SA {event.id.spi:#010x} of epoch {epoch} has carried all that it may"
+            effects.append(Log("error", f"{text}: nothing is sent with it any more"))
+        if str(epoch) != str(self.sync.epoch):
+            return effects  # the next one is on its way into the SAD
+        self._counters.count("IDP-63")
+        return effects + self.on_worn_due(now)
+
+    def on_worn_due(self, now: Instant) -> list[Effect]:
+        """IDP-63: ask for a new epoch, as long as there is none."""
+        return self._lifetimes.on_worn(now) + self._rejoin(now)
 
     def _planned(self, effects: list[Effect], now: Instant) -> list[Effect]:
         """Keep the plan's timer where the plan wants to be woken; pairs follow the group."""

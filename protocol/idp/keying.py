@@ -20,6 +20,7 @@ from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.idpmike import EpochId, GroupStatus
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
+from protocol.ipsec.model import SaId
 from protocol.ipsec.schedule import sender_sas, shared_sa
 
 NS_PER_MS = 1_000_000
@@ -94,6 +95,10 @@ class GroupSync:
             return None
         self._fresh = None
         return fresh
+
+    def epoch_of(self, sa_id: SaId) -> EpochId | None:
+        """Return the epoch in which we send, or sent, to the group with this SA."""
+        return self._plan.epoch_of(sa_id)
 
     @property
     def wake_mono_ns(self) -> int | None:
@@ -255,6 +260,7 @@ class GroupSync:
     def _sas(self, status: GroupStatus, group_key: bytes) -> EpochSas:
         """Derive the SAs of an epoch."""
         config = self._config
+        limit = rules.byte_limit(config.sa_lifetime_bytes)
         if config.sa_mode is SaMode.PAPER:
             shared = shared_sa(
                 group_key,
@@ -266,7 +272,7 @@ class GroupSync:
                 reqid=config.reqid,
                 if_id=config.if_id,
             )
-            return EpochSas(status.epoch, shared)
+            return EpochSas(status.epoch, shared, limit=limit)
         sas = sender_sas(
             group_key,
             epoch_number=status.epoch.number,
@@ -280,4 +286,5 @@ class GroupSync:
             directions=config.sa_directions,
         )
         own = next(sa for sa in sas if sa.source == self._own)
-        return EpochSas(status.epoch, own, tuple(sa for sa in sas if sa is not own))
+        others = tuple(sa for sa in sas if sa is not own)
+        return EpochSas(status.epoch, own, others, limit)

@@ -1,8 +1,12 @@
 """How long the SAs of an epoch are used: renewed in time, removed when their time is over.
 
-The lifetime counts from the moment at which we had the epoch's key. The engine keeps it, not the
-kernel: all SAs of an epoch end together, whatever the backend, and the group is asked for a new
-epoch before (IDP-61). What is still there at the end goes, and nothing takes its place (IDP-62).
+By time: the lifetime counts from the moment at which we had the epoch's key. The engine keeps it,
+not the kernel: all SAs of an epoch end together, whatever the backend, and the group is asked for a
+new epoch before (IDP-61). What is still there at the end goes, and nothing takes its place
+(IDP-62).
+
+By bytes: only the kernel sees the packets, so it counts, for each SA that we send with, and says
+when a new epoch is to be asked for (IDP-63).
 """
 
 from __future__ import annotations
@@ -16,8 +20,12 @@ from protocol.idp.policy import DomainPolicy
 from protocol.idpmike import EpochId
 
 TIMER_LIFETIME = "idp.lifetime"
+TIMER_WORN = "idp.worn"
 
 NS_PER_S = 1_000_000_000
+
+WORN_AGAIN_NS = 2 * NS_PER_S
+"""The kernel says it once; whoever has to do something about it may be starting just then."""
 
 
 class Lifetimes:
@@ -45,16 +53,23 @@ class Lifetimes:
         self._epoch: EpochId | None = None
         self._end_mono_ns: int | None = None
         self._limit_ns = 0
+        self._worn = False
 
     def follow(self, epoch: EpochId | None, is_tm: bool, now: Instant) -> list[Effect]:
         """Note the epoch whose key we have; its time begins with the first call that names it."""
         if epoch == self._epoch:
             return []
         self._epoch = epoch
+        unworn: list[Effect] = [CancelTimer(TIMER_WORN)] if self._worn else []
+        self._worn = False
+        return unworn + self._begin(is_tm, now)
+
+    def _begin(self, is_tm: bool, now: Instant) -> list[Effect]:
+        """Set the timer of the epoch whose time begins."""
         policy = self._policy()
         most_s = 0 if policy is None else policy.sa_lifetime_max_s
         self._limit_ns = (self._config.sa_lifetime_s or most_s) * NS_PER_S
-        if epoch is None or not self._limit_ns:
+        if self._epoch is None or not self._limit_ns:
             if self._end_mono_ns is None:
                 return []
             self._end_mono_ns = None
@@ -74,3 +89,8 @@ class Lifetimes:
             return True, []
         again_mono_ns = now.mono_ns + max(self._limit_ns // 20, 1)
         return False, [SetTimer(TIMER_LIFETIME, min(again_mono_ns, end_mono_ns))]
+
+    def on_worn(self, now: Instant) -> list[Effect]:
+        """An SA of our epoch has carried much (IDP-63): a renewal is to be asked for, and again."""
+        self._worn = True
+        return [SetTimer(TIMER_WORN, now.mono_ns + WORN_AGAIN_NS)]

@@ -23,7 +23,7 @@ from protocol.core.engine import Effect, Log, Report
 from protocol.core.transitions import Move, TransitionTable
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import AddRoute, ApplyRoutes, ApplySas, RemoveRoute, RouteOperation
-from protocol.idp.rules import is_done, repetition
+from protocol.idp.rules import byte_limit, is_done, repetition
 from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome, PutPolicy
 from protocol.ipsec.model import Policy, PolicyId, Prefix, SaId, SecurityAssociation
 from protocol.ipsec.pairpolicy import PairPath
@@ -130,6 +130,7 @@ class PairPlan:
         self._own = own
         self._activation_ns = config.activation_delay_ms * NS_PER_MS
         self._deactivation_ns = config.deactivation_delay_ms * NS_PER_MS
+        self._limit = byte_limit(config.sa_lifetime_bytes)
         self._serial = 0
         self.failures = 0
         self._forget()
@@ -166,6 +167,14 @@ class PairPlan:
         for peer, link in self._links.items():
             if any(sa_id in (g.outbound.id, g.inbound.id) for g in link.generations):
                 return peer
+        return None
+
+    def epoch_of(self, sa_id: SaId) -> str | None:
+        """Return the epoch in which we send, or sent, to a peer with this SA; None: in none."""
+        for link in self._links.values():
+            for generation in link.generations:
+                if generation.outbound.id == sa_id:
+                    return generation.epoch
         return None
 
     def is_written(self, peer: IPv6Address) -> bool:
@@ -300,6 +309,7 @@ class PairPlan:
             record = self._records.setdefault(peer, _Record())
             current = None if link is None else link.current()
             wanted = _Record()
+            outbound = set() if link is None else {g.outbound.id for g in link.generations}
             if link is not None and current is not None:
                 for generation in link.generations:
                     for sa in (generation.outbound, generation.inbound):
@@ -317,7 +327,7 @@ class PairPlan:
             for sa_id, sa in wanted.sas.items():
                 if record.sas.get(sa_id) != sa:
                     new += [DeleteSa(sa_id)] if sa_id in record.sas else []
-                    new.append(AddSa(sa))
+                    new.append(AddSa(sa, self._limit if sa_id in outbound else None))
             policies += [
                 PutPolicy(policy)
                 for name, policy in wanted.policies.items()

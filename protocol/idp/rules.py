@@ -24,7 +24,7 @@ from protocol.idp.config import (
 from protocol.idp.lighthello import CHAIN_LENGTH_MAX, Commitment
 from protocol.idp.messages import Hello
 from protocol.idpmike import SignalKind
-from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome
+from protocol.ipsec.backend import AddSa, ByteLimit, DeletePolicy, DeleteSa, Operation, Outcome
 from protocol.ipsec.model import Prefix
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
 
@@ -90,6 +90,7 @@ RULES: dict[str, str] = {
     "IDP-60": "A newer policy is adopted if our settings keep it; an older one never",
     "IDP-61": "A new epoch is asked for before the SAs' lifetime ends: by the TM, then by anyone",
     "IDP-62": "At the end of their lifetime the SAs of an epoch are removed and never come back",
+    "IDP-63": "A new epoch is asked for before an SA that we send with has carried its bytes",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 
@@ -422,6 +423,14 @@ def _overlap(one: Prefix, other: Prefix) -> bool:
 def renewal_ns(lifetime_ns: int, spread_ns: int, *, is_tm: bool) -> int:
     """IDP-61: when to ask for a new epoch; the TM earlier, so that one is enough."""
     return lifetime_ns * 8 // 10 if is_tm else lifetime_ns * 9 // 10 + spread_ns
+
+
+def byte_limit(lifetime_bytes: int) -> ByteLimit | None:
+    """IDP-63: what an SA that we send with may carry, 0: any number of bytes.
+
+    A new epoch is asked for after 80 % of it; the rest carries us until that is used.
+    """
+    return ByteLimit(lifetime_bytes * 8 // 10, lifetime_bytes) if lifetime_bytes else None
 
 
 def is_over(end_mono_ns: int, now_mono_ns: int) -> bool:

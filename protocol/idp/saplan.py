@@ -26,7 +26,7 @@ from protocol.idp.config import IdpConfig, SaMode
 from protocol.idp.events import ApplySas
 from protocol.idp.rules import is_done, repetition
 from protocol.idpmike import EpochId
-from protocol.ipsec.backend import AddSa, DeleteSa, Operation, Outcome, PutPolicy
+from protocol.ipsec.backend import AddSa, ByteLimit, DeleteSa, Operation, Outcome, PutPolicy
 from protocol.ipsec.grouppolicy import GroupPath
 from protocol.ipsec.model import SaId, SecurityAssociation
 
@@ -44,11 +44,13 @@ class EpochSas:
         epoch: which.
         own: the SA we send with; in mode ``paper`` the only one.
         others: the SAs we receive with.
+        limit: how much ours may carry; what we receive is the sender's to count.
     """
 
     epoch: EpochId
     own: SecurityAssociation
     others: tuple[SecurityAssociation, ...] = ()
+    limit: ByteLimit | None = None
 
 
 class Phase(StrEnum):
@@ -156,6 +158,10 @@ class SaPlan:
         """The epoch we send with."""
         active = self._active()
         return None if active is None else active.wanted.epoch
+
+    def epoch_of(self, sa_id: SaId) -> EpochId | None:
+        """Return the epoch in which we send, or sent, with this SA; None: it is none of those."""
+        return next((g.wanted.epoch for g in self._generations if g.wanted.own.id == sa_id), None)
 
     @property
     def wake_mono_ns(self) -> int | None:
@@ -302,7 +308,7 @@ class SaPlan:
         for sa_id, sa in sas.items():
             if sa_id in self._owners:
                 operations.append(DeleteSa(sa_id))
-            operations.append(AddSa(sa))
+            operations.append(AddSa(sa, wanted.limit if sa is wanted.own else None))
             self._owners[sa_id] = generation
             if switches and sa is wanted.own:
                 operations += self._path.switch(sa.spi)

@@ -37,7 +37,7 @@ from protocol.idp.messages import PREFIXES_MAX, PrefixAnnouncement
 from protocol.idp.pairkeys import PairKeys, PeerKeys
 from protocol.idp.pairplan import LABEL, PairPlan
 from protocol.idp.prefixes import PrefixTable, link_of
-from protocol.ipsec.model import Prefix
+from protocol.ipsec.model import Prefix, SaId
 
 CHANNEL = "pair"
 """Channel of the announcements: datagrams that travel inside the pair's SAs."""
@@ -138,6 +138,10 @@ class UnicastPairs:
     @property
     def _on(self) -> bool:
         return self._config.unicast is not Unicast.OFF
+
+    def epoch_of(self, sa_id: SaId) -> str | None:
+        """Return the epoch in which we send, or sent, to a peer with this SA; None: in none."""
+        return self._plan.epoch_of(sa_id)
 
     # Instances.
 
@@ -301,13 +305,10 @@ class UnicastPairs:
 
     def _rejoin_if_due(self, now: Instant) -> list[Effect]:
         """IDP-27: no new epoch came by itself."""
-        late = [
-            pair
-            for pair in self._pairs.values()
-            if pair.rejoin_mono_ns is not None and pair.rejoin_mono_ns <= now.mono_ns
-        ]
-        for pair in late:
-            pair.rejoin_mono_ns = None
+        late = False
+        for pair in self._pairs.values():
+            if pair.rejoin_mono_ns is not None and pair.rejoin_mono_ns <= now.mono_ns:
+                pair.rejoin_mono_ns, late = None, True
         return self._rejoin(now) if late else []
 
     def _proceed(self, now: Instant) -> list[Effect]:
@@ -319,13 +320,12 @@ class UnicastPairs:
         wakes += [self._renew_mono_ns] if self._renewals else []
         wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
         wake_mono_ns = min((wake for wake in wakes if wake is not None), default=None)
-        if wake_mono_ns != self._wake_mono_ns:
-            self._wake_mono_ns = wake_mono_ns
-            if wake_mono_ns is None:
-                effects.append(CancelTimer(TIMER_PAIRS))
-            else:
-                effects.append(SetTimer(TIMER_PAIRS, wake_mono_ns))
-        return effects
+        if wake_mono_ns == self._wake_mono_ns:
+            return effects
+        self._wake_mono_ns = wake_mono_ns
+        if wake_mono_ns is None:
+            return [*effects, CancelTimer(TIMER_PAIRS)]
+        return [*effects, SetTimer(TIMER_PAIRS, wake_mono_ns)]
 
     def _proceed_soon(self, now: Instant) -> list[Effect]:
         # What else has arrived is looked at first: fewer, larger batches.

@@ -19,10 +19,29 @@ class IpsecError(LocalError):
 
 
 @dataclass(frozen=True, slots=True)
+class ByteLimit:
+    """How much an SA may carry (RFC 4301 section 4.4.2.1), counted by the kernel.
+
+    Attributes:
+        soft: bytes at which it says so, once.
+        hard: bytes at which it removes the SA.
+    """
+
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddSa:
-    """Add an SA; fails if one with the same id exists."""
+    """Add an SA; fails if one with the same id exists.
+
+    Attributes:
+        sa: what is added.
+        limit: None: it may carry any number of bytes.
+    """
 
     sa: SecurityAssociation
+    limit: ByteLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from protocol.ipsec.backend import (
     DONE,
     AddSa,
+    ByteLimit,
     DeletePolicy,
     DeleteSa,
     IpsecError,
@@ -78,8 +79,8 @@ class CommandBackend:
     def _apply_one(self, operation: Operation) -> Outcome:
         defect = ""
         match operation:
-            case AddSa(sa):
-                line, defect = f"xfrm state add {_sa(sa)}", sa_defect(sa)
+            case AddSa(sa, limit):
+                line, defect = f"xfrm state add {_sa(sa)}{_limit(limit)}", sa_defect(sa)
             case DeleteSa(sa_id):
                 line = f"xfrm state delete {_sa_id(sa_id)}"
                 defect = "" if sa_id.protocol == ESP else "only ESP"
@@ -156,6 +157,10 @@ def _sa(sa: SecurityAssociation) -> str:
         mac = f"0x{sa.key.authentication.hex()} {sizes.icv_bits}"
         words.append(f"enc {sizes.encryption} {key} auth-trunc {sizes.authentication} {mac}")
     return " ".join(words)
+
+
+def _limit(limit: ByteLimit | None) -> str:
+    return "" if limit is None else f" limit byte-soft {limit.soft} limit byte-hard {limit.hard}"
 
 
 def _selector(selector: Selector) -> str:

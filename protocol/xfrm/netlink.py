@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from protocol.ipsec.backend import (
     DONE,
     AddSa,
+    ByteLimit,
     DeletePolicy,
     DeleteSa,
     IpsecError,
@@ -33,6 +34,7 @@ from protocol.xfrm.messages import (
     UpdPolicy,
 )
 from protocol.xfrm.socket import XfrmSocket
+from protocol.xfrm.structs import XfrmLifetimeCfg
 
 
 class NetlinkBackend:
@@ -77,8 +79,10 @@ class NetlinkBackend:
 def _message(operation: Operation) -> Message:
     """Return the request that performs the operation."""
     match operation:
-        case AddSa(sa):
+        case AddSa(sa, None):
             return NewSa(sa)
+        case AddSa(sa, ByteLimit(soft, hard)):
+            return NewSa(sa, XfrmLifetimeCfg(soft_byte_limit=soft, hard_byte_limit=hard))
         case DeleteSa(sa_id):
             return DelSa(sa_id)
         case PutPolicy(policy):

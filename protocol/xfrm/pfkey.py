@@ -88,12 +88,12 @@ class PfkeyBackend:
 
     def _apply_one(self, operation: Operation) -> Outcome:
         match operation:
-            case AddSa(sa):
+            case AddSa(sa, limit):
                 defect = sa_defect(sa)
                 if defect:
                     return Outcome(errno.EINVAL, defect)
                 self._sequence = next(_sequences)
-                return self._ask(encode_add(sa, self._sequence, self._pid))
+                return self._ask(encode_add(sa, self._sequence, self._pid, limit))
             case DeleteSa(sa_id):
                 self._sequence = next(_sequences)
                 return self._ask(encode_delete(sa_id, self._sequence, self._pid))

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 from struct import Struct
 
 from protocol.core.errors import DecodeError, LocalError
+from protocol.ipsec.backend import ByteLimit
 from protocol.ipsec.model import (
     SUITES,
     KeyMaterial,
@@ -29,6 +30,8 @@ SADB_SASTATE_MATURE = 1
 SADB_AALG_SHA1HMAC = 3
 SADB_EALG_3DESCBC = 3
 SADB_EXT_SA = 1
+SADB_EXT_LIFETIME_HARD = 3
+SADB_EXT_LIFETIME_SOFT = 4
 SADB_EXT_ADDRESS_SRC = 5
 SADB_EXT_ADDRESS_DST = 6
 SADB_EXT_KEY_AUTH = 8
@@ -51,6 +54,7 @@ _MSG = Struct("=BBBBHHII")
 _EXT = Struct("=HH")
 _SA = Struct("=HH4sBBBBI")
 _SA2 = Struct("=HHBBHII")
+_LIFETIME = Struct("=HHIQQQ")
 _ADDRESS = Struct("=HHBBHHHI16sI4x")
 _KEY = Struct("=HHHH")
 
@@ -95,8 +99,12 @@ def inexpressible(sa: SecurityAssociation) -> str:
     return ""
 
 
-def encode_add(sa: SecurityAssociation, sequence: int, pid: int) -> bytes:
+def encode_add(
+    sa: SecurityAssociation, sequence: int, pid: int, limit: ByteLimit | None = None
+) -> bytes:
     """Return SADB_ADD.
+
+    In a lifetime (RFC 2367 section 2.3.2) 0 stands for no limit.
 
     Raises:
         LocalError: PF_KEY cannot express the SA.
@@ -106,6 +114,14 @@ def encode_add(sa: SecurityAssociation, sequence: int, pid: int) -> bytes:
         raise LocalError(reason)
     auth, encrypt = _ALGORITHMS[sa.suite]
     spi = sa.spi.to_bytes(4, "big")
+    lifetimes = (
+        ()
+        if limit is None
+        else (
+            _LIFETIME.pack(4, SADB_EXT_LIFETIME_HARD, 0, limit.hard, 0, 0),
+            _LIFETIME.pack(4, SADB_EXT_LIFETIME_SOFT, 0, limit.soft, 0, 0),
+        )
+    )
     extensions = (
         _SA.pack(2, SADB_EXT_SA, spi, sa.replay_window, SADB_SASTATE_MATURE, auth, encrypt, 0),
         _SA2.pack(2, SADB_X_EXT_SA2, _MODES[sa.mode], 0, 0, 0, sa.reqid),
@@ -114,7 +130,7 @@ def encode_add(sa: SecurityAssociation, sequence: int, pid: int) -> bytes:
         _key(SADB_EXT_KEY_AUTH, sa.key.authentication),
         _key(SADB_EXT_KEY_ENCRYPT, sa.key.encryption),
     )
-    return _message(SADB_ADD, sequence, pid, *extensions)
+    return _message(SADB_ADD, sequence, pid, *extensions, *lifetimes)
 
 
 def encode_delete(sa_id: SaId, sequence: int, pid: int) -> bytes:

@@ -1,13 +1,16 @@
 """The lifetime of SAs: a new epoch is asked for in time, and what is not renewed goes.
 
-IDP-61 and IDP-62. MIKE is scripted (tests.support.fakelink).
+IDP-61, IDP-62 and IDP-63. MIKE is scripted (tests.support.fakelink).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from protocol.idp.config import IdpConfig
+from protocol.idp.config import IdpConfig, SaMode, Unicast
+from protocol.idp.events import SaExpired
+from protocol.ipsec.backend import AddSa, ByteLimit
+from protocol.ipsec.model import SaId, Suite
 from tests.support.coalition import certificate, make_identity, own_policy, policy
 from tests.support.fakelink import SA_GROUP, Device, Network
 from tests.support.identities import address
@@ -111,3 +114,94 @@ def test_a_stopped_instance_takes_its_timer_along() -> None:
     a.stop()
     network.run(200_000)
     assert a.counter("IDP-62") == 0
+
+
+# By bytes: the kernel counts; here the test says what it would say.
+
+BYTES = replace(CONFIG, sa_lifetime_s=0, sa_lifetime_bytes=1_000_000)
+LIMIT = ByteLimit(800_000, 1_000_000)
+
+
+def limits(device: Device) -> dict[SaId, ByteLimit]:
+    """Return the limits of all SAs that were ever added."""
+    return {
+        operation.sa.id: operation.limit
+        for batch in device.batches
+        for operation in batch.operations
+        if isinstance(operation, AddSa) and operation.limit is not None
+    }
+
+
+def own_sa(device: Device) -> SaId:
+    """Return the newest SA with which a device sends to the group."""
+    sas = [sa for sa in device.backend.dump_sas() if sa.destination == SA_GROUP]
+    return next(sa.id for sa in reversed(sas) if sa.source == device.address)
+
+
+def test_what_we_send_with_has_a_limit_and_what_we_receive_with_has_none() -> None:
+    """IDP-63: the group's SA, and the pair's."""
+    _, a, _b = pair(BYTES)
+    sending = {sa.id for sa in a.backend.dump_sas() if sa.source == a.address}
+    assert len(sending) == 2
+    assert limits(a) == dict.fromkeys(sending, LIMIT)
+    assert limits(pair()[1]) == {}
+    shared = replace(
+        BYTES, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1, unicast=Unicast.OFF, if_id=None
+    )
+    assert list(limits(pair(shared)[1]).values()) == [LIMIT]
+
+
+def test_a_worn_sa_makes_its_sender_ask_until_there_is_a_new_epoch() -> None:
+    """IDP-63: whoever sends much, TM or not."""
+    network, a, b = pair(BYTES)
+    worn = own_sa(b)
+    b.feed(SaExpired(worn, hard=False))
+    network.run(100)
+    assert (a.signals, b.signals) == ([], [("RESTORE", B)])
+    assert b.counter("IDP-63") == 1
+    network.run(2000)
+    assert b.signals == [("RESTORE", B)] * 2
+    for device in (a, b):
+        device.status_from_mike(2, [a, b])
+    b.signals.clear()
+    network.run(100)
+    # The old SA goes on for a while and may come to its end; the new one is there.
+    b.feed(SaExpired(worn, hard=True))
+    network.run(10_000)
+    assert b.signals == []
+    assert own_sa(b) != worn
+    assert group_sas(a) == group_sas(b) == 2
+
+
+def test_a_worn_sa_of_a_pair_asks_too() -> None:
+    network, a, b = pair(BYTES)
+    (worn,) = [sa.id for sa in a.backend.dump_sas() if sa.destination == b.address]
+    a.feed(SaExpired(worn, hard=False))
+    network.run(100)
+    assert a.signals == [("RESTORE", A)]
+
+
+def test_others_sas_and_foreign_ones_ask_for_nothing() -> None:
+    network, a, b = pair(BYTES)
+    for sa_id in (own_sa(b), SaId(SA_GROUP, 0x7777)):
+        a.feed(SaExpired(sa_id, hard=False))
+    a.stop()
+    a.feed(SaExpired(own_sa(b), hard=False))
+    network.run(5000)
+    assert a.signals == [("LEAVE", A)]
+    assert a.counter("IDP-63") == 0
+
+
+def test_an_sa_that_came_to_its_end_is_said_aloud() -> None:
+    """The kernel has removed it: nothing leaves, and the next epoch is asked for all the same."""
+    network, a, b = pair(BYTES)
+    worn = own_sa(a)
+    a.feed(SaExpired(worn, hard=True))
+    assert any("has carried all that it may" in log.text for log in a.logs)
+    network.run(100)
+    assert a.signals == [("RESTORE", A)]
+    for device in (a, b):
+        device.status_from_mike(2, [a, b])
+    network.run(5000)
+    assert own_sa(a) != worn
+    assert a.counter("IDP-14") == 0

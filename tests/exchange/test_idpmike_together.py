@@ -22,7 +22,8 @@ from protocol.core.engine import (
     TimerExpired,
 )
 from protocol.idp.config import IdpConfig, SaMode, Unicast
-from protocol.ipsec.model import Suite
+from protocol.idp.events import SaExpired
+from protocol.ipsec.model import PolicyDirection, SecurityAssociation, Suite
 from protocol.ipsec.snapshot import SadSnapshot
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
@@ -46,12 +47,14 @@ PAPER = IdpConfig(
 class WholeDevice(Device):
     """A device with the real MIKE."""
 
-    def __init__(self, net: Network, index: int, config: IdpConfig) -> None:
+    def __init__(
+        self, net: Network, index: int, config: IdpConfig, mike: MikeConfig | None = None
+    ) -> None:
         super().__init__(net, index, config)
         self.mike_timers: dict[str, int] = {}
         identity = make_identities(net.size)[index]
         self.mike_engine = MikeEngine(
-            MikeConfig(), identity, self.secret, SeededKeys(f"mike {index}")
+            mike or MikeConfig(), identity, self.secret, SeededKeys(f"mike {index}")
         )
 
     def start(self) -> None:
@@ -111,10 +114,12 @@ class WholeDevice(Device):
         self.feed_mike(DatagramReceived("local", LOOPBACK, payload))
 
 
-def network(size: int, config: IdpConfig | None = None) -> tuple[Network, list[WholeDevice]]:
+def network(
+    size: int, config: IdpConfig | None = None, mike: MikeConfig | None = None
+) -> tuple[Network, list[WholeDevice]]:
     net = Network(size, config)
     config = config or IdpConfig(sa_group=SA_GROUP, unicast=Unicast.OFF)
-    devices = [WholeDevice(net, index, config) for index in range(size)]
+    devices = [WholeDevice(net, index, config, mike) for index in range(size)]
     net.devices = list(devices)
     return net, devices
 
@@ -149,6 +154,46 @@ def test_successive_joins_then_leaves(config: IdpConfig | None) -> None:
     devices[4].connected = False
     net.run(9000)
     agree(devices[:4], paper=paper)
+
+
+@pytest.mark.parametrize("mode", ["ka", "kd"])
+@pytest.mark.parametrize("index", [0, 2])
+def test_who_has_sent_much_gets_one_new_epoch_for_all(index: int, mode: str) -> None:
+    """IDP-63: the kernel of one device says that its SA has carried 80 % of its bytes."""
+    config = IdpConfig(sa_group=SA_GROUP, unicast=Unicast.OFF, sa_lifetime_bytes=10**6)
+    net, devices = network(4, config, MikeConfig(mode=mode))
+    for device in devices:
+        device.start()
+        net.run(2000)
+    before = devices[0].mike_engine.current
+    assert before is not None
+    number = before.epoch.number
+    (worn,) = own_group_sas(devices[index])
+    devices[index].feed(SaExpired(worn.id, hard=False))
+    for _ in range(400):
+        net.run(10)
+        for sender in devices:
+            # Whatever a device sends at this moment, all others can read.
+            assert sender.status()["active_epoch"] is not None
+            active = [sa for sa in own_group_sas(sender) if sa.spi == pinned_spi(sender)]
+            assert len(active) == 1
+            assert all(d.backend.receives(active[0]) for d in devices if d is not sender)
+    epochs = {device.mike_engine.current.epoch for device in devices}
+    assert len(epochs) == 1
+    assert epochs.pop().number == number + 1
+    assert own_group_sas(devices[index])[0].id != worn.id
+
+
+def own_group_sas(device: WholeDevice) -> list[SecurityAssociation]:
+    """Return the SAs with which a device may send to the group."""
+    return [sa for sa in device.backend.dump_sas() if sa.source == device.address]
+
+
+def pinned_spi(device: WholeDevice) -> int:
+    """Return the SPI that the device's policy names."""
+    policies = device.backend.dump_policies()
+    (spi,) = {p.template_spi for p in policies if p.direction is PolicyDirection.OUT}
+    return spi
 
 
 def test_flap_causes_no_rekey() -> None:
