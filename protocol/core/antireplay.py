@@ -21,12 +21,13 @@ class AntiReplayWindow:
         highest: largest sequence number marked, or -1.
     """
 
-    __slots__ = ("_bits", "_seen", "highest")
+    __slots__ = ("_all", "_bits", "_seen", "highest")
 
     def __init__(self, bits: int = WINDOW_BITS) -> None:
         if bits < 1:
             raise ValueError("a window has at least one bit")
         self._bits = bits
+        self._all = (1 << bits) - 1
         self._seen = 0
         self.highest = -1
 
@@ -46,7 +47,7 @@ class AntiReplayWindow:
         if sequence > self.highest:
             # The shift is clipped first: a jump of 2**63 must not build a number of that many bits.
             jump = min(sequence - self.highest, self._bits)
-            self._seen = (self._seen << jump | 1) & ((1 << self._bits) - 1)
+            self._seen = (self._seen << jump | 1) & self._all
             self.highest = sequence
         else:
             self._seen |= 1 << (self.highest - sequence)

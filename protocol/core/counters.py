@@ -36,9 +36,13 @@ class RuleCounters:
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter."""
-        if name not in self._counts and len(self._counts) >= self._limit:
+        counts = self._counts
+        if name in counts:
+            counts[name] += amount
+            return
+        if len(counts) >= self._limit:
             name = OVERFLOW
-        self._counts[name] = self._counts.get(name, 0) + amount
+        counts[name] = counts.get(name, 0) + amount
 
     def __getitem__(self, name: str) -> int:
         return self._counts.get(name, 0)

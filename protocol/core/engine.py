@@ -83,6 +83,8 @@ class DatagramReceived(FromNetwork):
 
     def arrived(self, now: Instant) -> Instant:
         """Return when it arrived, if it is read now."""
+        if not self.waited_ns:
+            return now
         return Instant(now.mono_ns - self.waited_ns, now.wall_ns - self.waited_ns)
 
 

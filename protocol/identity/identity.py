@@ -348,10 +348,11 @@ class Identity:
         if problem is not None:
             self._refuse(*problem, device, now)
         certified = device.peer.address
-        if sender != certified or source != certified:
+        # Most often they are one object, which is found out faster.
+        if not (sender is source is certified or sender == source == certified):
             reason = f"sent from {source} as {sender}, its certificate is for {certified}"
             self._refuse(RULE_ADDRESS, reason, device, now)
-        barred = self._barred.get(certified)
+        barred = self._barred.get(certified) if self._barred else None
         if barred is not None:
             self._refuse(RULE_BARRED, barred, device, now)
 

@@ -7,7 +7,7 @@ status are compared with the connectivity table, one dead interval later and aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 from ipaddress import IPv6Address
 
 from protocol.idp import rules
@@ -24,28 +24,32 @@ class Absentees:
     def __init__(self, own: IPv6Address, patience_ns: int) -> None:
         self._own = own
         self._patience_ns = patience_ns
-        self._members: tuple[IPv6Address, ...] = ()
+        self.forget()
 
     def forget(self) -> None:
         """Begin anew with an instance."""
-        self._members = ()
+        self._members: tuple[IPv6Address, ...] = ()
+        self._needed: frozenset[IPv6Address] = frozenset()
 
     def on_status(
-        self, members: tuple[IPv6Address, ...], up: Iterable[IPv6Address], now_mono_ns: int
+        self, members: tuple[IPv6Address, ...], up: Set[IPv6Address], now_mono_ns: int
     ) -> int | None:
         """Take MIKE's newest members; return when to look for them, None if all are up."""
         self._members = members
+        self._needed = frozenset(members) - {self._own}
         return self._when(up, now_mono_ns)
 
     def look(
-        self, up: Iterable[IPv6Address], now_mono_ns: int
+        self, up: Set[IPv6Address], now_mono_ns: int
     ) -> tuple[tuple[IPv6Address, ...], int | None]:
         """Return the members that are not up, and when to look again."""
         return self.absent(up), self._when(up, now_mono_ns)
 
-    def absent(self, up: Iterable[IPv6Address]) -> tuple[IPv6Address, ...]:
+    def absent(self, up: Set[IPv6Address]) -> tuple[IPv6Address, ...]:
         """Return the members that are not up."""
+        if self._needed <= up:
+            return ()
         return rules.absent_members(self._members, self._own, up)
 
-    def _when(self, up: Iterable[IPv6Address], now_mono_ns: int) -> int | None:
+    def _when(self, up: Set[IPv6Address], now_mono_ns: int) -> int | None:
         return now_mono_ns + self._patience_ns if self.absent(up) else None

@@ -147,6 +147,7 @@ class ConnectivityTable:
     def __init__(self, max_peers: int) -> None:
         self._max_peers = max_peers
         self._entries: dict[IPv6Address, PeerEntry] = {}
+        self._up: set[IPv6Address] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -169,7 +170,7 @@ class ConnectivityTable:
 
     def addresses_up(self) -> set[IPv6Address]:
         """Return the address of every device that is up."""
-        return {address for address, entry in self._entries.items() if entry.state is PeerState.UP}
+        return set(self._up)
 
     def instances_up(self) -> list[tuple[IPv6Address, int]]:
         """Return address and start-up time-stamp of every device that is up, sorted."""
@@ -197,21 +198,23 @@ class ConnectivityTable:
     def falling_silent(self, now_mono_ns: int) -> tuple[IPv6Address, ...]:
         """Return the devices that are up and to be asked (IDP-36)."""
         return tuple(
-            entry.address
-            for entry in self._entries.values()
-            if entry.state is PeerState.UP
-            and falls_silent(
-                entry.last_mono_ns,
-                entry.hello_interval_ms * 1_000_000,
-                entry.dead_interval_ns,
-                now_mono_ns,
-            )
+            [
+                entry.address
+                for entry in self._entries.values()
+                if entry.state is PeerState.UP
+                and falls_silent(
+                    entry.last_mono_ns,
+                    entry.hello_interval_ms * 1_000_000,
+                    entry.dead_interval_ns,
+                    now_mono_ns,
+                )
+            ]
         )
 
     @property
     def up_count(self) -> int:
         """Number of devices that are up."""
-        return sum(entry.state is PeerState.UP for entry in self._entries.values())
+        return len(self._up)
 
     @property
     def next_deadline_mono_ns(self) -> int | None:
@@ -309,6 +312,10 @@ class ConnectivityTable:
     def _move(self, entry: PeerEntry, event: PeerEvent) -> Change | None:
         """Make one move of `TRANSITIONS`."""
         entry.state, kind = TRANSITIONS[entry.state, event]
+        if entry.state is PeerState.UP:
+            self._up.add(entry.address)
+        else:
+            self._up.discard(entry.address)
         if kind is None:
             return None
         return Change(kind, entry.address, entry.name, entry.startup_wall_ns)

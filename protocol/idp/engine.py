@@ -40,12 +40,12 @@ from protocol.identity import (
 from protocol.idp import exchange, notice, rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import TIMER_NOTICE
-from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable
+from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable, PeerState
 from protocol.idp.events import KeyFetched, LinkChanged, SaExpired, SasApplied, TrustReread
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
 from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
-from protocol.idp.hellos import TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
+from protocol.idp.hellos import GROUP, TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
 from protocol.idp.keying import TIMER_KEY
 from protocol.idp.lifetimes import TIMER_LIFETIME, TIMER_WORN, Lifetimes
@@ -136,6 +136,7 @@ class IdpEngine:
             up=lambda: self._table.addresses_up(),  # noqa: PLW0108 - the table is replaced
             is_lost=lambda address: address in self._table and not self._table.is_up(address),
         )
+        self._timer_handlers = self._handlers()
         self._reset()
 
     def _reset(self) -> None:
@@ -153,13 +154,13 @@ class IdpEngine:
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Consume one event; return what is to be done, in order."""
-        if self.unicast.wants(event):
-            return self.unicast.handle(event, now)
         match event:
-            case DatagramReceived():
-                if event.channel == LOCAL:
-                    return self._on_local(event, now)
+            case DatagramReceived() if event.channel == GROUP:
                 return self._on_group(event, now)
+            case DatagramReceived() if event.channel == LOCAL:
+                return self._on_local(event, now)
+            case _ if self.unicast.wants(event):
+                return self.unicast.handle(event, now)
             case TimerExpired():
                 return self._on_timer(event.name, now)
             case SasApplied():
@@ -289,7 +290,7 @@ class IdpEngine:
         self._expiry.behind_ns = event.waited_ns
         arrived = event.arrived(now)
         if event.payload.startswith(LIGHT):
-            heard, effects = self._followers.read_light(event, self._table, now)
+            heard, effects = self._followers.read_light(event, self._table, arrived, now)
             if heard is None:
                 return effects + self._exchange.on_light(event, now)
             return self._on_hello(*heard, arrived, now)
@@ -338,12 +339,13 @@ class IdpEngine:
         self, peer: Peer, startup_wall_ns: int, hello: Hello, arrived: Instant, now: Instant
     ) -> list[Effect]:
         """A device is there."""
-        up = self._table.is_up(peer.address)
+        entry = self._table.get(peer.address)
+        up = entry is not None and entry.state is PeerState.UP
         refusal = self._exchange.refused_policy(peer, hello, now, up=up)
         if refusal is not None:
             return refusal
         change = self._table.heard(peer, startup_wall_ns, hello, arrived.mono_ns)
-        entry = self._table.get(peer.address)
+        entry = entry or self._table.get(peer.address)
         assert entry is not None
         effects: list[Effect] = []
         if self._hellos.is_reconnected(entry.first_mono_ns):
@@ -441,7 +443,12 @@ class IdpEngine:
             return effects
         if not rules.may_read(self._running):
             return []
-        handlers: dict[str, Callable[[Instant], list[Effect]]] = {
+        handler = self._timer_handlers.get(name)
+        return [] if handler is None else handler(now)
+
+    def _handlers(self) -> dict[str, Callable[[Instant], list[Effect]]]:
+        """Return who handles which timer."""
+        return {
             TIMER_HELLO: self._hellos.on_due,
             TIMER_ANSWER: self._hellos.on_answer_due,
             TIMER_ASK: self._hellos.on_ask_due,
@@ -456,7 +463,6 @@ class IdpEngine:
             TIMER_WORN: self._group.on_worn_due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
-        return handlers[name](now) if name in handlers else []
 
     def _refuse(self, peer: str, error: PeerError, now: Instant) -> list[Effect]:
         """Count what broke a rule; one line in the log per peer, rule and minute."""

@@ -9,7 +9,6 @@ to be read again, and after `changed` the devices that are not acceptable any mo
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -114,9 +113,11 @@ class Exchange:
         interval_ms = hello.hello_interval_ms
         if policy is not None:  # a large group may slow hellos down, but not beyond the policy
             interval_ms = min(interval_ms, policy.hello_interval_max_ms)
-        return replace(
-            hello,
+        return Hello(
             hello_interval_ms=interval_ms,
+            dead_factor=hello.dead_factor,
+            epoch=hello.epoch,
+            pair_key=hello.pair_key,
             policy_version=self._policy.version,
             policy_digest=self._policy.digest,
             trust_digest=self._revocations.digest,

@@ -115,9 +115,10 @@ class Followers:
         if hello.chain is not None:
             self._commit(fresh, hello, hello.chain, arrived.mono_ns)
             known = self._known.get(fingerprint)
-            if known is not None and (known.startup_wall_ns, known.chain) == (
-                fresh.startup_wall_ns,
-                fresh.chain,
+            if (
+                known is not None
+                and known.startup_wall_ns == fresh.startup_wall_ns
+                and known.chain == fresh.chain
             ):
                 sent_mono_ns = known.sent_mono_ns(hello.chain)
                 if rules.is_in_time(sent_mono_ns, known.slack_ns, arrived.mono_ns):
@@ -146,7 +147,7 @@ class Followers:
         fresh.began_mono_ns = arrived_mono_ns - commitment.age_ms * NS_PER_MS
 
     def read_light(
-        self, event: DatagramReceived, table: ConnectivityTable, now: Instant
+        self, event: DatagramReceived, table: ConnectivityTable, arrived: Instant, now: Instant
     ) -> tuple[Heard | None, list[Effect]]:
         """Take a datagram that begins as a light hello; return what it repeats if it counts."""
         try:
@@ -163,7 +164,7 @@ class Followers:
             rules.check_not_own_address(peer.address, self._identity.me.address)
             entry = table.get(peer.address)
             listed_wall_ns = None if entry is None else entry.startup_wall_ns
-            known = self.take_light(light, listed_wall_ns, event.arrived(now).mono_ns)
+            known = self.take_light(light, listed_wall_ns, arrived.mono_ns)
         except PeerError as error:
             return None, self._refuse(peer.name, error, now)
         self._counters.count("idp.hello_light")

@@ -10,7 +10,7 @@ announced hello interval less the jitter, so that no two hellos are further apar
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -259,7 +259,7 @@ class Hellos:
         series, chain = self._series, None
         if series is not None and content == series.content:
             chain = series.commitment(now.mono_ns)
-        hello = replace(content, triggered=triggered, asking=asking, chain=chain)
+        hello = content.marked(triggered=triggered, asking=asking, chain=chain)
         payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), now)
         effects.append(SendDatagram(GROUP, payload, destination))
         if destination is None:
@@ -351,6 +351,8 @@ class Hellos:
 
     def is_reconnected(self, instance_first_mono_ns: int) -> bool:
         """IDP-9: whether hearing this instance ends the cut; True once for each cut."""
+        if self._cut_off_mono_ns is None:
+            return False
         if not rules.proves_reconnection(self._cut_off_mono_ns, instance_first_mono_ns):
             return False
         self._cut_off_mono_ns = None

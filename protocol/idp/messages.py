@@ -115,6 +115,21 @@ class Hello:
         """How long the sender may be silent."""
         return self.hello_interval_ms * self.dead_factor * 1_000_000
 
+    def marked(self, *, triggered: bool, asking: bool, chain: Commitment | None) -> Hello:
+        """Return a hello that says the same, and why and where in its series it is sent."""
+        return Hello(
+            self.hello_interval_ms,
+            self.dead_factor,
+            triggered,
+            self.epoch,
+            self.pair_key,
+            self.policy_version,
+            self.policy_digest,
+            self.trust_digest,
+            asking,
+            chain,
+        )
+
     def encode(self) -> bytes:
         """Return the body."""
         flags = _TRIGGERED if self.triggered else 0

@@ -137,7 +137,9 @@ class PolicyKeeper:
         Returns:
             The effects, and why the hello is refused; empty: it is not.
         """
-        if (hello.policy_version, hello.policy_digest) == (self.version, self.digest):
+        own = self._own
+        version, digest = (0, NO_DIGEST) if own is None else (own.policy.version, own.digest)
+        if hello.policy_version == version and hello.policy_digest == digest:
             return [], self._broken_by(hello)
         other = self._others.get(peer.address)
         if other is None or other.digest != hello.policy_digest:
@@ -169,7 +171,7 @@ class PolicyKeeper:
 
     def admit(self, peer: Peer, now: Instant) -> list[Effect]:
         """Tell MIKE that a peer whose hello counted may be acted upon again."""
-        other = self._others.pop(peer.address, None)
+        other = self._others.pop(peer.address, None) if self._others else None
         if other is None or not other.barred:
             return []
         return self._mike.inform(Standing(peer.address, ""), now)

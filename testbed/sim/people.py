@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from protocol.core.wire import address_of
 from protocol.identity import Identity, KnownDevice, Peer
 from protocol.identity.identity import RULE_REVOKED
 from protocol.identity.known import SigningKey
@@ -24,6 +25,7 @@ from testbed.sim.modelled import ModelledSecret, ModelledSigner
 NATIONS = ("alpha", "beta", "gamma")
 FRESHNESS_MS = 30_000
 
+_BLACK = int(IPv6Address("2001:db8:b::"))
 _RED, _SPARE, _COMMON = (int(IPv6Address(text)) for text in ("fd00::", "fd01::", "fd02::"))
 _RED4 = int(IPv4Address("10.0.0.0"))
 
@@ -67,7 +69,7 @@ class SharedVerifier:
 @cache
 def address(index: int, partition: int = 0) -> IPv6Address:
     """Return the black address of the device with this index (0 is the first) in a partition."""
-    return IPv6Address("2001:db8:b::") + (partition << 64) + index + 1
+    return address_of((_BLACK + (partition << 64) + index + 1).to_bytes(16, "big"))
 
 
 @cache
