@@ -19,9 +19,9 @@ from protocol.ipsec.model import Prefix
 
 NS_PER_MS = 1_000_000
 
-FIRST_PAUSE_MS = 20
-"""Before an announcement is repeated for the first time; the pause doubles. It is lost if the
-other one's SAs are not ready, which is a matter of milliseconds, or of a slow machine's more."""
+FIRST_PAUSE_MS = 100
+"""Before an announcement is repeated for the first time; the pause doubles. An answer from far away
+(50 ms one way) or from a slow machine is there by then; a repetition would only load it more."""
 
 
 @dataclass(slots=True)
@@ -85,11 +85,11 @@ class Announcer:
         Args:
             peer: which; nothing happens if it could be reached before.
             now_mono_ns: the time.
-            first: whether we speak first. The other one waits: it was there earlier, its SAs are
+            first: whether we speak first. The other one answers: it was there earlier, its SAs are
                 ready earlier, and what it says would come before the peer can read it.
         """
         if peer not in self._receivers:
-            due_ns = now_mono_ns if first else now_mono_ns + self._first_pause_ns
+            due_ns = now_mono_ns if first else now_mono_ns + self._interval_ns
             self._receivers[peer] = _Receiver(now_mono_ns, due_ns, self._first_pause_ns)
 
     def forget(self, peer: IPv6Address) -> None:
@@ -135,14 +135,22 @@ class Announcer:
         if receiver is None:
             return None
         receiver.heard = (startup_wall_ns, announcement.version)
+        pause_ns = self._first_pause_ns
         if announcement.heard_startup_wall_ns == own:
+            if receiver.has_version < announcement.heard_version == self._version:
+                # What we repeated has arrived: from now on once in a hello interval will do.
+                pause_ns = self._interval_ns
+                receiver.due_mono_ns = now_mono_ns + pause_ns
             receiver.has_version = max(receiver.has_version, announcement.heard_version)
         if not announcement.answer_wanted:
             return None
         if receiver.has_version != self._version:
+            # If this is lost the peer repeats its own; until then there is no need to repeat ours.
+            receiver.due_mono_ns = now_mono_ns + self._interval_ns
             return self._content(receiver)
-        # It has our list and only wants to know that we have its own: that is not urgent.
-        soon_ns = now_mono_ns + self._first_pause_ns // 2
+        # It has our list and only wants to know that we have its own: that is not urgent, the less
+        # if it has just answered ours.
+        soon_ns = now_mono_ns + pause_ns // 2
         receiver.owed = True
         receiver.due_mono_ns = min(receiver.due_mono_ns or soon_ns, soon_ns)
         return None

@@ -7,7 +7,7 @@ owned and driven by `protocol.idp.keying`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
 
 from protocol.core.counters import RuleCounters
@@ -146,11 +146,11 @@ class Confirmations:
         if self._over or self._written_mono_ns is None:
             return []
         self._over = True
-        self._counters.count("IDP-43", len(self._missing()))
+        self._counters.count("IDP-43", sum(1 for _ in self._missing()))
         return [CancelTimer(TIMER_NOTICE)] if self._said else []
 
-    def _missing(self) -> list[IPv6Address]:
-        return [a for a in self._others if a not in self._confirmed and not self._is_lost(a)]
+    def _missing(self) -> Iterator[IPv6Address]:
+        return (a for a in self._others if a not in self._confirmed and not self._is_lost(a))
 
     def _hold(self, notice: Notice, sender: IPv6Address) -> None:
         if sender in self._held or len(self._held) < self._held_max:

@@ -151,7 +151,8 @@ class Group:
             effects = self.sync.on_notice(event.payload, event.source, now.mono_ns)
         except PeerError as error:
             return self._refuse(name, error, now)
-        return self._planned(effects, now)
+        # All but the last of an epoch's notices change nothing.
+        return self._planned(effects, now) if effects else []
 
     def on_notice_due(self, now: Instant) -> list[Effect]:
         """It is time to say that we have the SAs, or to ask who has not said so."""

@@ -139,6 +139,7 @@ class PairPlan:
         self._links: dict[IPv6Address, _Link] = {}
         self._records: dict[IPv6Address, _Record] = {}
         self._changed: dict[IPv6Address, None] = {}
+        self._reached: list[IPv6Address] = []
         self._batch: _Batch | None = None
 
     # What the rest of the engine may know.
@@ -158,6 +159,11 @@ class PairPlan:
             ),
             default=None,
         )
+
+    @property
+    def differs(self) -> bool:
+        """Whether something was changed that `advance` has not looked at yet."""
+        return bool(self._changed)
 
     def holder(self, sa_id: SaId) -> IPv6Address | None:
         """Return the peer with such an SA, or that is to have it; None: there is none (IDP-28)."""
@@ -183,6 +189,11 @@ class PairPlan:
         return link is not None and any(
             g.phase in (PairPhase.ACTIVE, PairPhase.STANDBY) for g in link.generations
         )
+
+    def take_reached(self) -> list[IPv6Address]:
+        """Return the peers with SAs that were written since the last call."""
+        reached, self._reached = self._reached, []
+        return reached
 
     def describe(self, peer: IPv6Address) -> dict[str, Any]:
         """Return a peer's SAs as plain JSON values, never keys."""
@@ -414,7 +425,9 @@ class PairPlan:
                 if generation.outbound.id in unwritten:
                     link.generations.remove(generation)
                     self._changed[peer] = None
-                elif any(g.phase is PairPhase.ACTIVE for g in link.generations):
+                    continue
+                self._reached.append(peer)
+                if any(g.phase is PairPhase.ACTIVE for g in link.generations):
                     due_mono_ns = now_mono_ns + self._activation_ns
                     generation.move(PairPhase.STANDBY, due_mono_ns)
                 else:

@@ -444,9 +444,9 @@ def check_notice(authentic: bool) -> None:
         raise PeerError("IDP-42", "its notice is not that of a member of the epoch")
 
 
-def is_confirmed(missing: Collection[IPv6Address]) -> bool:
+def is_confirmed(missing: Iterable[IPv6Address]) -> bool:
     """IDP-43: whether every member that can be waited for has the epoch's SAs."""
-    return not missing
+    return next(iter(missing), None) is None
 
 
 def is_new_question(question: int, answered: int) -> bool:

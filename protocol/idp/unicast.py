@@ -177,7 +177,10 @@ class UnicastPairs:
             self._keys.meet(pair.keys)
         except PeerError as error:
             effects += self._refuse(peer.name, error, now)
-        return effects + self._derive(pair, now) + self._proceed_soon(now)
+        effects += self._derive(pair, now)
+        if self._plan.differs or pair.rejoin_mono_ns is not None:
+            effects += self._proceed_soon(now)
+        return effects
 
     def on_lost(self, address: IPv6Address, now: Instant) -> list[Effect]:
         """A device is down: nothing of it stays in the kernel."""
@@ -209,6 +212,8 @@ class UnicastPairs:
             self._plan.run_out(self._plan.peers, now.mono_ns)
             if sync.ended == "excluded":
                 self._plan.remove(self._plan.peers)
+        else:
+            return []
         return effects + self._proceed(now)
 
     def _on_epoch(self, now: Instant) -> list[Effect]:
@@ -294,8 +299,9 @@ class UnicastPairs:
         failures = self._plan.failures
         routes = isinstance(event, RoutesApplied)
         effects = self._plan.applied(event.label, event.outcomes, now.mono_ns, routes=routes)
-        for address, pair in self._pairs.items():
-            if self._plan.is_written(address):
+        for address in self._plan.take_reached():
+            pair = self._pairs.get(address)
+            if pair is not None:
                 # Of two that started at the same moment, one is first all the same.
                 first = (self._startup_wall_ns, self._own) > (pair.keys.startup_wall_ns, address)
                 self._announcer.reach(address, now.mono_ns, first=first)
