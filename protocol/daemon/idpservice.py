@@ -45,13 +45,15 @@ if TYPE_CHECKING:
     from protocol.daemon.saexpiry import SaExpiryWatch
 
 READ_AT_ONCE = 16
-"""Announcements read before timers get their turn: a newcomer is answered by all at once."""
+"""Hellos, or announcements, that are read before timers get their turn: a newcomer is answered by all
+at once, and what follows from the answers goes into one batch."""
 
 
 class IdpService(Service):
     """The process ``idpd``."""
 
     daemon = "idpd"
+    read_at_once = READ_AT_ONCE
 
     _backend: IpsecBackend
     _time_server: TimeServer | None = None

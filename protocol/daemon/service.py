@@ -250,6 +250,9 @@ class Service(DaemonProcess):
                 self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
             else:
                 self._ignored["group.ignored_parked"] += 1
+            if self.read_at_once > 1:
+                # The other daemon does not wait behind the network.
+                self._local_readable()
 
     # Control commands.
 
