@@ -35,6 +35,7 @@ class _Receiver:
         changed_mono_ns: when we last had something new to say.
         due_mono_ns: when the next announcement is due, None when it is quiet.
         pause_ns: until the one after that, while it has not our version.
+        waits: we shall speak first, and have not yet.
     """
 
     changed_mono_ns: int
@@ -42,6 +43,7 @@ class _Receiver:
     pause_ns: int
     has_version: int = 0
     owed: bool = False
+    waits: bool = False
     heard: tuple[int, int] = (0, 0)
 
 
@@ -77,20 +79,33 @@ class Announcer:
         self._version += 1
         for receiver in self._receivers.values():
             receiver.changed_mono_ns = receiver.due_mono_ns = now
+            receiver.waits = False
             receiver.pause_ns = self._first_pause_ns
 
-    def reach(self, peer: IPv6Address, now_mono_ns: int, *, first: bool) -> None:
-        """A device can be reached: begin to announce.
+    def reach(self, peer: IPv6Address, now_mono_ns: int, *, first: bool, ready: bool) -> None:
+        """We can send to a device: begin to announce.
 
         Args:
             peer: which; nothing happens if it could be reached before.
             now_mono_ns: the time.
             first: whether we speak first. The other one answers: it was there earlier, its SAs are
                 ready earlier, and what it says would come before the peer can read it.
+            ready: whether it is known to have its SAs; else it probably has them a little later.
         """
         if peer not in self._receivers:
-            due_ns = now_mono_ns if first else now_mono_ns + self._interval_ns
-            self._receivers[peer] = _Receiver(now_mono_ns, due_ns, self._first_pause_ns)
+            pause_ns = self._first_pause_ns if first else self._interval_ns
+            due_ns = now_mono_ns if first and ready else now_mono_ns + pause_ns
+            self._receivers[peer] = _Receiver(
+                now_mono_ns, due_ns, self._first_pause_ns, waits=first
+            )
+
+    def is_ready(self, peer: IPv6Address, now_mono_ns: int) -> bool:
+        """A device says that it has its SAs; return whether that makes something due."""
+        receiver = self._receivers.get(peer)
+        if receiver is None or not receiver.waits:
+            return False
+        receiver.due_mono_ns = now_mono_ns
+        return True
 
     def forget(self, peer: IPv6Address) -> None:
         """A device is gone."""
@@ -108,7 +123,7 @@ class Announcer:
                 receiver.due_mono_ns = None
                 continue
             said.append((peer, self._content(receiver)))
-            receiver.owed = False
+            receiver.owed = receiver.waits = False
             pause_ns = self._interval_ns if has_it else receiver.pause_ns
             receiver.pause_ns = min(2 * receiver.pause_ns, self._interval_ns)
             receiver.due_mono_ns = now_mono_ns + pause_ns

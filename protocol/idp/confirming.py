@@ -124,6 +124,10 @@ class Confirmations:
         self._answered[sender] = notice.question
         return [self._notice(sender)]
 
+    def has(self, address: IPv6Address) -> bool:
+        """Return whether a member has said that it has the SAs."""
+        return address in self._confirmed
+
     def due(self, now_mono_ns: int) -> list[Effect]:
         """Say that we have the SAs; later, ask who has not said so."""
         if self._written_mono_ns is None:

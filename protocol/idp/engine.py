@@ -121,7 +121,12 @@ class IdpEngine:
         )
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
-        calls = EngineCalls(self._refuse, self._rejoin, self._hellos.answer_early)
+        calls = EngineCalls(
+            refuse=self._refuse,
+            rejoin=self._rejoin,
+            answer_early=self._hellos.answer_early,
+            has_epoch=lambda address: self._group.sync.is_confirmed_by(address),  # noqa: PLW0108
+        )
         self.unicast = UnicastPairs(config, identity, keys, self._counters, calls)
         self._group = Group(
             config,

@@ -151,8 +151,11 @@ class Group:
             effects = self.sync.on_notice(event.payload, event.source, now.mono_ns)
         except PeerError as error:
             return self._refuse(name, error, now)
-        # All but the last of an epoch's notices change nothing.
-        return self._planned(effects, now) if effects else []
+        # All but the last of an epoch's notices change nothing here.
+        effects = self._planned(effects, now) if effects else []
+        if self.sync.is_confirmed_by(event.source):
+            effects += self._unicast.on_confirmed(event.source, now)
+        return effects
 
     def on_notice_due(self, now: Instant) -> list[Effect]:
         """It is time to say that we have the SAs, or to ask who has not said so."""

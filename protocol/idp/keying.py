@@ -213,6 +213,10 @@ class GroupSync:
         effects = self._confirmations.heard(payload, sender)
         return effects + self.reconsider(now_mono_ns)
 
+    def is_confirmed_by(self, address: IPv6Address) -> bool:
+        """Return whether a device has said that it has the newest epoch's SAs."""
+        return self._confirmations.has(address)
+
     def on_notice_due(self, now_mono_ns: int) -> list[Effect]:
         """Give our notice, or ask for others'."""
         return self._confirmations.due(now_mono_ns)

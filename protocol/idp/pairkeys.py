@@ -106,15 +106,17 @@ class PairKeys:
         return self.members is None or rules.is_fellow(peer, self._own, self.members)
 
     def meet(self, peer: PeerKeys) -> None:
-        """Look at a peer's pair key.
+        """Look at a peer's pair key, and agree with it: now, not when the epoch's SAs are waited for.
 
         Raises:
-            PeerError: it is our own (IDP-25).
+            PeerError: it is our own, or of low order (IDP-25).
         """
         if self._config.unicast is not Unicast.GROUP:
             return
         peer.unusable = peer.pair_key in (NO_PAIR_KEY, self.public)
         rules.check_pair_key(peer.pair_key, self.public)
+        if not peer.unusable:
+            self._secret(peer)
 
     def sas(self, peer: PeerKeys) -> tuple[SecurityAssociation, SecurityAssociation]:
         """Return the SAs of a pair in the epoch, ours to send with first.

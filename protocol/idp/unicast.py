@@ -53,11 +53,13 @@ class EngineCalls(NamedTuple):
         refuse: counts and logs what broke a rule.
         rejoin: makes MIKE rejoin.
         answer_early: says hello to new devices that have become members.
+        has_epoch: whether a device has said that it has the newest epoch's SAs.
     """
 
     refuse: Callable[[str, PeerError, Instant], list[Effect]]
     rejoin: Callable[[Instant], list[Effect]]
     answer_early: Callable[[Container[IPv6Address], Instant], list[Effect]]
+    has_epoch: Callable[[IPv6Address], bool]
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class UnicastPairs:
         self._config = config
         self._identity = identity
         self._counters = counters
-        self._refuse, self._rejoin, self._answer_early = calls
+        self._refuse, self._rejoin, self._answer_early, self._has_epoch = calls
         self._own = identity.me.address
         self._plan = PairPlan(config, self._own)
         self._announcer = Announcer(config)
@@ -216,6 +218,10 @@ class UnicastPairs:
             return []
         return effects + self._proceed(now)
 
+    def on_confirmed(self, sender: IPv6Address, now: Instant) -> list[Effect]:
+        """A device has the newest epoch's SAs; its pairs' went out with these."""
+        return self._proceed_soon(now) if self._announcer.is_ready(sender, now.mono_ns) else []
+
     def _on_epoch(self, now: Instant) -> list[Effect]:
         """Make the SAs of new pairs; the others are renewed when the group has settled.
 
@@ -304,7 +310,8 @@ class UnicastPairs:
             if pair is not None:
                 # Of two that started at the same moment, one is first all the same.
                 first = (self._startup_wall_ns, self._own) > (pair.keys.startup_wall_ns, address)
-                self._announcer.reach(address, now.mono_ns, first=first)
+                ready = self._config.unicast is Unicast.PSK or self._has_epoch(address)
+                self._announcer.reach(address, now.mono_ns, first=first, ready=ready)
         if self._plan.failures > failures:
             self._counters.count("IDP-14", self._plan.failures - failures)
         return effects + self._proceed(now)
