@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from protocol.daemon.saexpiry import SaExpiryWatch
 
 READ_AT_ONCE = 16
-"""Hellos, or announcements, that are read before timers get their turn: a newcomer is answered by all
-at once, and what follows from the answers goes into one batch."""
+"""Hellos, or announcements, that are read before timers get their turn: a newcomer is answered by
+all at once, and what follows from the answers goes into one batch."""
 
 
 class IdpService(Service):

@@ -106,7 +106,7 @@ class PairKeys:
         return self.members is None or rules.is_fellow(peer, self._own, self.members)
 
     def meet(self, peer: PeerKeys) -> None:
-        """Look at a peer's pair key, and agree with it: now, not when the epoch's SAs are waited for.
+        """Look at a peer's pair key, and agree with it: now, when nobody waits for the SAs yet.
 
         Raises:
             PeerError: it is our own, or of low order (IDP-25).

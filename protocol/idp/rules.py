@@ -10,7 +10,7 @@ Rules IDP-1, IDP-17 and IDP-41 (syntax) are checked while a body is read, in
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import NoReturn
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 from protocol.core.counters import RuleCounters
@@ -32,11 +32,12 @@ from protocol.idp import pairseal, rules
 from protocol.idp.announcing import Announcer
 from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.events import PrefixAdded, PrefixRemoved, RoutesApplied, SasApplied
+from protocol.idp.judging import PrefixJudge
 from protocol.idp.keying import GroupSync
 from protocol.idp.messages import PREFIXES_MAX, PrefixAnnouncement
 from protocol.idp.pairkeys import PairKeys, PeerKeys
 from protocol.idp.pairplan import LABEL, PairPlan
-from protocol.idp.prefixes import PrefixTable, link_of
+from protocol.idp.prefixes import PrefixTable
 from protocol.ipsec.model import Prefix, SaId
 
 CHANNEL = "pair"
@@ -111,31 +112,35 @@ class UnicastPairs:
         self._refuse, self._rejoin, self._answer_early, self._has_epoch = calls
         self._own = identity.me.address
         self._plan = PairPlan(config, self._own)
-        self._announcer = Announcer(config)
+        self._announcer = announcer = Announcer(config)
+        self._judging = PrefixJudge(identity, config.max_routes, lambda: announcer.prefixes)
         settling_ms = config.activation_delay_ms + config.deactivation_delay_ms
         self._settling_ns = settling_ms * NS_PER_MS
         self._keys = PairKeys(config, self._own, keys)
         self._startup_wall_ns = 0
         self._forget()
         for prefix in config.prefixes:
-            self._check_own(prefix)
+            self._judging.check_own(prefix)
 
     def _forget(self) -> None:
         self._pairs: dict[IPv6Address, _Pair] = {}
         # Both outlive a pair, which is made anew when its device was lost and is back.
         self._announced_count = 0
         self._heard: dict[IPv6Address, tuple[int, int]] = {}
-        self._table = PrefixTable()
+        self._judging.forget()
         self._installed: dict[IPv6Address, tuple[int, str]] = {}
         self._renewals: dict[IPv6Address, None] = {}
         self._renew_mono_ns = 0
-        self._black: set[IPv6Network] = set()
         self._wake_mono_ns: int | None = None
 
     @property
     def pair_key(self) -> bytes:
         """What our hellos carry."""
         return self._keys.public
+
+    @property
+    def _table(self) -> PrefixTable:
+        return self._judging.table
 
     @property
     def _on(self) -> bool:
@@ -171,7 +176,7 @@ class UnicastPairs:
         if not self._on:
             return []
         self._drop(peer.address)
-        self._black_networks().add(link_of(peer.address))
+        self._judging.meet(peer.address)
         pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
         self._pairs[peer.address] = pair
         effects: list[Effect] = []
@@ -421,25 +426,9 @@ class UnicastPairs:
 
     def _judge(self, pair: _Pair, now: Instant) -> list[Effect]:
         """Accept of what a device announced what is allowed; refuse the rest, each by its rule."""
-        address = pair.peer.address
-        black = self._black_networks()
-        effects: list[Effect] = []
-        accepted: list[Prefix] = []
-        elsewhere = len(self._table) - len(self._table.of(address))
-        for prefix in pair.announced:
-            try:
-                rules.check_authorised(prefix, pair.peer.prefixes)
-                rules.check_kind(prefix, black)
-                other = self._table.overlap(prefix, address)
-                rules.check_overlap(prefix, self._announcer.prefixes, other)
-                rules.check_room(elsewhere + len(accepted) + 1, self._config.max_routes)
-            except PeerError as error:
-                effects += self._refuse(pair.peer.name, error, now)
-                continue
-            accepted.append(prefix)
-        self._table.assign(address, accepted)
-        self._plan.lead(address, tuple(accepted))
-        return effects
+        refused = self._judging.judge(pair.peer, pair.announced)
+        self._plan.lead(pair.peer.address, self._table.of(pair.peer.address))
+        return [effect for error in refused for effect in self._refuse(pair.peer.name, error, now)]
 
     def _reconsider(self, now: Instant, besides: _Pair | None = None) -> list[Effect]:
         """Prefixes became free: who was refused one may have it now."""
@@ -451,23 +440,6 @@ class UnicastPairs:
         ]
 
     # Our own prefixes.
-
-    def _black_networks(self) -> set[IPv6Network]:
-        """Return the links' networks of all devices' black addresses."""
-        if not self._black:
-            for peer in (self._identity.me, *self._identity.trusted_peers()):
-                self._black.add(link_of(peer.address))
-        return self._black
-
-    def _check_own(self, prefix: Prefix) -> None:
-        me = self._identity.me
-        try:
-            rules.check_authorised(prefix, me.prefixes)
-            rules.check_kind(prefix, self._black_networks())
-            holder = self._table.overlap(prefix, self._own)
-            rules.check_overlap(prefix, (), holder)
-        except PeerError as error:
-            raise LocalError(f"cannot announce {prefix}: {error.reason} ({error.rule})") from None
 
     def check_addition(self, prefix: Prefix) -> None:
         """Say whether `PrefixAdded` may come.
@@ -481,7 +453,7 @@ class UnicastPairs:
             len(self._announcer.prefixes) >= PREFIXES_MAX
         ):
             raise LocalError(f"{PREFIXES_MAX} prefixes are announced already")
-        self._check_own(prefix)
+        self._judging.check_own(prefix)
 
     def check_removal(self, prefix: Prefix) -> None:
         """Say whether `PrefixRemoved` may come.

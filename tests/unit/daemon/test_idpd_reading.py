@@ -1,0 +1,63 @@
+"""What waits in idpd's sockets is read at once, and MIKE does not wait behind the network."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from ipaddress import IPv6Address
+from types import SimpleNamespace
+from typing import Any
+
+from protocol.core.engine import DatagramReceived
+from protocol.daemon.idpservice import READ_AT_ONCE, IdpService
+from protocol.daemon.service import State
+from protocol.daemon.sockets import Received
+
+PEER = IPv6Address("2001:db8:b::2")
+
+
+class FakeSocket:
+    def __init__(self, what: list[bytes]) -> None:
+        self.waiting = deque(what)
+
+    def receive(self) -> Any:
+        return Received(self.waiting.popleft(), PEER, 0) if self.waiting else None
+
+
+def service(group: list[bytes], local: list[bytes]) -> tuple[IdpService, list[DatagramReceived]]:
+    """Return an idpd that is nothing but its reading."""
+    idpd = IdpService.__new__(IdpService)
+    seen: list[DatagramReceived] = []
+    idpd.__dict__.update(
+        group=FakeSocket(group),
+        local=FakeSocket(local),
+        state=State.RUNNING,
+        _backend=SimpleNamespace(kernel=True),
+        runtime=SimpleNamespace(deliver=seen.append),
+        _ignored=Counter(),
+    )
+    return idpd, seen
+
+
+def test_several_hellos_are_read_before_the_timers_have_their_turn() -> None:
+    hellos = [b"\1\1\1%c" % number for number in range(READ_AT_ONCE + 3)]
+    idpd, seen = service(hellos, [])
+    idpd._group_readable()
+    assert [event.payload for event in seen] == hellos[:READ_AT_ONCE]
+    idpd._group_readable()
+    assert [event.payload for event in seen] == hellos
+
+
+def test_mikes_word_comes_after_one_hello_not_after_all() -> None:
+    idpd, seen = service([b"\1\1\1a", b"\1\1\1b"], [])
+    idpd.group.waiting.append(b"\1\1\1c")
+    received = idpd.group.receive
+
+    def receive() -> Any:
+        if not seen:
+            idpd.local.waiting.append(b"status")
+        return received()
+
+    idpd.group.receive = receive
+    idpd._group_readable()
+    assert [event.payload for event in seen] == [b"\1\1\1a", b"status", b"\1\1\1b", b"\1\1\1c"]
+    assert seen[1].channel == "local"
