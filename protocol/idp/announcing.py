@@ -65,10 +65,8 @@ class Announcer:
     @property
     def wake_mono_ns(self) -> int | None:
         """When `due` has something to say; None while all is quiet."""
-        return min(
-            (r.due_mono_ns for r in self._receivers.values() if r.due_mono_ns is not None),
-            default=None,
-        )
+        due = [r.due_mono_ns for r in self._receivers.values() if r.due_mono_ns is not None]
+        return min(due) if due else None
 
     def change(self, *, add: Prefix | None = None, remove: Prefix | None = None, now: int) -> None:
         """Change the list, and announce it to everybody."""

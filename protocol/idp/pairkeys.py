@@ -78,6 +78,7 @@ class PairKeys:
         self.public = NO_PAIR_KEY
         self.epoch: str | None = None
         self.members: tuple[IPv6Address, ...] | None = None
+        self._places: dict[IPv6Address, int] = {}
 
     def begin(self, startup_wall_ns: int) -> None:
         """Begin an instance, with a pair key of its own."""
@@ -94,16 +95,18 @@ class PairKeys:
         epoch, spis = written.epoch, frozenset(written.spis)
         self._context = epoch_context(written.group_key, epoch.number, epoch.tag, spis)
         self.epoch, self.members = str(epoch), written.members
+        self._places = {address: place for place, address in enumerate(written.members)}
 
     def leave(self) -> None:
         """Make no SAs until the next epoch."""
         self._context = self.epoch = self.members = None
+        self._places = {}
 
     def is_fellow(self, peer: IPv6Address) -> bool:
         """Return whether there are SAs with this peer in the epoch (IDP-26)."""
         if self._context is None:
             return False
-        return self.members is None or rules.is_fellow(peer, self._own, self.members)
+        return self.members is None or rules.is_fellow(peer, self._own, self._places)
 
     def meet(self, peer: PeerKeys) -> None:
         """Look at a peer's pair key, and agree with it: now, when nobody waits for the SAs yet.
@@ -157,7 +160,7 @@ class PairKeys:
                 PairEnd(self._own, self._startup_wall_ns.to_bytes(8, "big")),
                 PairEnd(peer.address, peer.startup_wall_ns.to_bytes(8, "big")),
             )
-        places = {} if self.members is None else {a: n for n, a in enumerate(self.members)}
+        places = self._places
         return (
             self._secret(peer),
             PairEnd(self._own, self.public, places.get(self._own, 0)),

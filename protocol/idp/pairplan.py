@@ -149,16 +149,17 @@ class PairPlan:
         """When `advance` has something to do; None while a batch is under way."""
         if self._batch is not None:
             return None
-        timed = (PairPhase.STANDBY, PairPhase.TRAILING)
-        return min(
-            (
-                generation.due_mono_ns
-                for link in self._links.values()
-                for generation in link.generations
-                if generation.phase in timed
-            ),
-            default=None,
-        )
+        return self._next_step()
+
+    def _next_step(self) -> int | None:
+        """Return when the next step is due by the clock alone."""
+        due = [
+            generation.due_mono_ns
+            for link in self._links.values()
+            for generation in link.generations
+            if generation.phase is PairPhase.STANDBY or generation.phase is PairPhase.TRAILING
+        ]
+        return min(due) if due else None
 
     @property
     def differs(self) -> bool:
@@ -186,9 +187,12 @@ class PairPlan:
     def is_written(self, peer: IPv6Address) -> bool:
         """Return whether we can send to a peer."""
         link = self._links.get(peer)
-        return link is not None and any(
-            g.phase in (PairPhase.ACTIVE, PairPhase.STANDBY) for g in link.generations
-        )
+        if link is None:
+            return False
+        for generation in link.generations:
+            if generation.phase is PairPhase.ACTIVE or generation.phase is PairPhase.STANDBY:
+                return True
+        return False
 
     def take_reached(self) -> list[IPv6Address]:
         """Return the peers with SAs that were written since the last call."""
@@ -283,6 +287,9 @@ class PairPlan:
 
     def _step(self, now_mono_ns: int) -> None:
         """Take the steps whose time has come."""
+        due_mono_ns = self._next_step()
+        if not self._changed and (due_mono_ns is None or due_mono_ns > now_mono_ns):
+            return  # most calls come between two steps
         for peer, link in list(self._links.items()):
             for generation in list(link.generations):
                 if generation.phase is PairPhase.STANDBY and generation.due_mono_ns <= now_mono_ns:

@@ -10,7 +10,7 @@ Rules IDP-1, IDP-17 and IDP-41 (syntax) are checked while a body is read, in
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import NoReturn
 
@@ -384,7 +384,7 @@ def check_pair_key(pair_key: bytes, own: bytes) -> None:
         raise PeerError("IDP-25", "its pair key is our own")
 
 
-def is_fellow(peer: IPv6Address, own: IPv6Address, members: Sequence[IPv6Address]) -> bool:
+def is_fellow(peer: IPv6Address, own: IPv6Address, members: Container[IPv6Address]) -> bool:
     """IDP-26: whether both we and the peer have the group key of the epoch."""
     return own in members and peer in members
 

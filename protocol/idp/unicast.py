@@ -337,7 +337,7 @@ class UnicastPairs:
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
         wakes += [self._renew_mono_ns] if self._renewals else []
         wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
-        wake_mono_ns = min((wake for wake in wakes if wake is not None), default=None)
+        wake_mono_ns = min([wake for wake in wakes if wake is not None], default=None)
         if wake_mono_ns == self._wake_mono_ns:
             return effects
         self._wake_mono_ns = wake_mono_ns

@@ -7,7 +7,7 @@ ENOENT (policy). No packet is ever encrypted by it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 
 from protocol.ipsec.backend import (
@@ -39,6 +39,7 @@ class MemoryBackend:
     def __init__(self) -> None:
         self._sad: dict[SaId, SecurityAssociation] = {}
         self._spd: dict[PolicyId, Policy] = {}
+        self._sending: list[_Sending] | None = None
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Perform the operations in order; one outcome each."""
@@ -62,23 +63,22 @@ class MemoryBackend:
                 if defect:
                     return Outcome(errno.EINVAL, defect)
                 self._spd[policy.id] = policy
+                self._sending = None
             case DeletePolicy(policy_id):
                 if self._spd.pop(policy_id, None) is None:
                     return Outcome(errno.ENOENT, "No such file or directory")
+                self._sending = None
         return DONE
 
     def sending_sa(self, destination: IPv6Address) -> SecurityAssociation | None:
         """Return the SA that a unicast packet to this address would leave with, None if dropped."""
-        matching = [
-            policy
-            for policy in self._spd.values()
-            if policy.direction is PolicyDirection.OUT
-            and destination in policy.selector.destination
-        ]
-        if not matching:
-            return None
-        first = min(matching, key=lambda policy: policy.priority)
-        return self._sad.get(SaId(first.template_destination, first.template_spi))
+        if self._sending is None:
+            self._sending = _sending(self._spd.values())
+        wanted = int(destination)
+        for low, high, sa_id in self._sending:
+            if low <= wanted <= high:
+                return self._sad.get(sa_id)
+        return None
 
     def receives(self, sa: SecurityAssociation) -> bool:
         """Return whether a packet that was sent with this SA would be decrypted here."""
@@ -95,3 +95,24 @@ class MemoryBackend:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+_Sending = tuple[int, int, SaId]
+"""First and last IPv6 destination of a policy, and the SA that it names."""
+
+
+def _sending(policies: Iterable[Policy]) -> list[_Sending]:
+    """Return outbound policies as a look-up needs them, the lowest priority value first."""
+    outbound = [
+        policy
+        for policy in policies
+        if policy.direction is PolicyDirection.OUT and policy.selector.destination.version == 6
+    ]
+    return [
+        (
+            int(policy.selector.destination.network_address),
+            int(policy.selector.destination.broadcast_address),
+            SaId(policy.template_destination, policy.template_spi),
+        )
+        for policy in sorted(outbound, key=lambda policy: policy.priority)
+    ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 
 from protocol.ipsec.model import (
@@ -29,13 +30,24 @@ from protocol.ipsec.model import (
 PRIORITY = 2000
 """Lower wins: the group's policies have 1000."""
 
+PEERS_KEPT = 1024
+"""Addresses on the xfrm interface that are remembered: batches name the same ones again and again.
+"""
+
 _LINK_LOCAL = IPv6Network("fe80::/64")
 
 
+@lru_cache(PEERS_KEPT)
 def link_local(black: IPv6Address) -> IPv6Address:
     """Return a device's address on the xfrm interface: fe80::/64 and 64 bits of SHA-256."""
     digest = hashlib.sha256(b"idpmike link-local" + black.packed).digest()
     return IPv6Address(_LINK_LOCAL.network_address.packed[:8] + digest[:8])
+
+
+@lru_cache(PEERS_KEPT)
+def control_network(black: IPv6Address) -> IPv6Network:
+    """Return the network of a device's address on the xfrm interface, and nothing else."""
+    return IPv6Network(link_local(black))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +68,7 @@ class PairPath:
 
     def policies(self, spi: int, prefixes: tuple[Prefix, ...]) -> Iterator[Policy]:
         """Yield all policies; ``spi`` is the SA that we send with."""
-        control = IPv6Network(link_local(self.peer))
-        for network in (control, *prefixes):
+        for network in (control_network(self.peer), *prefixes):
             yield self._policy(PolicyDirection.OUT, network, spi)
             yield self._policy(PolicyDirection.IN, network, 0)
         for network in prefixes:
