@@ -10,23 +10,17 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from functools import lru_cache
 from ipaddress import IPv6Address
 from struct import Struct
 from typing import Any, NoReturn, TypeVar
 
+from protocol.core.addresses import address_of
 from protocol.core.errors import DecodeError, LocalError
 
 ADDRESS_LENGTH = 16
 """Bytes of an IPv6 address."""
 
-ADDRESSES_KEPT = 1024
-"""Addresses made from bytes are kept: the same few come in every message."""
-
 E = TypeVar("E", bound=IntEnum)
-
-address_of = lru_cache(ADDRESSES_KEPT)(IPv6Address)
-"""Returns the address with these 16 bytes: one object for each, so that comparing ends early."""
 
 
 class Reader:

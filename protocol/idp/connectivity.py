@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.addresses import text_of
 from protocol.core.transitions import Move, TransitionTable
 from protocol.identity import Peer
 from protocol.idp.messages import Hello
@@ -118,6 +119,18 @@ class PeerEntry:
         """When it is down unless heard before."""
         return self.last_mono_ns + self.dead_interval_ns
 
+    def describe(self, now_mono_ns: int) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "address": text_of(self.address),
+            "name": self.name,
+            "nation": self.nation,
+            "state": self.state.value,
+            "last_hello_ms": (now_mono_ns - self.last_mono_ns) // 1_000_000,
+            "startup_wall_ns": self.startup_wall_ns,
+            "epoch": None if self.epoch is None else str(self.epoch),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -178,21 +191,6 @@ class ConnectivityTable:
             (entry.address, entry.startup_wall_ns)
             for entry in self.entries()
             if entry.state is PeerState.UP
-        ]
-
-    def describe(self, now_mono_ns: int) -> list[dict[str, Any]]:
-        """Return the table as plain JSON values."""
-        return [
-            {
-                "address": str(entry.address),
-                "name": entry.name,
-                "nation": entry.nation,
-                "state": entry.state.value,
-                "last_hello_ms": (now_mono_ns - entry.last_mono_ns) // 1_000_000,
-                "startup_wall_ns": entry.startup_wall_ns,
-                "epoch": None if entry.epoch is None else str(entry.epoch),
-            }
-            for entry in self.entries()
         ]
 
     def falling_silent(self, now_mono_ns: int) -> tuple[IPv6Address, ...]:

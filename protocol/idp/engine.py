@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from protocol.core.addresses import text_of
 from protocol.core.counters import RefusalLog, RuleCounters
 from protocol.core.engine import (
     CancelTimer,
@@ -196,14 +197,14 @@ class IdpEngine:
         return {
             "daemon": "idpd",
             "device": self._identity.me.name,
-            "address": str(self._me),
+            "address": text_of(self._me),
             "state": self._state.state.value,
             "startup_wall_ns": self._startup_wall_ns,
             "counters": counters.as_dict(),
             "refused": refused,
             "peers": [
-                peer | self.unicast.describe(peer["address"])
-                for peer in self._table.describe(now.mono_ns)
+                entry.describe(now.mono_ns) | self.unicast.describe(entry.address)
+                for entry in self._table.entries()
             ],
             **self.unicast.status(),
             "hello_interval_ms": self._hellos.interval_ms,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
+from protocol.core.addresses import text_of
 from protocol.core.engine import Effect, Instant, Report, SetTimer
 from protocol.idp import rules
 from protocol.idp.connectivity import Change
@@ -40,7 +41,7 @@ class News:
 
     def detected(self, change: Change, now: Instant) -> list[Effect]:
         """Tell MIKE of a change: at once if it has to act, else with the next news."""
-        fields = {"peer": str(change.address), "name": change.name, "kind": change.kind.value}
+        fields = {"peer": text_of(change.address), "name": change.name, "kind": change.kind.value}
         effects: list[Effect] = [Report("t_detect", fields)]
         if rules.may_wait(change.signal, change.address, self._own):
             if not self._waiting:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.addresses import text_of
 from protocol.core.engine import DatagramReceived, Effect, Instant, Report
 from protocol.idpmike import (
     Credential,
@@ -49,7 +50,7 @@ class Signalling:
         """Hand a signal to MIKE."""
         effects = self._link.send(Signal(kind, peer, startup_wall_ns), now)
         serial = self._link.last_serial
-        fields = {"kind": kind.name, "peer": str(peer), "serial": serial}
+        fields = {"kind": kind.name, "peer": text_of(peer), "serial": serial}
         return [*effects, Report("t_signal", fields)]
 
     def inform(self, message: Credential | Standing, now: Instant) -> list[Effect]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
+from protocol.core.addresses import text_of
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import (
     CancelTimer,
@@ -369,7 +370,7 @@ class UnicastPairs:
         if not self._on or self._startup_wall_ns == 0:
             return []
         pair = self._pairs.get(event.source)
-        name = str(event.source) if pair is None else pair.peer.name
+        name = text_of(event.source) if pair is None else pair.peer.name
         try:
             self._check_source(pair, now)
             assert pair is not None
@@ -396,7 +397,7 @@ class UnicastPairs:
                 Report(
                     "t_prefixes",
                     {
-                        "peer": str(event.source),
+                        "peer": text_of(event.source),
                         "version": announcement.version,
                         "accepted": len(self._table.of(event.source)),
                     },
@@ -470,16 +471,16 @@ class UnicastPairs:
         """Return our part of ``idpd status``; never keys."""
         return {
             "unicast": self._config.unicast.value,
-            "own_prefixes": [str(prefix) for prefix in self._announcer.prefixes],
+            "own_prefixes": [text_of(prefix) for prefix in self._announcer.prefixes],
             "prefixes": [
-                {"prefix": str(prefix), "peer": str(owner)} for prefix, owner in self._table.items()
+                {"prefix": text_of(prefix), "peer": text_of(owner)}
+                for prefix, owner in self._table.items()
             ],
         }
 
-    def describe(self, peer: str) -> dict[str, Any]:
+    def describe(self, address: IPv6Address) -> dict[str, Any]:
         """Return what belongs to one peer in ``idpd status``."""
-        address = IPv6Address(peer)
         return {
-            "prefixes": [str(prefix) for prefix in self._table.of(address)],
+            "prefixes": [text_of(prefix) for prefix in self._table.of(address)],
             "unicast": self._plan.describe(address),
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from protocol.core.addresses import text_of
 from protocol.ipsec.model import SecurityAssociation
 
 
@@ -37,7 +38,11 @@ class SadSnapshot:
             tuple(
                 sorted(
                     SnapshotEntry(
-                        sa.spi, str(sa.source), str(sa.destination), sa.suite.value, sa.key.digest
+                        sa.spi,
+                        text_of(sa.source),
+                        text_of(sa.destination),
+                        sa.suite.value,
+                        sa.key.digest,
                     )
                     for sa in sas
                 )

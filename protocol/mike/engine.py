@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.addresses import text_of
 from protocol.core.engine import (
     DatagramReceived,
     Effect,
@@ -185,7 +186,7 @@ class MikeEngine(Renewer):
                 "t_mike_in",
                 {
                     "kind": signal.kind.name,
-                    "peer": str(signal.peer),
+                    "peer": text_of(signal.peer),
                     "serial": signal.serial,
                     "sent_wall_ns": signal.sent_wall_ns,
                 },
@@ -326,18 +327,18 @@ class MikeEngine(Renewer):
         counters = {**self.counters.as_dict(), **self.identity.refusals}
         refused = [entry.as_dict() for entry in self.refused.recent()]
         return {
-            "address": str(self.own),
+            "address": text_of(self.own),
             "role": role,
             "parked": self.state is State.PARKED,
             "epoch": None if self.current is None else str(self.current.epoch),
-            "members": [str(member) for member in self.members],
-            "tm": None if self.tm is None else str(self.tm),
+            "members": [text_of(member) for member in self.members],
+            "tm": None if self.tm is None else text_of(self.tm),
             "term": self.term,
             "mode": None if self.current is None else mode_of(self.current).value,
             "pending": None if self.pending is None else str(self.pending.epoch),
             "joining": self.attempt is not None,
             "rekey": self.rekey_status(now),
-            "gone": [str(address) for address in self.liveness.gone],
+            "gone": [text_of(address) for address in self.liveness.gone],
             "startup_wall_ns": self.identity.startup_wall_ns,
             "counters": dict(sorted(counters.items())),
             "refused": refused + self.identity.recent_refusals,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
+from protocol.core.addresses import text_of
 from protocol.core.counters import RefusalLog, RuleCounters
 from protocol.core.engine import (
     CancelTimer,
@@ -361,7 +362,7 @@ class Instance:
         self.emit(
             Report(
                 "t_key",
-                {"epoch": pointer, "tm": str(self.tm), "members": len(agreement.members)},
+                {"epoch": pointer, "tm": text_of(self.tm), "members": len(agreement.members)},
             )
         )
         self.send_keys(agreement)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
+from protocol.core.addresses import address_said
 from protocol.core.engine import Engine
 from protocol.ipsec.snapshot import SadSnapshot
 from testbed.sim.device import Device
@@ -35,12 +36,12 @@ def view_of(device: Device, group: IPv6Address, *, shared_sa: bool) -> View:
     return View(
         device=device.index,
         address=device.address,
-        peers_up=frozenset(IPv6Address(p["address"]) for p in idp["peers"] if p["state"] == "up"),
+        peers_up=frozenset(address_said(p["address"]) for p in idp["peers"] if p["state"] == "up"),
         epoch=epoch,
         unfinished=mike["pending"] is not None or mike["joining"],
         key=None if epoch is None else device.keys.get(epoch),
-        members=frozenset(map(IPv6Address, mike["members"])),
-        tm=None if mike["tm"] is None else IPv6Address(mike["tm"]),
+        members=frozenset(map(address_said, mike["members"])),
+        tm=None if mike["tm"] is None else address_said(mike["tm"]),
         is_tm=mike["role"] == "tm",
         active_epoch=idp["active_epoch"],
         sources=frozenset(sa.source for sa in of_group),

@@ -7,7 +7,7 @@ from ipaddress import IPv6Address, IPv6Network
 from itertools import combinations
 
 from protocol.ipsec.model import Prefix
-from protocol.ipsec.pairpolicy import link_local
+from protocol.ipsec.pairpolicy import control_network
 from testbed.sim.checkers import Checker
 from testbed.sim.history import Announced, Evidence, Led, Record, View
 from testbed.sim.people import People
@@ -50,7 +50,7 @@ class PairsAgree(Checker):
                 for way, peer, net in view.pairs.policies
                 if (way, peer) == ("out", other.address)
             }
-            control = IPv6Network(link_local(other.address))
+            control = control_network(other.address)
             if control not in networks:
                 yield f"has no policy to d{other.device + 1}"
             accepted |= dict.fromkeys(networks - {control}, other.address)
@@ -91,7 +91,7 @@ class NothingStolen(Checker):
 
     def record(self, record: Record) -> str | None:
         """Compare with the certificate."""
-        if not isinstance(record, Led) or record.prefix == IPv6Network(link_local(record.peer)):
+        if not isinstance(record, Led) or record.prefix == control_network(record.peer):
             return None
         rightful = self._rightful.get(record.peer, ())
         if not any(_within(record.prefix, whole) for whole in rightful):

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from protocol.ipsec.model import Policy, PolicyDirection, Prefix, SaDirection, SecurityAssociation
+from protocol.ipsec.model import (
+    Policy,
+    PolicyDirection,
+    Prefix,
+    SaDirection,
+    SaId,
+    SecurityAssociation,
+)
 from protocol.ipsec.pairpolicy import PRIORITY
 
 if TYPE_CHECKING:
@@ -69,13 +76,10 @@ def pairs_of(device: Device, group: IPv6Address) -> PairsView:
         peer, network = led
         policies.add((policy.direction.value, peer, network))
         if policy.direction is PolicyDirection.OUT:
-            pinned = [
-                _name(sa)
-                for sa in sas.values()
-                if (sa.destination, sa.spi) == (peer, policy.template_spi)
-                and sa.direction is not SaDirection.IN
-            ]
-            sends.setdefault(peer, set()).add(pinned[0] if pinned else None)
+            pinned = sas.get(SaId(peer, policy.template_spi))
+            if pinned is not None and pinned.direction is SaDirection.IN:
+                pinned = None
+            sends.setdefault(peer, set()).add(None if pinned is None else _name(pinned))
     return PairsView(
         frozenset(map(_name, sas.values())),
         {peer: frozenset(found) for peer, found in sends.items()},

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from protocol.core.wire import address_of
+from protocol.core.addresses import address_of
 from protocol.identity import Identity, KnownDevice, Peer
 from protocol.identity.identity import RULE_REVOKED
 from protocol.identity.known import SigningKey

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.addresses import address_said
 from protocol.core.engine import (
     DatagramReceived,
     Effect,
@@ -384,7 +385,7 @@ class World:
     def _on_reported(self, daemon: Daemon, effect: Report) -> None:
         point, fields, index = effect.point, effect.fields, daemon.device.index
         if point == "t_detect":
-            peer = IPv6Address(fields["peer"])
+            peer = address_said(fields["peer"])
             self.tell(Detected(self.now_ms, index, fields["kind"], peer))
         elif point == "t_mike_in":
             self.tell(self._signalled(daemon, fields))
@@ -423,7 +424,7 @@ class World:
     def _signalled(self, daemon: Daemon, fields: Mapping[str, Any]) -> Signalled:
         """Say whether MIKE has to answer a signal by a new key."""
         device = daemon.device
-        kind, peer = fields["kind"].lower(), IPv6Address(fields["peer"])
+        kind, peer = fields["kind"].lower(), address_said(fields["peer"])
         own = peer == device.address
         matters = own and kind != "leave"
         if kind == "leave" and not own:
