@@ -76,6 +76,13 @@ class SeedRange(click.ParamType[range]):
     show_default=True,
     help="Stand-ins for Ed25519 and X25519, or the real ones.",
 )
+@click.option(
+    "--topology",
+    type=click.Choice(["one", "gateways"]),
+    default="one",
+    show_default=True,
+    help="One network, or three partitions that gateways join (drawn).",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 @click.option(
     "--summary",
@@ -96,6 +103,7 @@ def sim(
     theme: str | None,
     mode: str,
     crypto: str,
+    topology: str,
     jobs: int,
     summary: Path | None,
     as_json: bool,
@@ -112,8 +120,10 @@ def sim(
       testbed sim --seeds 1..1000 --jobs 2     many
       testbed sim --seeds 1..9999 --summary results/simulation/seeds.csv
       testbed sim --seed 17 --crypto real      with the real cryptography
+      testbed sim --seed 17 --topology gateways   three partitions, gateways between them
       testbed sim --recording run/idpd.trace.jsonl --config d1.toml
     """
+    from testbed.sim.gateways.draws import draw_gateways
     from testbed.sim.ledger import Ledger, Row, engines_commit
     from testbed.sim.people import Crypto
     from testbed.sim.run import run_all
@@ -136,11 +146,20 @@ def sim(
         numbers = list(seeds or [seed or 0])
         about = None if theme is None else Theme(theme)
         if summary is not None:
-            kind = Row(engines_commit(), mode, crypto, str(members or "drawn"), theme or "drawn")
+            themes = theme or "drawn"
+            if topology == "gateways":
+                themes = f"gateways, {themes}"
+            kind = Row(engines_commit(), mode, crypto, str(members or "drawn"), themes)
             ledger = Ledger(summary, kind)
             numbers = ledger.missing(numbers)
+        drawing = draw
+        if topology == "gateways":
+            drawing = draw_gateways
+            if theme == "flap" or members == 2:
+                raise click.UsageError("--topology gateways: at least 3 members, any or death")
         scenarios = [
-            draw(n, members=members, theme=about, mode=mode, crypto=Crypto(crypto)) for n in numbers
+            drawing(n, members=members, theme=about, mode=mode, crypto=Crypto(crypto))
+            for n in numbers
         ]
     if with_trace and len(scenarios) != 1:
         raise click.UsageError("--trace goes with one seed, or a file of one scenario")

@@ -38,6 +38,7 @@ class Kind(StrEnum):
     PREFIX_DROP = "prefix-drop"
     THEFT = "theft"
     REVOKE = "revoke"
+    KILL_GATEWAYD = "kill-gatewayd"
 
 
 PACKETS = frozenset(
@@ -52,8 +53,8 @@ ADVERSARY = frozenset({Kind.REPLAY, Kind.FORGERY})
 RED = frozenset({Kind.PREFIX_ADD, Kind.PREFIX_DROP, Kind.THEFT})
 """What is announced changes: no fault but the last, of a device that lies."""
 
-OPERATORS = RED | {Kind.REVOKE}
-"""What people do, drawn apart from what breaks."""
+APART = RED | {Kind.REVOKE, Kind.KILL_GATEWAYD}
+"""What people do, and what befalls gateways only: drawn apart from the others."""
 
 PROCESSES = frozenset({Kind.CRASH, Kind.KILL_IDPD, Kind.KILL_MIKED, Kind.STOP, Kind.PAUSE})
 """Faults that take a device's processes away; two of one device never overlap."""

@@ -49,7 +49,7 @@ class ViolationError(Exception):
 def await_rest(
     agenda: Agenda,
     limit_ms: int,
-    changes: Callable[[], int],
+    changes: Callable[[], object],
     objection: Callable[[], Violation | None],
 ) -> float:
     """Run until nothing was to object to, and nothing changed, for `STABLE_MS`.
@@ -57,7 +57,7 @@ def await_rest(
     Args:
         agenda: what is due.
         limit_ms: within which time that must be.
-        changes: counts what changed so far.
+        changes: differs from before if anything has changed.
         objection: what is wrong now.
 
     Returns:
@@ -68,12 +68,13 @@ def await_rest(
     """
     begun_ms = agenda.now_ms
     quiet_since_ms: float | None = None
-    seen = -1
+    seen: object = None
     found: Violation | None = None
     while True:
         agenda.run(agenda.now_ns + POLL_MS * NS_PER_MS)
-        if seen != changes():
-            seen = changes()
+        now = changes()
+        if seen != now:
+            seen = now
             found = objection()
             quiet_since_ms = None if found else agenda.now_ms
         if quiet_since_ms is not None and agenda.now_ms - quiet_since_ms >= STABLE_MS:

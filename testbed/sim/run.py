@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.sim.gateways.world import GatewayWorld
 from testbed.sim.rest import Violation, ViolationError
 from testbed.sim.scenario import Scenario
 from testbed.sim.sharing import shared_decoding
@@ -67,10 +68,16 @@ class Verdict:
 
 def run(scenario: Scenario) -> Verdict:
     """Run one scenario; an engine that fails is a violation like any other."""
-    return _run(World(scenario))
+    return _run(_world(scenario))
 
 
-def _run(world: World) -> Verdict:
+def _world(scenario: Scenario, *, noting: bool = False) -> World | GatewayWorld:
+    if scenario.topology:
+        return GatewayWorld(scenario, noting=noting)
+    return World(scenario, noting=noting)
+
+
+def _run(world: World | GatewayWorld) -> Verdict:
     violation = None
     begun_s = time.process_time()
     try:
@@ -89,7 +96,7 @@ def _run(world: World) -> Verdict:
         virtual_ms=world.now_ms,
         agreed_ms=world.agreed_ms,
         epochs=world.epochs,
-        datagrams=world.wire.sent,
+        datagrams=world.datagrams,
         left_out=tuple(sorted(world.left_out_effects)),
         cpu_s=time.process_time() - begun_s,
     )
@@ -106,14 +113,9 @@ def run_all(scenarios: Iterable[Scenario], jobs: int = 1) -> Iterator[Verdict]:
 
 def trace(scenario: Scenario) -> list[str]:
     """Run a scenario once more and return what a reader wants to see of it."""
-    world = World(scenario, noting=True)
+    world = _world(scenario, noting=True)
     verdict = _run(world)
-    lines = [
-        f"{at_ms:12.3f} {'--' if device < 0 else f'd{device + 1}'} {text}"
-        for at_ms, device, text in world.notes or ()
-    ]
-    lines += [view.describe() for view in world.views()]
-    return [*lines, str(verdict.violation or "nothing is wrong")]
+    return [*world.lines(), str(verdict.violation or "nothing is wrong")]
 
 
 def shrink(

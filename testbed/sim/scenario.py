@@ -11,7 +11,7 @@ from typing import Any
 from protocol.mike.config import Mode
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
-from testbed.sim.faults import FOR_GOOD, OPERATORS, PROCESSES, Fault, Kind
+from testbed.sim.faults import APART, FOR_GOOD, PROCESSES, Fault, Kind
 from testbed.sim.people import Crypto
 from testbed.sim.reddraws import draw_red, draw_revocation
 
@@ -59,7 +59,7 @@ class Scenario:
 
     Attributes:
         seed: decides everything below, and every draw during the run.
-        members: number of devices.
+        members: number of devices, without gateways.
         theme: what it is about.
         mode: of MIKE.
         crypto: real or modelled.
@@ -76,6 +76,7 @@ class Scenario:
         rekey_interval_ms: of MIKE: how often the key is renewed without a cause, 0: never.
         kd_members_min: of MIKE: with mode ``auto``, a group of so many is switched to ``kd``.
         ka_members_max: of MIKE: ... and one of so few is switched back.
+        topology: how gateways join partitions (`testbed.sim.gateways.layout`); empty: one network.
     """
 
     seed: int
@@ -95,6 +96,7 @@ class Scenario:
     rekey_interval_ms: int = 0
     kd_members_min: int = 64
     ka_members_max: int = 48
+    topology: str = ""
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Scenario:
         """Return the same run with other faults."""
@@ -267,7 +269,7 @@ def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tu
     members = len(starts_ms)
     faults: list[Fault] = []
     busy = {index: [(-REST_MS, start)] for index, start in enumerate(starts_ms)}
-    for kind in (kind for kind in Kind if kind not in OPERATORS):
+    for kind in (kind for kind in Kind if kind not in APART):
         count = draws.randint(1, 3) if draws.random() < CLASS_ON else 0
         for _ in range(count):
             fault = _draw_one(draws, kind, members, safety_ms)

@@ -191,6 +191,19 @@ class World:
         """Names the whole run: every effect of every engine, in order and with its time."""
         return self._digest.hexdigest()
 
+    @property
+    def datagrams(self) -> int:
+        """Copies that arrived."""
+        return self.wire.sent
+
+    def lines(self) -> list[str]:
+        """Return the trace, and what everybody has in the end."""
+        lines = [
+            f"{at_ms:12.3f} {'--' if device < 0 else f'd{device + 1}'} {text}"
+            for at_ms, device, text in self.notes or ()
+        ]
+        return lines + [view.describe() for view in self.views()]
+
     # The run.
 
     def run(self) -> None:

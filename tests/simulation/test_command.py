@@ -9,6 +9,7 @@ import pytest
 
 from testbed import cli
 from testbed.sim.faults import Fault, Kind
+from testbed.sim.gateways.draws import draw_gateways
 from testbed.sim.scenario import SETTLED_MS, Theme, draw
 
 FLAPPED = draw(1, members=3, theme=Theme.FLAP)
@@ -56,6 +57,14 @@ def test_the_theme_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["theme"] == "death"
 
 
+def test_gateways_between_partitions(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--seed", "5", "--members", "3", "--topology", "gateways")
+    code, out, _ = sim(capsys, *arguments)
+    assert code == 0
+    assert f"topology = {draw_gateways(5, members=3).topology}" in out
+    assert "agreed after" in out
+
+
 def test_a_failure_prints_trace_and_scenario_and_ends_with_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -91,6 +100,8 @@ def test_the_trace_of_a_run_that_is_fine(
         (("--seed", "1", "--members", "1"), "--members"),
         (("--seed", "1", "--theme", "peace"), "--theme"),
         (("--replay", "/nowhere"), "does not exist"),
+        (("--seed", "1", "--topology", "gateways", "--members", "2"), "at least 3 members"),
+        (("--seed", "1", "--topology", "gateways", "--theme", "flap"), "any or death"),
     ],
 )
 def test_wrong_usage_is_exit_2(

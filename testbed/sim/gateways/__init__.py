@@ -1,0 +1,1 @@
+"""Partitions that gateways join, in the simulator: docs/SIMULATOR.md."""
