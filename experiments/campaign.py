@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from experiments.reading import require
 
+MIKE_MODES = ("ka", "kd", "auto")
 BACKENDS = ("netlink", "command", "pfkey", "memory")
 SA_MODES = ("per-sender", "paper")
 CPU_ARRANGEMENTS = ("measured-first", "equal")
@@ -41,6 +42,8 @@ class Variant:
         deactivation_delay_ms: from written to removal of the old SAs (per-sender).
         mike_patience: factor on MIKE's timers that act on loss or silence only (docs/mike.md), so
             that a slow machine is not taken for a lossy one. Latency without loss is the same.
+        mike_mode: one of `MIKE_MODES`: key agreement, key distribution, or one of them by the size
+            of the group.
         cpu: one of `CPU_ARRANGEMENTS`: ``measured-first`` lets monitor, TM and the device that
             joins run before the bystanders until the step's epoch is written everywhere, since on
             hardware of their own these would not delay them (testbed/turns.py); ``equal`` lets
@@ -69,6 +72,7 @@ class Variant:
     deactivation_delay_ms: int = 500
     full_hello_every: int = 16
     mike_patience: int = 4
+    mike_mode: str = "ka"
     cpu: str = "measured-first"
     wan_delay_ms: float | None = None
     wan_loss_percent: float | None = None
@@ -238,5 +242,9 @@ def check_variant(variant: Variant) -> None:
     delay_ms, loss_percent = variant.wan_delay_ms or 0, variant.wan_loss_percent or 0
     require(0 <= delay_ms <= 10_000, f"{name}: wan_delay_ms must be from 0 to 10000")
     require(0 <= loss_percent < 100, f"{name}: wan_loss_percent must be from 0 to below 100")
+    require(
+        variant.mike_mode in MIKE_MODES,
+        f"{name}: unknown mike_mode {variant.mike_mode!r} (known: {', '.join(MIKE_MODES)})",
+    )
     require(variant.mike_patience >= 1, f"{name}: mike_patience must be at least 1")
     require(variant.hello_interval_ms >= 50, f"{name}: hello_interval_ms is too small (50)")

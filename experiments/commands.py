@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from experiments.campaign import BACKENDS, SA_MODES, Repetition, Variant
+from experiments.campaign import BACKENDS, MIKE_MODES, SA_MODES, Repetition, Variant
 from experiments.errors import ExperimentError
 from experiments.kinds import KINDS
 from experiments.plan import Overrides, Plan, load
@@ -54,6 +54,11 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         help="How SAs are written; memory: without kernel SAs, marked as such everywhere.",
     ),
     click.option("--sa-mode", type=click.Choice(SA_MODES), help="SA per sender, or the paper's."),
+    click.option(
+        "--mike-mode",
+        type=click.Choice(MIKE_MODES),
+        help="Key agreement, key distribution, or one of them by the size of the group.",
+    ),
     click.option("--suite", help="Algorithm suite of the SAs, e.g. aes-gcm-128 or 3des-sha1."),
     click.option("--hello-interval-ms", type=click.IntRange(min=50), help="IDP's hello interval."),
     click.option(
@@ -99,6 +104,7 @@ def run() -> None:
       testbed run join --devices 10 --repetitions 10
       testbed run join --sa-backend memory        protocol timing without kernel SAs
       testbed run mike-delay --devices 100        how MIKE's delay grows with the group
+      testbed run leave --mike-mode kd            with key distribution instead of key agreement
       testbed run coalition-multicast             who receives whose red multicast; leaks; tshark
       testbed run coalition-multicast --topology 'coalition(5,1)'
       testbed run experiment --resume             go on where the newest run stopped
@@ -300,7 +306,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
             sa_mode=variant.sa_mode,
             suite=variant.suite,
             idp=_idp(variant),
-            mike=_mike(variant.mike_patience),
+            mike=_mike(variant),
             ipsec={
                 "activation_delay_ms": variant.activation_delay_ms,
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
@@ -345,12 +351,13 @@ _PATIENT = (
 """MIKE's timers that act only when something was lost or somebody is silent."""
 
 
-def _mike(patience: int) -> dict[str, int]:
-    """Return MIKE's settings: its default repair timers times the patience."""
+def _mike(variant: Variant) -> dict[str, int | str]:
+    """Return MIKE's settings: its mode, and its default repair timers times the patience."""
     from protocol.mike.config import MikeConfig
 
     usual = MikeConfig()
-    return {name: getattr(usual, name) * patience for name in _PATIENT}
+    patient = {name: getattr(usual, name) * variant.mike_patience for name in _PATIENT}
+    return {"mode": variant.mike_mode, **patient}
 
 
 def _conclude(path: Path, status: int, name: str, *, figures: bool) -> int:

@@ -154,6 +154,7 @@ class Overrides:
     seed: int | None = None
     sa_backend: str | None = None
     sa_mode: str | None = None
+    mike_mode: str | None = None
     suite: str | None = None
     hello_interval_ms: int | None = None
     topology: str | None = None
@@ -211,7 +212,7 @@ def _override(plan: Plan, options: Overrides) -> Plan:
 
 
 def _override_variants(variants: Sequence[Variant], options: Overrides) -> tuple[Variant, ...]:
-    """Apply SA options; naming a backend or a mode leaves one variant, named after them.
+    """Apply options; naming a backend or a mode leaves one variant for each, named after them.
 
     What has no SAs at all stays beside it as it is.
     """
@@ -230,10 +231,12 @@ def _override_variants(variants: Sequence[Variant], options: Overrides) -> tuple
             sa_backend=backend,
             sa_mode=mode,
             suite=suite,
+            mike_mode=options.mike_mode or variant.mike_mode,
             hello_interval_ms=options.hello_interval_ms or variant.hello_interval_ms,
         )
-        if options.sa_backend or options.sa_mode:
-            changed = replace(changed, name=f"{backend}+{mode}")
+        if options.sa_backend or options.sa_mode or options.mike_mode:
+            named = "" if changed.mike_mode == "ka" else f"+{changed.mike_mode}"
+            changed = replace(changed, name=f"{backend}+{mode}{named}")
         if changed.name not in [earlier.name for earlier in result]:
             result.append(changed)
     return tuple(result)

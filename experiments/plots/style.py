@@ -94,6 +94,8 @@ def variant_colour(name: str, names: Sequence[str]) -> str:
     """Return a variant's colour: ours blue, the 2008 way vermilion, others in order."""
     if name.startswith("command"):
         return VERMILION
+    if name.endswith(("+kd", "+auto")):
+        return GREEN if name.endswith("+kd") else PURPLE
     if name.startswith(("netlink+per-sender", "memory")):
         return BLUE
     return VARIANT_COLOURS[(list(names).index(name) + 2) % len(VARIANT_COLOURS)]
@@ -124,7 +126,8 @@ def conditions(run: Run, variants: Sequence[str], campaign: str) -> str:
                 lines.append(
                     f"{variant['name']}: SA backend {variant['sa_backend']}, SA mode "
                     f"{variant['sa_mode']}, {variant['suite']}, "
-                    f"hello {variant['hello_interval_ms']} ms, CPU {variant.get('cpu', 'equal')}"
+                    f"hello {variant['hello_interval_ms']} ms, CPU {variant.get('cpu', 'equal')}, "
+                    f"MIKE mode {variant.get('mike_mode', 'ka')}"
                 )
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments import commands
 from experiments.errors import PlanError
 from experiments.plan import CATALOG, Overrides, Plan, load
 
@@ -88,6 +89,21 @@ def test_options_replace_the_catalogs_values() -> None:
     assert variant.name == "netlink+paper"
     assert variant.suite == "3des-sha1"
     assert variant.hello_interval_ms == 200
+
+
+def test_mikes_mode_is_part_of_the_variant_its_name_and_the_daemons_settings() -> None:
+    for name in ("join", "leave", "rekey-loss"):
+        (first, *_) = load(name, Overrides(mike_mode="kd")).campaigns[0].variants
+        assert first.name == "netlink+per-sender+kd"
+        assert commands._mike(first)["mode"] == "kd"
+        assert first.daemons() != replace(first, mike_mode="ka").daemons()
+    both = load("mike-delay").campaigns[0].variants
+    assert [(one.name, one.mike_mode) for one in both] == [("memory", "ka"), ("memory+kd", "kd")]
+    # Both stay when another backend is asked for, and keep names of their own.
+    kept = load("mike-delay", Overrides(sa_backend="memory")).campaigns[0].variants
+    assert [one.name for one in kept] == ["memory+per-sender", "memory+per-sender+kd"]
+    with pytest.raises(PlanError, match="unknown mike_mode 'kx'"):
+        load("join", Overrides(mike_mode="kx"))
 
 
 def test_memory_marks_the_plan_and_leaves_out_sa_writes() -> None:

@@ -54,10 +54,12 @@ def test_mikes_delay_says_memory_and_covers_all_sizes(tmp_path: Path) -> None:
     (png,) = [f for f in draw_all(made.path) if f.stem.startswith("fig7") and f.suffix == ".png"]
     assert png.stem == f"fig7_mike_delay{MEMORY_SUFFIX}"
     found = summarise(read_run(made.path))
-    (sizes,) = found["mike"].values()
-    assert list(sizes["joiner"]) == [str(size) for size in range(3, 13)]
+    assert list(found["mike"]) == ["memory", "memory+kd"]
+    for sizes in found["mike"].values():
+        assert list(sizes["joiner"]) == [str(size) for size in range(3, 13)]
     text = summarytext.text(found)
-    assert "MIKE alone, joining device, 10 members, memory" in text
+    for name in ("memory ", "memory+kd "):
+        assert f"MIKE alone, joining device, 10 members, {name}" in text
     assert "about 50 ms" in text
 
 
