@@ -55,7 +55,7 @@ class Confirmations:
         """Drop everything, the key too."""
         self._epoch: EpochId | None = None
         self._group_key = self._key = b""
-        self._others: tuple[IPv6Address, ...] = ()
+        self._others: dict[IPv6Address, None] = {}
         self._confirmed: set[IPv6Address] = set()
         self._answered: dict[IPv6Address, int] = {}
         self._held: dict[IPv6Address, Notice] = {}
@@ -68,7 +68,7 @@ class Confirmations:
         held = self._held
         self.forget()
         self._epoch, self._group_key = epoch, group_key
-        self._others = tuple(address for address in members if address != self._own)
+        self._others = dict.fromkeys(address for address in members if address != self._own)
         for sender, notice in held.items():
             if notice.epoch == epoch and self._is_authentic(notice, sender):
                 self._confirmed.add(sender)

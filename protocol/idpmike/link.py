@@ -145,8 +145,6 @@ class LocalLink:
         if not isinstance(message, allowed):
             raise LocalError(f"{type(message).__name__} is not for {self._side.name} to send")
         effects = self.begin(now) if self._instance == 0 else []
-        if isinstance(message, (Signal, GroupStatus)):
-            message = replace(message, sent_wall_ns=now.wall_ns)
         return effects + self._queue(message, now)
 
     def _queue(self, message: Reliable, now: Instant) -> list[Effect]:
@@ -156,7 +154,11 @@ class LocalLink:
             effects.append(self._give_up(self._outstanding.popleft()))
         idle = not self._outstanding
         self.last_serial += 1
-        numbered = replace(message, serial=self.last_serial)
+        numbered: Reliable
+        if isinstance(message, Signal | GroupStatus):
+            numbered = replace(message, serial=self.last_serial, sent_wall_ns=now.wall_ns)
+        else:
+            numbered = replace(message, serial=self.last_serial)
         self._outstanding.append(_Pending(numbered))
         effects.append(self._datagram(numbered, now))
         if idle:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv6Address
+from struct import Struct
 
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.core.wire import Reader, Writer
@@ -252,6 +253,10 @@ class Frame:
     message: Message
 
 
+_NUMBERS = Struct(">QQQQQQ")
+_HEADER = Struct(">BBHQQQQQQ")
+"""Version, kind, reserved; instance, origin, echo, oldest, time of sending, serial."""
+
 _LABELS = {
     Side.IDP: b"idpmike local interface v1: idp to mike",
     Side.MIKE: b"idpmike local interface v1: mike to idp",
@@ -320,15 +325,9 @@ def encode(frame: Frame, key: bytes) -> bytes:
             kind = MessageKind.RESYNC
             body.push_u64(message.floor, "floor")
     writer = Writer()
-    writer.push_u8(VERSION)
-    writer.push_u8(kind)
-    writer.push_zero(2)
-    writer.push_u64(frame.instance, "instance")
-    writer.push_u64(frame.origin, "origin")
-    writer.push_u64(frame.echo, "echo")
-    writer.push_u64(frame.oldest, "oldest")
-    writer.push_u64(frame.sent_wall_ns, "sent_wall_ns")
-    writer.push_u64(serial, "serial")
+    instances = frame.instance, frame.origin, frame.echo
+    numbers = frame.oldest, frame.sent_wall_ns, serial
+    writer.push_fields(_HEADER, "header", VERSION, kind, 0, *instances, *numbers)
     writer.push_bytes(body.finish())
     protected = writer.finish()
     return protected + hmac.digest(key, protected, "sha256")
@@ -372,12 +371,8 @@ def decode(datagram: bytes, key: bytes, sender: Side) -> Frame:
     if kind not in _KINDS[sender]:
         reader.fail("kind", f"{kind.name} is not for {sender.name} to send")
     reader.pull_zero(2, "reserved")
-    instance = reader.pull_u64("instance")
-    origin = reader.pull_u64("origin")
-    echo = reader.pull_u64("echo")
-    oldest = reader.pull_u64("oldest")
-    sent_wall_ns = reader.pull_u64("sent_wall_ns")
-    serial = reader.pull_u64("serial")
+    numbers = reader.pull_fields(_NUMBERS, "numbers")
+    instance, origin, echo, oldest, sent_wall_ns, serial = numbers
     message = _decode_body(reader, kind, serial)
     reader.finish()
     if instance > INSTANCE_MAX or (isinstance(message, Resync) and message.floor > INSTANCE_MAX):

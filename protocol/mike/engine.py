@@ -6,7 +6,8 @@ object it is. No clock, no socket, no chance but the `KeySource`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -82,7 +83,7 @@ class MikeEngine(Renewer):
     Constructed as ``MikeEngine(config, identity, local_secret, keys)``; starts parked.
     """
 
-    _attended: tuple[int, ...] = ()
+    _attended: frozenset[Kind] = frozenset()
     _marked = 0
 
     def handle(self, event: Event, now: Instant) -> Sequence[Effect]:
@@ -122,10 +123,10 @@ class MikeEngine(Renewer):
 
         Before anything is sent: the answer may come before the next effect is performed.
         """
-        kinds = tuple(sorted(self._wanted()))
-        if kinds != self._attended:
-            self._attended = kinds
-            self._effects.insert(0, Attend(kinds))
+        kinds = self._wanted()
+        if kinds is not self._attended and kinds != self._attended:
+            self._effects.insert(0, Attend(tuple(sorted(kinds))))
+        self._attended = kinds
 
     def _wanted(self) -> frozenset[Kind]:
         return wanted(STANDING[self.state], handed_over=self.gave is not None)
@@ -302,7 +303,12 @@ class MikeEngine(Renewer):
             return
         if not self.expired(name):
             return
-        handler = {
+        self._handlers[name]()
+
+    @cached_property
+    def _handlers(self) -> dict[str, Callable[[], None]]:
+        """Who handles which timer."""
+        return {
             TIMER_JOIN: self.on_join_timer,
             TIMER_FOUND: self.found,
             TIMER_REJOIN: self.on_rejoin_timer,
@@ -316,8 +322,7 @@ class MikeEngine(Renewer):
             TIMER_REKEY: self.on_rekey_timer,
             TIMER_FRAGMENTS: self.on_fragments_timer,
             TIMER_BATCH: self.on_batch_timer,
-        }[name]
-        handler()
+        }
 
     # For people.
 

@@ -50,12 +50,14 @@ class Checker:
 
     Attributes:
         name: as it is printed.
+        watches: kinds of records that it is shown; all, unless it says less.
     """
 
     name = ""
+    watches: tuple[type[Record], ...] = (Record,)
 
     def record(self, _record: Record) -> str | None:
-        """Return what is wrong with this record, given those before."""
+        """Return what is wrong with this record, given those before; of a kind it watches."""
         return None
 
     def judge(self, _views: Sequence[View]) -> str | None:
@@ -71,6 +73,7 @@ class OneKeyPerEpoch(Checker):
     """No two keys for one epoch id, no key for two epochs."""
 
     name = "one-key-per-epoch"
+    watches = (KeyPublished,)
 
     def __init__(self) -> None:
         self._key_of: dict[str, bytes] = {}
@@ -92,6 +95,7 @@ class EpochsGrow(Checker):
     """At one instance of MIKE the numbers of established epochs only grow."""
 
     name = "epochs-grow"
+    watches = (MikeStarted, KeyPublished)
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}
@@ -113,6 +117,7 @@ class StrangersChangeNothing(Checker):
     """What a stranger sends has no effect but a line in the log, and changes no state."""
 
     name = "strangers-change-nothing"
+    watches = (Injected,)
 
     def record(self, record: Record) -> str | None:
         """Look at effects and status."""
@@ -128,6 +133,7 @@ class StateIsBounded(Checker):
     """Timers, queues, keys, SAs and what is sent stay within bounds that depend on n only."""
 
     name = "state-is-bounded"
+    watches = (Sampled,)
 
     def __init__(self, members: int) -> None:
         self._members = members
@@ -225,6 +231,7 @@ class SignalsLeadToKeys(Checker):
     """Every membership event that reaches a MIKE which must act leads to a new key there."""
 
     name = "signals-lead-to-keys"
+    watches = (MikeStarted, KeyPublished, Signalled)
 
     def __init__(self) -> None:
         self._due: dict[int, str] = {}
@@ -253,6 +260,7 @@ class NoRekey(Checker):
     """After a given time nothing is noticed and no epoch is made: for a flap that is too short."""
 
     name = "no-rekey"
+    watches = (KeyPublished, Detected)
 
     def __init__(self, since_ms: float) -> None:
         self._since_ms = since_ms

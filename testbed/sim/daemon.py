@@ -194,9 +194,10 @@ class Daemon:
         device = self.device
         now_ns = device.agenda.now_ns
         effects = engine.handle(event, Instant(now_ns, WALL_START_NS + now_ns + device.clock_ns))
+        performed, performers = device.observer.performed, self._performers
         for effect in effects:
-            device.observer.performed(self, effect)
-            perform = self._performers.get(effect.__class__)
+            performed(self, effect)
+            perform = performers.get(effect.__class__)
             if perform is None:
                 device.observer.left_out(self, effect)
             else:

@@ -30,7 +30,7 @@ class Digest:
             effect: it.
         """
         words = _WORDS.get(effect.__class__, _other)
-        self._unhashed.append(words(f"{at_ns}{stamp}", effect))
+        self._unhashed.append(words(at_ns, stamp, effect))
         if len(self._unhashed) >= UNHASHED_MAX:
             self._take_in()
 
@@ -44,39 +44,41 @@ class Digest:
         self._unhashed.clear()
 
 
-def _other(stamp: str, effect: Effect) -> bytes:
-    return f"{stamp}{effect!r}".encode()
+def _other(at_ns: int, stamp: str, effect: Effect) -> bytes:
+    return f"{at_ns}{stamp}{effect!r}".encode()
 
 
-def _datagram(stamp: str, effect: SendDatagram) -> bytes:
-    return f"{stamp}{effect.channel} {int(effect.destination or 0)} ".encode() + effect.payload
+def _datagram(at_ns: int, stamp: str, effect: SendDatagram) -> bytes:
+    return (
+        f"{at_ns}{stamp}{effect.channel} {int(effect.destination or 0)} ".encode() + effect.payload
+    )
 
 
-def _timer(stamp: str, effect: SetTimer) -> bytes:
-    return f"{stamp}{effect.name} {effect.at_mono_ns}".encode()
+def _timer(at_ns: int, stamp: str, effect: SetTimer) -> bytes:
+    return f"{at_ns}{stamp}{effect.name} {effect.at_mono_ns}".encode()
 
 
-def _no_timer(stamp: str, effect: CancelTimer) -> bytes:
-    return f"{stamp}no {effect.name}".encode()
+def _no_timer(at_ns: int, stamp: str, effect: CancelTimer) -> bytes:
+    return f"{at_ns}{stamp}no {effect.name}".encode()
 
 
-def _key(stamp: str, effect: PublishKey) -> bytes:
-    return f"{stamp}{effect.pointer} ".encode() + effect.group_key
+def _key(at_ns: int, stamp: str, effect: PublishKey) -> bytes:
+    return f"{at_ns}{stamp}{effect.pointer} ".encode() + effect.group_key
 
 
-def _report(stamp: str, effect: Report) -> bytes:
-    return f"{stamp}{effect.point} {sorted(effect.fields.items())}".encode()
+def _report(at_ns: int, stamp: str, effect: Report) -> bytes:
+    return f"{at_ns}{stamp}{effect.point} {sorted(effect.fields.items())}".encode()
 
 
-def _batch(stamp: str, effect: ApplySas) -> bytes:
-    return f"{stamp}{effect.label} {len(effect.operations)}".encode()
+def _batch(at_ns: int, stamp: str, effect: ApplySas) -> bytes:
+    return f"{at_ns}{stamp}{effect.label} {len(effect.operations)}".encode()
 
 
-def _line(stamp: str, effect: Log) -> bytes:
-    return f"{stamp}{effect.level} {effect.text}".encode()
+def _line(at_ns: int, stamp: str, effect: Log) -> bytes:
+    return f"{at_ns}{stamp}{effect.level} {effect.text}".encode()
 
 
-_WORDS: dict[type[Effect], Callable[[str, Any], bytes]] = {
+_WORDS: dict[type[Effect], Callable[[int, str, Any], bytes]] = {
     SendDatagram: _datagram,
     SetTimer: _timer,
     CancelTimer: _no_timer,

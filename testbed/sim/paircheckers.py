@@ -82,6 +82,7 @@ class NothingStolen(Checker):
     """At no time does a policy lead to a device what its certificate does not authorise."""
 
     name = "nothing-stolen"
+    watches = (Led,)
 
     def __init__(self, people: People) -> None:
         self._rightful = {
@@ -105,6 +106,7 @@ class AnnouncingStops(Checker):
     """Who has nothing new to say says nothing (IDP-24)."""
 
     name = "announcing-stops"
+    watches = (Announced,)
 
     def __init__(self) -> None:
         self._last_ms = 0.0

@@ -173,6 +173,7 @@ class World:
         self.mike_datagrams: list[bytes] = []
         self.group_keys: dict[str, bytes] = {}
         self._digest = Digest()
+        self._watching: dict[type[Record], list[Checker]] = {}
         self._watchers: dict[type[Effect], Callable[[Daemon, Any], None]] = {
             PublishKey: self._on_published,
             Report: self._on_reported,
@@ -452,12 +453,24 @@ class World:
         Raises:
             ViolationError: one objects.
         """
-        for checker in self._checkers:
+        for checker in self._concerned(type(record)):
             text = checker.record(record)
             if text is not None:
                 raise ViolationError(
                     Violation(checker.name, record.at_ms, text, record.device, self.people.name)
                 )
+
+    def _concerned(self, kind: type[Record]) -> list[Checker]:
+        """Return the checkers that look at such records."""
+        found = self._watching.get(kind)
+        if found is None:
+            found = [
+                checker
+                for checker in self._checkers
+                if issubclass(kind, checker.watches) and type(checker).record is not Checker.record
+            ]
+            self._watching[kind] = found
+        return found
 
     def note(self, device: int, text: str) -> None:
         """Keep a line for the reader of a trace."""
