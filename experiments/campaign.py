@@ -22,6 +22,24 @@ FAULTS = (
 device shut down, its cable cut, the switch parted into two halves, packets of one or all lost or
 overtaken."""
 
+FLOODS = (
+    *(f"join-flood-{who}" for who in ("forged", "foreign", "ex-member")),
+    *("hello-flood-fake", "hello-flood-forged", "light-hello-flood", "notice-flood"),
+    *("request-flood", "oversized-flood", "malformed-flood", "esp-inject", "esp-replay"),
+)
+"""Attacks at the highest rate that the machine carries: what they cost a join is judged."""
+
+DECRYPTION = "decrypt-after-exclusion"
+"""Attack that sends nothing: an ex-member's keys on what is sent later."""
+
+ATTACKS = (
+    *("replay-all", "forged-hello", "forged-leave", "prefix-theft", "stolen-psk"),
+    *(f"tm-{who}" for who in ("outsider", "foreign", "ex-member", "member")),
+    *("downgrade-mode", "downgrade-policy", "ex-member-return", DECRYPTION),
+    *FLOODS,
+)
+"""Attacks of the attack campaign (testbed/attacker)."""
+
 MONITOR = 1
 TM = 2
 
@@ -58,6 +76,7 @@ class Variant:
             remembers a source.
         unicast: one of `UNICAST`: where the keys of unicast SAs come from; ``off``: none are made,
             as in the paper's own measurement of multicast.
+        domain_policy: whether the devices keep to a signed domain policy.
         protection: one of `PROTECTIONS`: ``clear-text`` is a tunnel without IPsec for comparison of
             throughput; it needs the memory backend, and the guard is off.
     """
@@ -79,6 +98,7 @@ class Variant:
     black_groups: str = "any-source"
     fresh_fleet: bool = False
     unicast: str = "off"
+    domain_policy: bool = False
     protection: str = "ipsec"
 
     def daemons(self) -> Variant:
@@ -114,8 +134,14 @@ class Campaign:
         churners: rekey-loss only: so many devices, the last ones, come and go.
         events: rekey-loss: how often one of them comes or goes; faults: how many faults.
         faults: faults only: what may happen, of `FAULTS`.
+        attacks: attacks only: what is done, of `ATTACKS`, in an order of the seed's.
+        pairs: attacks only: joins without and under each flood, in turns; other attacks have one
+            pair.
+        join_ratio_max: attacks only: median join under a flood against without.
+        growth_mib_max: attacks only: memory by which a daemon may grow during one attack.
         sizes: discovery and hello-cost only: group sizes, each a step; at most the plan's devices.
-        window_ms: hello-cost and hello-interval only: how long is counted.
+        window_ms: hello-cost and hello-interval: how long is counted; attacks: how long an attack
+            goes on before a device joins under it.
         periods_percent: flapping only: periods, each a step, in percent of the hello interval.
         flaps: flapping only: how often the cable goes out and in.
         packets: delivery only: in each stream.
@@ -152,6 +178,10 @@ class Campaign:
     churners: int = 2
     events: int = 20
     faults: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    pairs: int = 3
+    join_ratio_max: float = 2.0
+    growth_mib_max: float = 8.0
     sizes: tuple[int, ...] = (10,)
     window_ms: int = 16_000
     periods_percent: tuple[int, ...] = (50, 100, 200, 400, 800)

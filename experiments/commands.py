@@ -134,6 +134,7 @@ _command("hello-interval", "How soon a dead device is noticed, and bytes per sec
 _command("flapping", "A cable that goes out and in: rekeys by its period.")
 _command("idp-leave", "Leaves by shut-down and cable, and the return: latency and rekeys.")
 _command("faults", "Faults one after the other: how long until all invariants hold again.")
+_command("attacks", "An attacker on the black switch: what it achieves, and what it costs a join.")
 _command("rekey-loss", "Red streams while others join and leave: packets lost, doubled, overtaken.")
 _command("sa-write", "Time per SA write and per delete plus write, by kernel interface.")
 _command("experiment", "The main job: SA writes, joins (command+paper, netlink), and leaves.")
@@ -312,6 +313,7 @@ def _fleets(directory: RunDirectory) -> Callable[..., Any]:
                 "deactivation_delay_ms": variant.deactivation_delay_ms,
                 "unicast": variant.unicast,
             },
+            domain_policy=variant.domain_policy,
             clear_text=variant.protection == "clear-text",
             guard=variant.protection != "clear-text",
             capture=KINDS[repetition.campaign.kind].capture,

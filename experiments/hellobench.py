@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.campaign import PlannedStep, Repetition
-from experiments.idpsteps import IdpSteps, processor_ns, transmitted_bytes
+from experiments.idpsteps import IdpSteps, transmitted_bytes
 from experiments.latencies import StepRecord
 from experiments.outcome import Context, Outcome
+from testbed.cpu import processor_ns
 from testbed.errors import DeadlineError
 from testbed.wiring import black_interface
 

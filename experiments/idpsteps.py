@@ -179,8 +179,3 @@ def transmitted_bytes(pid: int, interface: str) -> int:
         if name.strip() == interface:
             return int(counters.split()[8])
     raise TestbedError(f"process {pid} has no interface {interface}")
-
-
-def processor_ns(pid: int) -> int:
-    """Return the processor time of a process so far (Linux ``/proc/PID/schedstat``), in ns."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])

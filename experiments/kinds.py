@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.campaign import Campaign, PlannedStep
+from experiments.campaign import FLOODS, Campaign, PlannedStep
 
 Draw = Callable[[Campaign, int, int, random.Random], tuple[PlannedStep, ...]]
 """Draws the steps of a repetition from campaign, number of devices, repetition and a generator."""
@@ -228,6 +228,20 @@ def _faults(
     return tuple(steps)
 
 
+def _attacks(
+    campaign: Campaign, devices: int, repetition: int, draw: random.Random
+) -> tuple[PlannedStep, ...]:
+    """Every attack once; the last device but one joins, the last one was a member."""
+    steps = []
+    for index, method in enumerate(draw.sample(campaign.attacks, len(campaign.attacks)), 1):
+        pairs = campaign.pairs if method in FLOODS else 1
+        step = _idp_step(
+            campaign, draw, index=index, group_size=devices - 1, method=method, amount=pairs
+        )
+        steps.append(step)
+    return tuple(steps)
+
+
 def _jitter_ns(campaign: Campaign, draw: random.Random) -> int:
     return draw.randrange(campaign.jitter_ms * 1_000_000 + 1)
 
@@ -246,6 +260,7 @@ KINDS: dict[str, Kind] = {
     "flapping": Kind(_flaps, "experiments.flapping:flap"),
     "idp-leave": Kind(_returns, "experiments.flapping:leave"),
     "faults": Kind(_faults, "experiments.faults:run"),
+    "attacks": Kind(_attacks, "experiments.attacks:run"),
     "rekey-loss": Kind(_comings_and_goings, "experiments.rekeyloss:run"),
     "sa-write": Kind(),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.campaign import (
+    ATTACKS,
     FAULTS,
     METHODS,
     Campaign,
@@ -26,6 +27,7 @@ from experiments.errors import PlanError
 from experiments.kinds import KINDS, draw_steps
 from experiments.reading import build, require
 
+ATTACKED_MIN = 5
 CATALOG = Path(__file__).parent / "catalog"
 
 
@@ -126,6 +128,13 @@ def _validate(plan: Plan) -> None:
         unknown = set(campaign.faults) - set(FAULTS)
         require(not unknown, f"{kind}: unknown faults {', '.join(sorted(unknown))}")
         require(kind != "faults" or bool(campaign.faults), f"{kind}: name some faults")
+        unknown = set(campaign.attacks) - set(ATTACKS)
+        require(not unknown, f"{kind}: unknown attacks {', '.join(sorted(unknown))}")
+        require(kind != "attacks" or bool(campaign.attacks), f"{kind}: name some attacks")
+        require(
+            kind != "attacks" or plan.devices >= ATTACKED_MIN,
+            f"attacks: devices must be at least {ATTACKED_MIN}: members, a joiner, an ex-member",
+        )
         require(campaign.jitter_ms >= 0, f"{kind}: jitter_ms must not be negative")
         require(campaign.deadline_ms > 0, f"{kind}: deadline_ms must be positive")
         if KINDS[kind].draw is not None:

@@ -332,6 +332,54 @@ UNICAST: dict[str, str] = {
     "ok": "1 if the step is ok and everything was written",
 }
 
+ATTACKS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`attacks`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the step, from 1",
+    "attack": "its name",
+    "who": "whose certificate the attacker has: `outsider` (none), `foreign` (of a CA that nobody "
+    "trusts), `ex-member` (revoked), `member` (copied)",
+    "flood": "1 if it is sent as fast as the machine and the cable carry",
+    "achieved": "what it achieved, `nothing`, or `not run: no kernel SAs`",
+    "sent": "frames sent while nothing else happened",
+    "rate_pps": "frames per second that the attacker reached",
+    "mbit_per_s": "the same in Mbit/s",
+    "carried_pps": "highest rate at which no datagram finds a full buffer: that of the joins",
+    "answered": "frames that all devices sent meanwhile, their hellos and streams among them",
+    "tried": "captured packets and notices on which an ex-member's keys were tried",
+    "idpd_cpu_percent": "of one processor, at the member that paid most",
+    "miked_cpu_percent": "the same of miked",
+    "idpd_us_per_frame": "processor time of that idpd per frame of the attack, its usual work "
+    "included",
+    "miked_us_per_frame": "the same of miked",
+    "refused": "datagrams that the members' daemons refused and counted",
+    "buffer_full": "datagrams that found a socket's buffer full, all members",
+    "guard_dropped": "packets that the members' guards dropped",
+    "esp_refused": "ESP packets that the members' kernels refused",
+    "growth_kib": "by how much the daemon grew that grew most",
+    "join_ratio": "median join under the attack / median join without, of all until then; a join "
+    "lasts until the last device has the new SAs",
+    "red_sent": "red packets of the members' streams during the attack and the joins",
+    "red_lost": "of them, those that did not arrive",
+    "red_twice": "of them, those that were delivered twice",
+}
+
+ATTACK_JOINS: dict[str, str] = {
+    "run": "run id",
+    "campaign": "`attacks`",
+    "variant": "name of the variant",
+    "repetition": "number of the repetition, from 1",
+    "step": "number of the attack's step",
+    "attack": "its name",
+    "condition": "`quiet`; `attack`, at `carried_pps`; `busy`: frames at that rate go into a cable "
+    "that leads nowhere; `full`: at `rate_pps`",
+    "joiner_ms": "SAs written at the joining device, from the trigger",
+    "monitor_ms": "the same at the first device",
+    "last_ms": "the same at the last device; empty: not within 20 s (`full` only)",
+}
+
 FILES: dict[str, dict[str, str]] = {
     "events.csv": EVENTS,
     "latencies.csv": LATENCIES,
@@ -342,6 +390,8 @@ FILES: dict[str, dict[str, str]] = {
     "throughput.csv": THROUGHPUT,
     "rekey_loss.csv": REKEY_LOSS,
     "hellos.csv": HELLOS,
+    "attacks.csv": ATTACKS,
+    "attack_joins.csv": ATTACK_JOINS,
     "sa_writes.csv": SA_WRITES,
     "deliveries.csv": DELIVERIES,
     "listeners.csv": LISTENERS,
@@ -382,6 +432,9 @@ SUMMARY: dict[str, str] = {
     "duplicated and reordered, the most lost by one event, the longest gap",
     "idp": "per campaign about hellos, variant, method and group size (flapping: period; "
     "hello-interval: interval): median, least, largest and number of each measure",
+    "attacks": "per attack whether it is `ok`, what it `achieved` (a list; null: not run), rates, "
+    "join latency per condition, ratio, costs; in all `tried`, `successes`, `violations`, the "
+    "largest ratio and growth with their limits, `ok`",
     "ratios": "`sa_netlink_to_command`, `sa_netlink_single_to_command`, `join_netlink_to_command` "
     "and what they divide",
     "clock": "largest offset, largest bound, limit, and rows above the limit",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from experiments import (
+    attacksummary,
     deliverysummary,
     firstsummary,
     idpsummary,
@@ -37,5 +38,6 @@ SECTIONS: dict[str, Section] = {
     "throughput": throughputsummary,
     "rekey_loss": rekeylosssummary,
     "idp": idpsummary,
+    "attacks": attacksummary,
 }
 """The parts with tables of their own, by their key in summary.json."""

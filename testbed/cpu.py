@@ -84,3 +84,8 @@ def idle_percent(before: tuple[int, int], after: tuple[int, int]) -> float:
     """Return the idle share between two readings; 100 when no tick has passed."""
     total = after[1] - before[1]
     return 100.0 if total <= 0 else round(100.0 * (after[0] - before[0]) / total, 1)
+
+
+def processor_ns(pid: int) -> int:
+    """Return the processor time of a process so far (Linux ``/proc/PID/schedstat``), in ns."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])

@@ -19,6 +19,8 @@ from protocol.daemon import launch
 from protocol.daemon.control import ControlError, request
 from protocol.daemon.nursery import Nursery, NurseryError
 from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
+from protocol.identity.policypki import ANCHOR, SIGNED, distribute
+from protocol.idp.policy import DomainPolicy
 from testbed.errors import TestbedError
 from testbed.network import Network
 from testbed.network_nodes import xfrm_interface
@@ -71,6 +73,7 @@ class DeviceSettings:
         injected_offset_us: shift of this device's wall clock.
         pre_deployed: whether it has all other devices' certificates from the start.
         users: whom its daemons become; None: they stay who we are.
+        domain_policy: whether it keeps to the signed policy beside its certificate.
     """
 
     sa_backend: str
@@ -80,18 +83,29 @@ class DeviceSettings:
     injected_offset_us: int = 0
     pre_deployed: bool = True
     users: DeviceUsers | None = None
+    domain_policy: bool = False
 
 
-def make_pki(directory: Path, topology: Topology) -> Coalition:
+def make_pki(
+    directory: Path, topology: Topology, policy: Mapping[str, Any] | None = None
+) -> Coalition:
     """Make one certificate authority per nation, and keys and certificates for all devices.
+
+    Args:
+        directory: not there yet.
+        topology: whose devices.
+        policy: a domain policy (docs/idp.md section 13) to be signed and given to all; None: none.
 
     Raises:
         TestbedError: the directory is in use or cannot be written.
     """
     try:
-        return make_coalition(directory, device_specs(topology))
+        coalition = make_coalition(directory, device_specs(topology))
+        if policy is not None:
+            distribute(directory, DomainPolicy.from_table(policy).encode())
     except LocalError as error:
         raise TestbedError(f"certificates: {error}") from None
+    return coalition
 
 
 def make_psk(directory: Path) -> Path:
@@ -176,6 +190,8 @@ def render(
         sections["identity"]["cache"] = str(run_directory / _LEARNED)
     if node.host is not None:
         sections["identity"]["cache"] = str(_shared_cache(node.host, run_directory))
+    if settings.domain_policy:
+        sections["policy"] = {"file": str(pki / SIGNED), "authority": str(pki / ANCHOR)}
     if settings.users is not None:
         sections["users"] = dict(settings.users.as_section())
     for name, values in settings.sections.items():

@@ -6,7 +6,6 @@ An experiment sees nothing but this class::
         fleet.start("d1")
         fleet.start("d2")
         fleet.await_members(["d1", "d2"], deadline_s=10)
-        fleet.handover("d2")
         trigger = time.time_ns() + 500_000_000
         fleet.start("d3", at_wall_ns=trigger)
         fleet.await_event("t_written", ["d1", "d2", "d3"], since_wall_ns=trigger, deadline_s=10)
@@ -81,6 +80,7 @@ class Fleet:
         surroundings: routers, multicast proxies and clients.
         processes: the run's own processes, for fault injection.
         captured: what was recorded of the black links, once the context is left.
+        directory: certificates, and each device's files; removed at the end.
     """
 
     network: Network
@@ -97,7 +97,7 @@ class Fleet:
         self.partitions = Wiring(topology).partitions
         self.facts: dict[str, Any] = {}
         self.captured: tuple[CapturedLink, ...] = ()
-        self._directory = Path()
+        self.directory = Path()
         self._devices: dict[str, Device] = {}
         self._endpoints: dict[str, RedEndpoint] = {}
         self._started: list[str] = []
@@ -118,10 +118,10 @@ class Fleet:
             TestbedError: one line with what failed; nothing is left behind.
         """
         run = session.begin(sys.argv, self.options.run_id or None)
-        self._directory = run.directory / f"fleet{next(_numbers)}"
+        self.directory = run.directory / f"fleet{next(_numbers)}"
         try:
-            self._directory.mkdir(mode=0o700)
-            self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            self.directory.mkdir(mode=0o700)
+            self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self._build(run.run_id)
         except BaseException:
             self._stack.close()
@@ -165,7 +165,7 @@ class Fleet:
         self._stack.callback(self._keep_logs)
         self._stack.callback(self._stop_processes)
         self.surroundings = Surroundings(
-            self.topology, self.network, self._directory, self.options.routing
+            self.topology, self.network, self.directory, self.options.routing
         )
         self._stack.callback(self.surroundings.stop)
         self.surroundings.start_routers(self.processes)
@@ -197,15 +197,15 @@ class Fleet:
         return self.options.suite or DEFAULT_SUITE[self.options.sa_mode]
 
     def _prepare_devices(self) -> None:
-        coalition = make_pki(self._directory / "pki", self.topology)
-        users = FleetUsers(self._directory)
+        coalition = make_pki(self.directory / "pki", self.topology, self.options.policy)
+        users = FleetUsers(self.directory)
         self.facts["daemons_as_root"] = users.why_not
         given = self.options
         sections = {"idp": given.idp, "mike": given.mike, "ipsec": given.ipsec}
-        if self.options.ipsec.get("unicast") == "psk":
-            sections["ipsec"] = {**self.options.ipsec, "psk": str(make_psk(self._directory))}
+        if given.ipsec.get("unicast") == "psk":
+            sections["ipsec"] = {**given.ipsec, "psk": str(make_psk(self.directory))}
         for node in self.topology.members:
-            device = Device(node, self._directory / node.name)
+            device = Device(node, self.directory / node.name)
             settings = DeviceSettings(
                 self.options.sa_backend,
                 self.options.sa_mode,
@@ -214,6 +214,7 @@ class Fleet:
                 self.options.injected_offset_us.get(node.name, 0),
                 self.options.pre_deployed,
                 users.of(node.host or node.name),
+                self.options.domain_policy,
             )
             files = coalition.files(node.name)
             device.prepare(node, self.topology, settings, files.directory)
@@ -222,7 +223,7 @@ class Fleet:
 
     def _launch_daemons(self) -> None:
         if self.options.nursery:
-            self._nursery = Nursery(self._directory / "nursery.err")
+            self._nursery = Nursery(self.directory / "nursery.err")
             self._stack.callback(self._nursery.close)
             self._stack.callback(self._stop_processes)
         for device in self._devices.values():
@@ -255,8 +256,7 @@ class Fleet:
         self._watch = GroupWatch(self.addresses, self.status, self.check_alive)
         self._idle = IdleSampler()
         self._stack.callback(self._idle.close)
-        nodes = {name: self.network.pid(name) for name in self.devices}
-        self._sads = SadReader(nodes)
+        self._sads = SadReader(nodes := {name: self.network.pid(name) for name in self.devices})
         self._stack.callback(self._sads.close)
         if not self.options.kernel:
             return
@@ -303,14 +303,14 @@ class Fleet:
         miked is started at once; idpd fires at the trigger, by its own clock. Returns when both
         have acknowledged.
         """
-        self._device(device).ask("miked", "start", at_wall_ns=None)
-        self._device(device).ask("idpd", "start", at_wall_ns=at_wall_ns)
+        self.device(device).ask("miked", "start", at_wall_ns=None)
+        self.device(device).ask("idpd", "start", at_wall_ns=at_wall_ns)
         if device not in self._started:
             self._started.append(device)
 
     def start_daemon(self, device: str, daemon: str, at_wall_ns: int | None = None) -> None:
         """Start one parked daemon alone: the other runs already, or is not wanted."""
-        self._device(device).ask(daemon, "start", at_wall_ns=at_wall_ns)
+        self.device(device).ask(daemon, "start", at_wall_ns=at_wall_ns)
 
     def stop(self, device: str) -> None:
         """Shut IDP down on a device, then MIKE: both end parked, without SAs and keys.
@@ -318,7 +318,7 @@ class Fleet:
         The others are told nothing: they notice after the dead interval, as in the paper.
         """
         for daemon in reversed(DAEMONS):
-            self._device(device).ask(daemon, "stop")
+            self.device(device).ask(daemon, "stop")
         if device in self._started:
             self._started.remove(device)
 
@@ -357,14 +357,14 @@ class Fleet:
 
     def handover(self, device: str, deadline_s: float = 10.0) -> None:
         """Make this device the transaction manager; returns when all running devices say it is."""
-        target = self.addresses[self._device(device).name]
+        target = self.addresses[self.device(device).name]
         group = [name for name in self._started if name not in self._cut]
         current = str(self.status(device, "miked").get("tm"))
         if current != target:
             owner = next((n for n, address in self.addresses.items() if address == current), None)
             if owner is None:
                 raise TestbedError(f"{device} knows no transaction manager (it says {current!r})")
-            self._device(owner).ask("miked", "handover", to=target)
+            self.device(owner).ask("miked", "handover", to=target)
         self._watch.await_members(group, deadline_s=deadline_s, tm=target)
 
     # --- observation ---------------------------------------------------------------------------
@@ -430,7 +430,7 @@ class Fleet:
 
     def status(self, device: str, daemon: str = "idpd") -> dict[str, Any]:
         """Ask a daemon for its status (its control socket's answer)."""
-        return self._device(device).ask(daemon, "status")
+        return self.device(device).ask(daemon, "status")
 
     def sa_count(self, device: str) -> int | None:
         """Return how many of the group's SAs a device's kernel holds, None with memory backend."""
@@ -493,7 +493,8 @@ class Fleet:
         """Raise `DaemonDiedError` if a daemon has ended; cheap, call it in waiting loops."""
         self.processes.check()
 
-    def _device(self, name: str) -> Device:
+    def device(self, name: str) -> Device:
+        """Return a device by its name: its files, and its daemons' control sockets."""
         if name not in self._devices:
             raise TestbedError(f"no device {name!r}; there are {', '.join(self.devices)}")
         return self._devices[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from testbed.cleartext import CLEAR
+from testbed.device import DEFAULT_SUITE
 from testbed.errors import TestbedError
 from testbed.network import XFRM
 from testbed.routing.base import RoutingOptions
@@ -41,6 +42,8 @@ class FleetOptions:
             twenty of them in a tenth of the time; False: each is executed by itself.
         pre_deployed: whether every device has all certificates from the start; False: they learn
             each other's (docs/idp.md section 12). Source-specific black groups need them.
+        domain_policy: whether the devices keep to a signed domain policy (docs/idp.md section 13),
+            which allows what they are set to and nothing else.
         seed: recorded; the fleet itself chooses nothing at random.
     """
 
@@ -60,6 +63,7 @@ class FleetOptions:
     routing: RoutingOptions = field(default_factory=RoutingOptions)
     nursery: bool = True
     pre_deployed: bool = True
+    domain_policy: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +82,24 @@ class FleetOptions:
         if self.clear_text:
             return CLEAR
         return XFRM if self.kernel else ""
+
+    @property
+    def policy(self) -> dict[str, Any] | None:
+        """The domain policy of the devices, as people write it; None: they have none."""
+        if not self.domain_policy:
+            return None
+        return {
+            "domain": "testbed",
+            "version": 1,
+            "suites": [self.suite or DEFAULT_SUITE[self.sa_mode]],
+            "sa_modes": [self.sa_mode],
+            "unicast": [str(self.ipsec.get("unicast", "off"))],
+            "key_bits_min": 112,
+            "sa_lifetime_min_s": 10,
+            "sa_lifetime_max_s": 30 * 86_400,
+            "hello_interval_min_ms": 50,
+            "hello_interval_max_ms": 60_000,
+        }
 
     @property
     def kernel(self) -> bool:

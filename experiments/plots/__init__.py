@@ -13,6 +13,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
     from experiments import wansummary
     from experiments.analysis import read_run
     from experiments.plots import (
+        attacks,
         delivery,
         discovery,
         dispersal,
@@ -49,7 +50,7 @@ def draw_all(path: Path, folder: Path | None = None) -> list[Path]:
         delivery,
         rekey_loss,
     )
-    about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave, faults)
+    about_idp = (discovery, hello_cost, hello_interval, flapping, idp_leave, faults, attacks)
     modules = (*joins, *others, *about_idp)
     files: list[Path] = []
     with style.mpl.rc_context(style.RC):

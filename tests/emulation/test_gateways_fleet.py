@@ -138,9 +138,9 @@ def test_a_device_that_is_revoked_in_one_partition_is_excluded_in_the_other() ->
             start_all(fleet, WAIT_S)
             await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
             # Only the operator of d1, in partition a, hears of it; d4 is in partition b.
-            Coalition(fleet._directory / "pki").revoke(["d4"], receivers=["d1"])
+            Coalition(fleet.directory / "pki").revoke(["d4"], receivers=["d1"])
             told = time.monotonic()
-            fleet._device("d1").ask("idpd", "trust_reload")
+            fleet.device("d1").ask("idpd", "trust_reload")
             rest = [name for name in fleet.partitions["b"] if name != "d4"]
             fleet.await_members(rest, deadline_s=WAIT_S)
             seen["excluded_s"] = time.monotonic() - told

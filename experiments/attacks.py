@@ -1,0 +1,284 @@
+"""An attacker on the black switch: what each attack achieves, and what it costs the victims.
+
+Each step is one attack. First it goes on by itself, and nothing may change: tables, SAs, policies,
+routes, epochs, red packets. Then a device joins under it, in turns with joins without; nothing may
+come of it but those joins. A flood is also sent into a cable that leads nowhere while a device
+joins: what of its cost is only that the attacker's process shares the victims' processors.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments.attackbench import AttackBench, Join
+from experiments.campaign import DECRYPTION, FLOODS, PlannedStep, Repetition
+from experiments.latencies import StepRecord
+from experiments.outcome import Context, Outcome, Tables, fail
+from experiments.streamsteps import StreamSteps
+from testbed.attacker.evidence import Usage
+from testbed.attacker.program import ALL
+from testbed.device import DAEMONS
+from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
+
+if TYPE_CHECKING:
+    from testbed.fleet import Fleet
+
+QUIET, ATTACK, BUSY, FULL = "quiet", "attack", "busy", "full"
+"""A join without an attack; under it, at the rate that the victims can read; while frames at that
+rate go into a cable that leads nowhere; and under all that the attacker can send."""
+
+FULL_DEADLINE_S = 20.0
+HALVINGS = 6
+
+NOTHING = "nothing"
+NO_KERNEL = "not run: no kernel SAs"
+
+
+def run(fleet: Fleet, repetition: Repetition, context: Context) -> Outcome:
+    """Run one repetition; only KeyboardInterrupt and errors of ours pass through."""
+    return _Attacks(fleet, repetition, context).run()
+
+
+class _Attacks(StreamSteps):
+    table = "attacks.csv"
+
+    def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
+        super().__init__(fleet, repetition, context)
+        self._bench = AttackBench(fleet, repetition, context)
+        self._joins: list[dict[str, Any]] = []
+        self._quiet: list[float] = []
+
+    def measure(self) -> None:
+        """Run all attacks on one network; one that breaks the group does not end the others."""
+        bench = self._bench
+        try:
+            bench.open()
+            for planned, record in zip(self.repetition.steps, self.records, strict=True):
+                record.begin_wall_ns = record.trigger_wall_ns = self.clock.now_ns()
+                try:
+                    self._attack(planned, record)
+                except DaemonDiedError:
+                    raise
+                except TestbedError as error:
+                    fail(record, f"{record.method}: the group did not recover: {error}")
+                    bench.attacker.end()
+                    bench.renew()
+                self.finish(record)
+        finally:
+            bench.close()
+
+    def outcome(self) -> Outcome:
+        """Add the joins."""
+        found = super().outcome()
+        tables: Tables = {**found.tables, "attack_joins.csv": self._joins}
+        return Outcome(tables, found.steps, found.broken, found.about)
+
+    # One attack.
+
+    def _attack(self, planned: PlannedStep, record: StepRecord) -> None:
+        self.clock.sleep(planned.jitter_ns / 1e9)
+        row = self._row(record)
+        self.rows.append(row)
+        if record.method == DECRYPTION:
+            self._decrypt(record, row)
+            return
+        if ALL[record.method].esp and not self.fleet.options.kernel:
+            row["achieved"] = NO_KERNEL
+            return
+        achieved = self._alone(record, row)
+        achieved += self._with_joins(planned, record, row)
+        if record.method == "tm-member":
+            self._bench.restart(self._bench.stayers[-1])
+        self._judge(record, row, achieved)
+
+    def _alone(self, record: StepRecord, row: dict[str, Any]) -> list[str]:
+        """Let the attack go on while nothing else happens; return what it achieved."""
+        bench = self._bench
+        bench.settle()
+        bench.red()
+        refused, dropped = bench.refusals(), bench.guard_drops()
+        began_ns = self.clock.now_ns()
+        before = bench.look()
+        report = self._send(record, None)
+        after = bench.look()
+        row |= {name: report[name] for name in ("sent", "rate_pps", "mbit_per_s", "answered")}
+        row |= {name: report[name] for name in report if name.startswith(DAEMONS)}
+        row |= {name: report[name] for name in ("buffer_full", "esp_refused", "growth_kib")}
+        row["refused"] = bench.refusals() - refused
+        row["guard_dropped"] = bench.guard_drops() - dropped
+        achieved = bench.changes(before, after)
+        if epochs := bench.epochs_since(began_ns):
+            achieved.append(f"{epochs} new epochs")
+        return achieved + self._red(row)
+
+    def _send(self, record: StepRecord, rate_pps: float | None) -> dict[str, Any]:
+        """Attack for the plan's time; return what was sent, and what it cost."""
+        bench = self._bench
+        heard = bench.attacker.status()["heard"]
+        before = bench.usage()
+        bench.attacker.begin(record.method, rate_pps=rate_pps)
+        self.clock.sleep(self.campaign.window_ms / 1000)
+        report = bench.attacker.end()
+        answered = bench.attacker.status()["heard"] - heard
+        return {**report, "answered": answered, **_costs(before, bench.usage(), report)}
+
+    def _carried(self, record: StepRecord, row: dict[str, Any]) -> float:
+        """Return the highest rate at which the victims read all that is sent to them.
+
+        Beyond it their sockets are full, and what is lost there says how many processors the
+        emulated devices share, not what the protocol does.
+        """
+        rate, full = float(row["rate_pps"]), int(row["buffer_full"])
+        for _ in range(HALVINGS):
+            if not full:
+                break
+            rate /= 2
+            full = int(self._send(record, rate)["buffer_full"])
+        row["carried_pps"] = rate
+        return rate
+
+    def _with_joins(
+        self, planned: PlannedStep, record: StepRecord, row: dict[str, Any]
+    ) -> list[str]:
+        """Let a device join without and under the attack; return what else came of it."""
+        bench = self._bench
+        flood = record.method in FLOODS
+        rate = self._carried(record, row) if flood else None
+        bench.settle()
+        before, used, began_ns = bench.look(), bench.usage(), self.clock.now_ns()
+        joins = 0
+        for number in range(planned.amount):
+            for condition in (QUIET, ATTACK, *([BUSY] if flood and number == 0 else [])):
+                self._join(record, condition, rate)
+                joins += 1
+        bench.settle()
+        achieved = bench.changes(before, bench.look(), joined=True)
+        if (epochs := bench.epochs_since(began_ns)) > 2 * joins:
+            achieved.append(f"{epochs} epochs of {2 * joins} joins and leaves")
+        row["growth_kib"] = max(row["growth_kib"], _growth(used, bench.usage()))
+        if flood and row["buffer_full"]:
+            self._join(record, FULL, None)
+        return achieved + self._red(row)
+
+    def _join(self, record: StepRecord, condition: str, rate_pps: float | None) -> None:
+        """Let the device join under a condition, and leave without one."""
+        bench = self._bench
+        joined = None
+        if condition != QUIET:
+            bench.attacker.begin(record.method, mute=condition == BUSY, rate_pps=rate_pps)
+        try:
+            joined = bench.join(FULL_DEADLINE_S if condition == FULL else None)
+        except DeadlineError:
+            if condition != FULL:
+                raise
+        finally:
+            if condition != QUIET:
+                bench.attacker.end()
+        bench.leave()
+        self._note(record, condition, joined)
+
+    def _decrypt(self, record: StepRecord, row: dict[str, Any]) -> None:
+        """Try what an ex-member knew on everything that was sent after its exclusion."""
+        bench = self._bench
+        before = bench.attacker.status()
+        self._join(record, QUIET, None)
+        esp, notices, opened = bench.old_keys_open()
+        row["tried"] = esp + notices
+        if self.fleet.options.kernel and not esp:
+            fail(record, "no ESP packet was captured after the exclusion")
+        if not notices:
+            fail(record, f"no notice was captured after the exclusion (before: {before})")
+        self._judge(record, row, opened)
+
+    # Rows and verdicts.
+
+    def _red(self, row: dict[str, Any]) -> list[str]:
+        counts = self._bench.red()
+        row["red_sent"] += counts.sent
+        row["red_lost"] += counts.lost
+        row["red_twice"] += counts.twice
+        achieved = [f"{counts.twice} red packets delivered twice"] if counts.twice else []
+        return achieved + counts.foreign
+
+    def _note(self, record: StepRecord, condition: str, joined: Join | None) -> None:
+        if condition == QUIET and joined is not None:
+            self._quiet.append(joined.last_ms)
+        self._joins.append(
+            {
+                **self._key(record),
+                "condition": condition,
+                "joiner_ms": None if joined is None else joined.joiner_ms,
+                "monitor_ms": None if joined is None else joined.monitor_ms,
+                "last_ms": None if joined is None else joined.last_ms,
+            }
+        )
+
+    def _judge(self, record: StepRecord, row: dict[str, Any], achieved: list[str]) -> None:
+        """Fail the step if the attack achieved something, or cost more than it may."""
+        row["achieved"] = "; ".join(achieved) or NOTHING
+        if achieved:
+            fail(record, f"{record.method} achieved: {row['achieved']}")
+        under = [
+            join["last_ms"]
+            for join in self._joins
+            if join["step"] == record.step and join["condition"] == ATTACK
+        ]
+        if under and self._quiet:
+            row["join_ratio"] = statistics.median(under) / statistics.median(self._quiet)
+            if record.method in FLOODS and row["join_ratio"] > self.campaign.join_ratio_max:
+                fail(
+                    record,
+                    f"{record.method}: a join takes {row['join_ratio']:.1f} times as long under it",
+                )
+        growth = (row["growth_kib"] or 0) / 1024
+        if growth > self.campaign.growth_mib_max:
+            fail(record, f"{record.method}: a daemon grew by {growth:.1f} MiB")
+
+    def _key(self, record: StepRecord) -> dict[str, Any]:
+        return {
+            "campaign": record.campaign,
+            "variant": record.variant,
+            "repetition": record.repetition,
+            "step": record.step,
+            "attack": record.method,
+        }
+
+    def _row(self, record: StepRecord) -> dict[str, Any]:
+        weapon = ALL.get(record.method)
+        return {
+            **self._key(record),
+            "who": "ex-member" if weapon is None else weapon.who,
+            "flood": record.method in FLOODS,
+            "achieved": "",
+            "join_ratio": None,
+            "growth_kib": None,
+            "red_sent": 0,
+            "red_lost": 0,
+            "red_twice": 0,
+        }
+
+
+def _costs(
+    before: Mapping[str, Usage], after: Mapping[str, Usage], report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what an attack cost the member that paid most."""
+    found: dict[str, Any] = {}
+    for daemon in DAEMONS:
+        spent_ns = max(after[d].cpu_ns[daemon] - before[d].cpu_ns[daemon] for d in before)
+        found[f"{daemon}_cpu_percent"] = spent_ns / max(report["seconds"], 1e-3) / 1e7
+        found[f"{daemon}_us_per_frame"] = spent_ns / 1000 / max(report["sent"], 1)
+    found["buffer_full"] = sum(after[d].full - before[d].full for d in before)
+    found["esp_refused"] = sum(after[d].esp - before[d].esp for d in before)
+    found["growth_kib"] = _growth(before, after)
+    return found
+
+
+def _growth(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> int:
+    """Return by how much the daemon grew that grew most, in KiB."""
+    return max(
+        after[device].rss_kib[daemon] - before[device].rss_kib[daemon]
+        for device in before
+        for daemon in DAEMONS
+    )

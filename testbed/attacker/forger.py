@@ -1,0 +1,185 @@
+"""Who an attacker is, or says that it is: with a certificate or without one.
+
+A forger seals messages as `protocol.identity.identity.Identity` does, but says of the sender, the
+instance and the time whatever it likes.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from protocol.identity import envelope
+from protocol.identity.envelope import FINGERPRINT_LENGTH, SIGNATURE_LENGTH, Envelope
+from protocol.identity.pki import Authority, DeviceSpec
+from protocol.identity.profile import fingerprint
+from testbed.attacker.scene import Scene
+
+FOREIGN_NATION: Final = "elsewhere"
+AHEAD: Final = 8
+"""A copy of a device that is still there numbers its messages so far ahead of it."""
+
+
+class Forger:
+    """Nobody: claims to be a device, with its fingerprint and a signature out of thin air."""
+
+    def __init__(self, draws: Random) -> None:
+        self.draws = draws
+        self._sequence = 0
+
+    def addresses(self, scene: Scene) -> list[IPv6Address]:
+        """Return as whom it speaks: as each device that there is."""
+        return list(scene.known)
+
+    def seal(
+        self,
+        scene: Scene,
+        protocol: int,
+        kind: int,
+        body: bytes,
+        *,
+        sender: IPv6Address,
+        now_ns: int,
+        newer: bool = False,
+    ) -> bytes:
+        """Return a datagram that claims to be a fresh message of this sender.
+
+        Args:
+            scene: what is known of it.
+            protocol: IDP or MIKE.
+            kind: of the message.
+            body: of the message.
+            sender: claimed.
+            now_ns: UTC; the message is fresh.
+            newer: claim a later instance, as after a restart.
+        """
+        return self._sealed(
+            self._claims(scene, protocol, kind, body, sender=sender, now_ns=now_ns, newer=newer)
+        )
+
+    def _claims(
+        self,
+        scene: Scene,
+        protocol: int,
+        kind: int,
+        body: bytes,
+        *,
+        sender: IPv6Address,
+        now_ns: int,
+        newer: bool,
+    ) -> Envelope:
+        self._sequence += 1
+        last = scene.signed.get((protocol, sender))
+        startup_ns = now_ns - 1_000_000 if newer or last is None else last.startup_wall_ns
+        ahead = 0 if newer or last is None else last.sequence + AHEAD
+        return Envelope(
+            protocol=protocol,
+            kind=kind,
+            sender=sender,
+            fingerprint=self._fingerprint(scene, sender),
+            startup_wall_ns=startup_ns,
+            sequence=ahead + self._sequence,
+            sent_wall_ns=now_ns,
+            body=body,
+        )
+
+    def _fingerprint(self, scene: Scene, sender: IPv6Address) -> bytes:
+        for (_, who), message in scene.signed.items():
+            if who == sender:
+                return message.fingerprint
+        return self.draws.randbytes(FINGERPRINT_LENGTH)
+
+    def _sealed(self, message: Envelope) -> bytes:
+        return message.encode_unsigned() + self.draws.randbytes(SIGNATURE_LENGTH)
+
+
+class Holder(Forger):
+    """Holds a certificate and its key: of a foreign CA, of an ex-member, or copied from a member.
+
+    Args:
+        draws: chance.
+        key: private.
+        certificate: for this address.
+        address: black address of the certificate.
+        copied: the device is still there, and this is a copy of it: it goes on in its instance.
+    """
+
+    def __init__(
+        self,
+        draws: Random,
+        key: Ed25519PrivateKey,
+        certificate: x509.Certificate,
+        address: IPv6Address,
+        *,
+        copied: bool = False,
+    ) -> None:
+        super().__init__(draws)
+        self._key = key
+        self._own = address
+        self._copied = copied
+        self._startup_ns = 0
+        self._print = fingerprint(certificate)
+
+    @classmethod
+    def foreign(cls, draws: Random, address: IPv6Address) -> Holder:
+        """Make one whom a CA certified that no device trusts."""
+        key = Ed25519PrivateKey.generate()
+        spec = DeviceSpec(f"x{int(address) & 0xFFFF:x}", FOREIGN_NATION, address)
+        authority = Authority.create(FOREIGN_NATION)
+        return cls(draws, key, authority.issue(spec, key.public_key()), address)
+
+    @classmethod
+    def of(cls, draws: Random, folder: Path, address: IPv6Address, *, copied: bool) -> Holder:
+        """Take a device's certificate and key from a copy of its files."""
+        key = load_pem_private_key((folder / "device.key").read_bytes(), password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+        certificate = x509.load_pem_x509_certificate((folder / "device.pem").read_bytes())
+        return cls(draws, key, certificate, address, copied=copied)
+
+    def addresses(self, scene: Scene) -> list[IPv6Address]:
+        """Return as whom it speaks: as the one whose certificate it holds."""
+        del scene
+        return [self._own]
+
+    def _claims(
+        self,
+        scene: Scene,
+        protocol: int,
+        kind: int,
+        body: bytes,
+        *,
+        sender: IPv6Address,
+        now_ns: int,
+        newer: bool,
+    ) -> Envelope:
+        """Speak as the copied instance, or as one of our own that goes on for ever."""
+        message = super()._claims(
+            scene, protocol, kind, body, sender=sender, now_ns=now_ns, newer=newer
+        )
+        if self._copied and not newer:
+            return message
+        self._startup_ns = self._startup_ns or now_ns
+        return Envelope(
+            protocol=protocol,
+            kind=kind,
+            sender=sender,
+            fingerprint=self._print,
+            startup_wall_ns=self._startup_ns,
+            sequence=self._sequence,
+            sent_wall_ns=now_ns,
+            body=body,
+        )
+
+    def _fingerprint(self, scene: Scene, sender: IPv6Address) -> bytes:
+        del scene, sender
+        return self._print
+
+    def _sealed(self, message: Envelope) -> bytes:
+        unsigned = message.encode_unsigned()
+        return unsigned + self._key.sign(envelope.to_sign(unsigned))
