@@ -23,7 +23,8 @@ from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.reconcile import remove_own_routes
 from protocol.daemon.routerprocess import RouterProcess
 from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
-from protocol.daemon.sockets import GroupSocket, filter_program, interface_index
+from protocol.daemon.sockets import GroupSocket, interface_index
+from protocol.daemon.sourcefilter import program
 from protocol.gateway.engine import GatewayEngine
 from protocol.gateway.events import (
     AnnouncePrefix,
@@ -62,7 +63,7 @@ def kind_filter() -> array[int]:
         (give, 0, 0, 0xFFFFFFFF),
         (give, 0, 0, 0),
     ]
-    return filter_program(lines)
+    return program(lines)
 
 
 class GatewayService(RouterProcess):

@@ -11,7 +11,8 @@ from protocol.daemon.effects import Performer
 from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.memory import Memory
-from protocol.daemon.sockets import GroupSocket, filter_program
+from protocol.daemon.sockets import GroupSocket
+from protocol.daemon.sourcefilter import program
 from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
 from protocol.mike.events import Attend, KeepEpochMark, PublishKey, RetireKey
 from protocol.mike.messages import Kind
@@ -42,7 +43,7 @@ def kind_filter(kinds: tuple[int, ...]) -> array[int]:
         (jump_if_equal, len(dropped) - position, 0, kind) for position, kind in enumerate(dropped)
     ]
     lines += [(give, 0, 0, 0xFFFFFFFF), (give, 0, 0, 0)]
-    return filter_program(lines)
+    return program(lines)
 
 
 class MikeEffects:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
+from protocol.core.buckets import Bucket
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
@@ -28,7 +29,7 @@ from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.policyfile import load_policy
 from protocol.daemon.privileges import protect_memory
 from protocol.daemon.process import DaemonProcess
-from protocol.daemon.sockets import GroupSocket, LocalSocket
+from protocol.daemon.sockets import DatagramSocket, GroupSocket, LocalSocket, Received
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
@@ -45,6 +46,15 @@ TRIGGER_DISTANCE_NS_MAX = 3_600_000_000_000
 """A trigger further away than an hour, either way, is a mistake of units or of a clock."""
 
 TRIGGER_TIMER = "daemon.trigger"
+STRANGERS_TIMER = "daemon.strangers"
+
+STRANGERS_PER_S = 100
+"""Datagrams of strangers read in a second, with the burst of `Bucket`; what comes beyond waits, and
+is lost when their socket is full. Enough for the certificates of a hundred new devices in seconds
+(docs/idp.md section 12), and no more than a few percent of a processor."""
+
+STRANGERS_PAUSE_NS = 20_000_000
+"""What is not read now is looked at again so much later."""
 
 
 class State(StrEnum):
@@ -161,6 +171,9 @@ class Service(DaemonProcess):
         self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
+        self._strangers = Bucket(STRANGERS_PER_S, self.clock.now().mono_ns)
+        self._hear_strangers(STRANGERS_TIMER)
+        self._know()
         warm_up()
 
     def known_addresses(self) -> list[IPv6Address]:
@@ -231,28 +244,62 @@ class Service(DaemonProcess):
 
     # Datagrams.
 
+    def _deliver(self, channel: str, received: Received) -> None:
+        """Hand a datagram in; it may bring a certificate, so that a stranger is one no longer."""
+        payload, source, waited_ns = received
+        self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
+        if self.identity.trusts != self._sorted:
+            self._know()
+
+    def _know(self) -> None:
+        """Tell the sockets whose datagrams are to be read first."""
+        self._sorted = self.identity.trusts
+        self.group.know(self.known_addresses())
+
     def _local_readable(self) -> None:
         # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
         for _ in range(self.read_at_once):
             received = self.local.receive()
             if received is None:
                 return
-            self.runtime.deliver(DatagramReceived("local", received.source, received.payload))
+            self._deliver("local", received)
 
     def _group_readable(self) -> None:
         for _ in range(self.read_at_once):
-            received = self.group.receive()
-            if received is None:
+            if not self._take(self.group):
                 return
-            if self.state is State.RUNNING:
-                payload, source, waited_ns = received
-                channel = self.channel_of(payload)
-                self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
-            else:
-                self._ignored["group.ignored_parked"] += 1
             if self.read_at_once > 1:
                 # The other daemon does not wait behind the network.
                 self._local_readable()
+
+    def _hear_strangers(self, _name: str) -> None:
+        assert self.group.strangers is not None
+        self.loop.add_reader(self.group.strangers.fileno(), self._strangers_readable)
+
+    def _strangers_readable(self) -> None:
+        """Read one datagram, or none for a while: nobody whom we know waits for a stranger."""
+        assert self.group.strangers is not None
+        now_mono_ns = self.clock.now().mono_ns
+        if self._strangers.take(now_mono_ns):
+            # How long it waited says nothing about how far behind we are with known devices.
+            self._take(self.group.strangers, waited=False)
+            return
+        self.loop.remove_reader(self.group.strangers.fileno())
+        self._ignored["strangers.put_off"] += 1
+        self.loop.set_timer(STRANGERS_TIMER, now_mono_ns + STRANGERS_PAUSE_NS, self._hear_strangers)
+
+    def _take(self, sock: DatagramSocket, *, waited: bool = True) -> bool:
+        """Read a datagram and hand it in; say whether there was one."""
+        received = sock.receive()
+        if received is None:
+            return False
+        if not waited:
+            received = received._replace(waited_ns=0)
+        if self.state is State.RUNNING:
+            self._deliver(self.channel_of(received.payload), received)
+        else:
+            self._ignored["group.ignored_parked"] += 1
+        return True
 
     # Control commands.
 
@@ -268,7 +315,13 @@ class Service(DaemonProcess):
     def more_counters(self) -> Mapping[str, int]:
         """Return what the sockets dropped."""
         counters = Counter(self.group.counters)
-        for more in (self.local.counters, self._ignored, self.own_counters()):
+        assert self.group.strangers is not None
+        for more in (
+            self.group.strangers.counters,
+            self.local.counters,
+            self._ignored,
+            self.own_counters(),
+        ):
             counters.update(more)
         return counters
 
@@ -287,6 +340,7 @@ class Service(DaemonProcess):
 
     def _on_trust_reload(self, _request: dict[str, Any]) -> dict[str, Any]:
         event = self.reread_trust()
+        self._know()
         self.on_reread(event)
         return {
             "certificates": len(event.certificates),

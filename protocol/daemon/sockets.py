@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from protocol.core.errors import LocalError
-from protocol.daemon import memberships
+from protocol.daemon import memberships, sourcefilter
 from protocol.daemon.config import ChannelSection
 from protocol.daemon.memberships import Sources
 
@@ -29,6 +29,9 @@ LOCAL_BYTES_MAX = 32 * 1024
 RECEIVE_BUFFER_BYTES = 1024 * 1024
 """Room for the burst with which a large group answers a join while we are not scheduled."""
 
+STRANGERS_BUFFER_BYTES = 64 * 1024
+"""The same for who is not known: a flood of strangers waits here, and is lost here."""
+
 SOURCES_MAX = 1024
 """Parsed source addresses remembered; a flood of forged ones empties the table, nothing more."""
 
@@ -38,6 +41,7 @@ LOCALHOST = IPv6Address("::1")
 _IPV6_MULTICAST_ALL = 29
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
+_SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_TIMESTAMPNS = 35
 
 _STAMP = struct.Struct("@qq")
@@ -135,7 +139,9 @@ class GroupSocket(DatagramSocket):
     """The black channel of one protocol: its multicast group, and unicast to the same port.
 
     It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
-    every datagram leaves with the device's certified address as source.
+    every datagram leaves with the device's certified address as source. There are two sockets, one
+    for known sources and one for strangers (`protocol.daemon.sourcefilter`), so that a flood of the
+    latter does not crowd out the former.
 
     Args:
         interface: on the black network.
@@ -163,21 +169,31 @@ class GroupSocket(DatagramSocket):
         group, port = channel.group, channel.port
         index = interface_index(interface)
         check_address(interface, address)
+        strangers: socket.socket | None = None
         sock = udp_socket()
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
-            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            _open_group(sock, interface, index, hops)
             _enlarge_receive_buffer(sock)
-            sock.bind((str(group), port, 0, index) if group_only else ("::", port))
+            if group_only:
+                sock.bind((str(group), port, 0, index))
+            else:
+                strangers = udp_socket()
+                _open_group(strangers, interface, index, hops)
+                strangers.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVBUF, STRANGERS_BUFFER_BYTES // 2
+                )
+                for each in (sock, strangers):  # in this order: see `sourcefilter.choice`
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    each.bind(("::", port))
         except OSError as error:
             sock.close()
+            if strangers is not None:
+                strangers.close()
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
         super().__init__(sock, "group")
+        self.strangers = None if strangers is None else DatagramSocket(strangers, "strangers")
+        self._code = sourcefilter.EVERYTHING
+        self._known: tuple[IPv6Address, ...] | None = None
         self._index = index
         self._group = group
         self._group_sources = sources
@@ -197,6 +213,8 @@ class GroupSocket(DatagramSocket):
         if self._joined:
             return
         memberships.join(self._socket, self._index, self._group, self._group_sources())
+        if self.strangers is not None and not memberships.is_source_specific(self._group):
+            memberships.join(self.strangers._socket, self._index, self._group, ())
         self._joined = True
 
     def leave(self) -> None:
@@ -206,20 +224,51 @@ class GroupSocket(DatagramSocket):
         self._joined = False
         try:
             memberships.leave(self._socket, self._index, self._group)
+            if self.strangers is not None and not memberships.is_source_specific(self._group):
+                memberships.leave(self.strangers._socket, self._index, self._group)
         except OSError as error:
             self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
         self.drain()
+
+    def drain(self) -> int:
+        """Throw away what is queued; return how many datagrams that were."""
+        others = 0 if self.strangers is None else self.strangers.drain()
+        return super().drain() + others
+
+    def close(self) -> None:
+        """Close both; idempotent."""
+        super().close()
+        if self.strangers is not None:
+            self.strangers.close()
 
     def attach_filter(self, code: array[int]) -> None:
         """Have the kernel drop datagrams by a classic BPF program, so that they do not wake us.
 
         A convenience: if the kernel refuses the filter, the engine drops them.
         """
-        program = struct.pack("@HP", len(code), code.buffer_info()[0])
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        except OSError as error:
-            self.counters[f"group.filter_failed.{_errno_name(error)}"] += 1
+        self._code = code
+        self._attach()
+
+    def know(self, sources: Iterable[IPv6Address]) -> None:
+        """Have datagrams of all sources but these come in the strangers' socket."""
+        known = tuple(sources)
+        if self.strangers is not None and known != self._known:
+            self._known = known
+            _set_program(
+                self._socket, _SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known), self.counters
+            )
+            self._attach()
+
+    def _attach(self) -> None:
+        """Give each socket its program: whose datagrams it gets, and which of them."""
+        code, known = self._code, self._known
+        if known is None or self.strangers is None:
+            _set_program(self._socket, _SO_ATTACH_FILTER, code, self.counters)
+            return
+        sort = (sourcefilter.of_known(known, code), sourcefilter.of_strangers(known, code))
+        both = (self._socket, self.strangers._socket)
+        for sock, program in zip(both, sort, strict=True):
+            _set_program(sock, _SO_ATTACH_FILTER, program, self.counters)
 
     def send(self, payload: bytes, destination: IPv6Address | None) -> None:
         """Send to the group, or to one device; a refusal by the kernel is counted."""
@@ -297,9 +346,26 @@ class EspMembership:
             self._socket = None
 
 
-def filter_program(lines: Iterable[tuple[int, int, int, int]]) -> array[int]:
-    """Pack lines of classic BPF (code, jump if true, jump if false, operand; linux/filter.h)."""
-    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
+def _open_group(sock: socket.socket, interface: str, index: int, hops: int) -> None:
+    """Set what both sockets of a black channel have in common."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
+def _set_program(
+    sock: socket.socket, option: int, code: array[int], counters: Counter[str]
+) -> None:
+    """Attach a classic BPF program; a refusal is counted."""
+    program = struct.pack("@HP", len(code), code.buffer_info()[0])
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, program)
+    except OSError as error:
+        counters[f"group.filter_failed.{_errno_name(error)}"] += 1
 
 
 def interface_index(interface: str) -> int:

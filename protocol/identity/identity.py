@@ -116,6 +116,7 @@ class Identity:
         startup_wall_ns: start-up time-stamp given to `begin`, or None before.
         store: the certificates behind what we know; None where identities are made in memory.
             Whoever changes it calls `trust` with its devices.
+        trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Identity:
         self._devices: dict[bytes, KnownDevice] = {}
         self._by_address: dict[IPv6Address, KnownDevice] = {}
         self._barred: dict[IPv6Address, str] = {}
+        self.trusts = 0
         self.trust(devices)
 
     def __repr__(self) -> str:
@@ -154,6 +156,7 @@ class Identity:
 
         Replay windows of devices that stay known are kept.
         """
+        self.trusts += 1
         ordered = sorted(devices, key=_preference)
         self._devices = {d.peer.fingerprint: d for d in ordered}
         self._own = self._devices.pop(self.me.fingerprint, self._own)
@@ -297,11 +300,13 @@ class Identity:
         if device is None:
             self._refuse_unknown(message, source, now)
         self._check_claims(message, device, source, now)
+        # Before the signature, so that what is replayed costs none; marked only after it.
+        self._check_replay(message, device, now)
         try:
             device.verify_key.verify(message.signature, envelope.signed_part(datagram))
         except InvalidSignature:
             self._refuse(RULE_SIGNATURE, "signature does not verify", device, now)
-        self._check_replay(message, device, now)
+        self._admit(message, device)
         return Opened(
             peer=device.peer,
             kind=message.kind,
@@ -357,16 +362,22 @@ class Identity:
             self._refuse(RULE_BARRED, barred, device, now)
 
     def _check_replay(self, message: Envelope, device: KnownDevice, now: Instant) -> None:
-        """Admit each authentic message once; a larger start-up time-stamp restarts the window."""
+        """Refuse what was there before, of the newest instance or of an older one."""
+        stream = self._streams.get((message.protocol, device.peer.address))
+        if stream is None or message.startup_wall_ns > stream.startup_wall_ns:
+            return
+        if message.startup_wall_ns < stream.startup_wall_ns:
+            self._refuse(RULE_REPLAY, "message of an earlier instance", device, now)
+        if not stream.window.is_fresh(message.sequence):
+            self._refuse(RULE_REPLAY, "sequence number repeated or too old", device, now)
+
+    def _admit(self, message: Envelope, device: KnownDevice) -> None:
+        """Note an authentic message; a larger start-up time-stamp restarts the window."""
         key = (message.protocol, device.peer.address)
         stream = self._streams.get(key)
         if stream is None or message.startup_wall_ns > stream.startup_wall_ns:
-            stream = _Stream(message.startup_wall_ns, AntiReplayWindow())
-            self._streams[key] = stream
-        elif message.startup_wall_ns < stream.startup_wall_ns:
-            self._refuse(RULE_REPLAY, "message of an earlier instance", device, now)
-        if not stream.window.mark(message.sequence):
-            self._refuse(RULE_REPLAY, "sequence number repeated or too old", device, now)
+            stream = self._streams[key] = _Stream(message.startup_wall_ns, AntiReplayWindow())
+        stream.window.mark(message.sequence)
 
     # Refusals.
 

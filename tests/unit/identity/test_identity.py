@@ -189,6 +189,15 @@ def test_auth_10_each_message_once() -> None:
     refused(receiver, first, "AUTH-10")
 
 
+def test_auth_10_what_is_repeated_costs_no_signature_check() -> None:
+    sender, receiver = pair()
+    datagram = sender.seal(PROTOCOL_IDP, 1, b"", NOW)
+    assert receiver.open(datagram, PROTOCOL_IDP, address(0), NOW) is not None
+    damaged = datagram[:-1] + bytes([datagram[-1] ^ 1])
+    refused(receiver, damaged, "AUTH-10")
+    assert "AUTH-9" not in receiver.refusals
+
+
 def test_auth_10_a_later_start_restarts_the_window_and_an_earlier_one_is_refused() -> None:
     sender, receiver = pair()
     old, older = (sender.seal(PROTOCOL_IDP, 1, b"old", NOW) for _ in range(2))

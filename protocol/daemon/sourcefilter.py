@@ -1,0 +1,93 @@
+"""Socket filters that tell devices we know from strangers by the source address (AUTH-18).
+
+A source address proves nothing, but it is all that the kernel can look at for the price of a few
+comparisons. With it, whoever is not a known device has a socket buffer of its own: a flood of
+strangers fills that, and what known devices send is read all the same.
+
+Classic BPF (Documentation/networking/filter.rst): a line is (code, jump if true, jump if false,
+operand); a program of a socket begins to read at the UDP header, and finds the network header at a
+large negative offset.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address
+from typing import Final
+
+Line = tuple[int, int, int, int]
+
+LOAD: Final = 0x20
+JUMP: Final = 0x05
+JUMP_IF_EQUAL: Final = 0x15
+GIVE: Final = 0x06
+
+WHOLE: Final = 0xFFFFFFFF
+_NETWORK_HEADER: Final = 0xFFF00000
+"""SKF_NET_OFF of linux/filter.h, as the unsigned number that it is in a program."""
+
+_SOURCE: Final = _NETWORK_HEADER + 8
+"""Where an IPv6 header has its source address (RFC 8200 section 3)."""
+
+LINES_PER_ADDRESS: Final = 9
+PROGRAM_MAX: Final = 4096
+"""BPF_MAXINSNS of linux/bpf_common.h."""
+
+KNOWN_MAX: Final = 400
+"""Addresses that a program has room for beside what else it looks at; above, all are known."""
+
+
+def program(lines: Iterable[Line]) -> array[int]:
+    """Pack lines as the kernel wants them."""
+    return array("Q", b"".join(struct.pack("@HBBI", *line) for line in lines))
+
+
+EVERYTHING: Final = program([(GIVE, 0, 0, WHOLE)])
+NOTHING: Final = program([(GIVE, 0, 0, 0)])
+
+
+def of_known(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
+    """Return a filter that drops strangers and asks another one about known sources."""
+    if len(known) > KNOWN_MAX:
+        return then
+    return program([*_sought(known, found=1), (GIVE, 0, 0, 0)]) + then
+
+
+def of_strangers(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
+    """Return a filter that drops known sources and asks another one about strangers."""
+    if len(known) > KNOWN_MAX:
+        return NOTHING
+    return program(_sought(known, found=len(then))) + then + NOTHING
+
+
+def choice(known: Sequence[IPv6Address]) -> array[int]:
+    """Return a program that says which of two sockets gets a datagram: 0 of known sources, else 1.
+
+    For SO_ATTACH_REUSEPORT_CBPF; the sockets are numbered in the order in which they were bound.
+    """
+    if len(known) > KNOWN_MAX:
+        return program([(GIVE, 0, 0, 0)])
+    return program([*_sought(known, found=1), (GIVE, 0, 0, 1), (GIVE, 0, 0, 0)])
+
+
+def _sought(known: Sequence[IPv6Address], found: int) -> list[Line]:
+    """Return lines that fall through for a stranger.
+
+    The last word of the address is compared first: it is what differs on one network.
+
+    Args:
+        known: addresses.
+        found: lines after these to be left out for a known source.
+    """
+    lines: list[Line] = []
+    for place, address in enumerate(known):
+        words = struct.unpack("!IIII", address.packed)
+        for number, word in enumerate((3, 0, 1, 2)):
+            left = LINES_PER_ADDRESS - 2 * number - 2
+            lines.append((LOAD, 0, 0, _SOURCE + 4 * word))
+            lines.append((JUMP_IF_EQUAL, 0, left, words[word]))
+        after = (len(known) - place - 1) * LINES_PER_ADDRESS
+        lines.append((JUMP, 0, 0, after + found))
+    return lines

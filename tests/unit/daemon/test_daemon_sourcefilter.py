@@ -1,0 +1,91 @@
+"""The kernel sorts datagrams by their source: known devices and strangers have a socket each (AUTH-18)."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from array import array
+from ipaddress import IPv6Address
+
+import pytest
+
+from protocol.daemon import sourcefilter
+from protocol.daemon.mikeeffects import kind_filter
+from protocol.daemon.sourcefilter import EVERYTHING, KNOWN_MAX, PROGRAM_MAX
+from protocol.mike.messages import Kind
+
+SO_ATTACH_FILTER = 26
+SO_ATTACH_REUSEPORT_CBPF = 51
+HERE = IPv6Address("::1")
+OTHERS = tuple(IPv6Address("2001:db8:b::") + number for number in range(1, KNOWN_MAX))
+ALIKE = (IPv6Address("2001:db8:b::1"), IPv6Address("1::1"), IPv6Address("0:1::1"))
+"""Addresses that differ from ::1 in their first words only."""
+
+JOIN = bytes((1, 2, Kind.JOIN, 0)) + bytes(200)
+TREE = bytes((1, 2, Kind.TREE, 0)) + bytes(200)
+
+
+def udp() -> socket.socket:
+    return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+
+
+def attach(sock: socket.socket, option: int, code: array[int]) -> None:
+    program = struct.pack("@HP", len(code), code.buffer_info()[0])
+    sock.setsockopt(socket.SOL_SOCKET, option, program)
+
+
+def passed(code: array[int]) -> list[bytes]:
+    """Return what of two datagrams from ::1 passes a filter."""
+    with udp() as receiver, udp() as sender:
+        receiver.bind((str(HERE), 0))
+        attach(receiver, SO_ATTACH_FILTER, code)
+        for payload in (JOIN, TREE):
+            sender.sendto(payload, receiver.getsockname())
+        found = []
+        while select.select([receiver], [], [], 0.1)[0]:
+            found.append(receiver.recv(2048))
+        return found
+
+
+@pytest.mark.parametrize("known", [(HERE,), (*OTHERS, HERE), (HERE, *OTHERS), (*ALIKE, HERE)])
+def test_a_known_source_passes_one_filter_and_not_the_other(known: tuple[IPv6Address, ...]) -> None:
+    assert passed(sourcefilter.of_known(known, EVERYTHING)) == [JOIN, TREE]
+    assert passed(sourcefilter.of_strangers(known, EVERYTHING)) == []
+
+
+@pytest.mark.parametrize("known", [(), OTHERS, ALIKE])
+def test_a_stranger_passes_the_other_filter_only(known: tuple[IPv6Address, ...]) -> None:
+    assert passed(sourcefilter.of_known(known, EVERYTHING)) == []
+    assert passed(sourcefilter.of_strangers(known, EVERYTHING)) == [JOIN, TREE]
+
+
+def test_both_ask_a_second_filter_about_what_they_let_through() -> None:
+    trees = kind_filter((Kind.TREE,))
+    assert passed(sourcefilter.of_known((HERE,), trees)) == [TREE]
+    assert passed(sourcefilter.of_strangers(OTHERS, trees)) == [TREE]
+    assert passed(sourcefilter.of_strangers((HERE,), trees)) == []
+
+
+def test_more_devices_than_a_program_has_room_for_are_all_known() -> None:
+    many = (*OTHERS, IPv6Address("::2"), IPv6Address("::3"))
+    assert len(many) > KNOWN_MAX
+    assert passed(sourcefilter.of_known(many, EVERYTHING)) == [JOIN, TREE]
+    assert passed(sourcefilter.of_strangers(many, EVERYTHING)) == []
+    largest = (*OTHERS, HERE)
+    assert len(sourcefilter.of_known(largest, kind_filter(()))) <= PROGRAM_MAX
+
+
+@pytest.mark.parametrize(("known", "chosen"), [((HERE,), 0), (OTHERS, 1), ((), 1)])
+def test_unicast_reaches_the_socket_of_its_source(
+    known: tuple[IPv6Address, ...], chosen: int
+) -> None:
+    with udp() as first, udp() as second, udp() as sender:
+        for sock in (first, second):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        first.bind((str(HERE), 0))
+        second.bind(first.getsockname()[:2])
+        attach(first, SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known))
+        sender.sendto(b"x", first.getsockname())
+        ready = select.select([first, second], [], [], 2.0)[0]
+        assert ready == [(first, second)[chosen]]
