@@ -376,6 +376,13 @@ class AttackBench:
 
     # Joins.
 
+    def ends(self) -> list[str]:
+        """Return the addresses of those on whom a join depends: the TM's and the joiner's."""
+        return [
+            str(self._fleet.status(self.stayers[0], "miked")["tm"]),
+            self._fleet.addresses[self.joiner],
+        ]
+
     def join(self, deadline_s: float | None = None) -> Join:
         """Let the device join; return when all devices have had the SAs.
 

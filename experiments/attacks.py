@@ -2,8 +2,10 @@
 
 Each step is one attack. First it goes on by itself, and nothing may change: tables, SAs, policies,
 routes, epochs, red packets. Then a device joins under it, in turns with joins without; nothing may
-come of it but those joins. A flood is also sent into a cable that leads nowhere while a device
-joins: what of its cost is only that the attacker's process shares the victims' processors.
+come of it but those joins. While devices join, a flood goes to the two on whom a join depends, the
+transaction manager and the joiner: all five on two processors would pay what five processors have
+to. Joins beside as many frames on the same cables to nobody show what of the cost is only that the
+attacker and the switch share the victims' processors.
 """
 
 from __future__ import annotations
@@ -20,17 +22,14 @@ from experiments.streamsteps import StreamSteps
 from testbed.attacker.evidence import Usage
 from testbed.attacker.program import ALL
 from testbed.device import DAEMONS
-from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
+from testbed.errors import DaemonDiedError, TestbedError
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
 
-QUIET, ATTACK, BUSY, FULL = "quiet", "attack", "busy", "full"
-"""A join without an attack; under it, at the rate that the victims can read; while frames at that
-rate go into a cable that leads nowhere; and under all that the attacker can send."""
+QUIET, ATTACK, BUSY = "quiet", "attack", "busy"
+"""A join without an attack, under it, and beside as many frames that go to nobody."""
 
-FULL_DEADLINE_S = 20.0
-HALVINGS = 6
 
 NOTHING = "nothing"
 NO_KERNEL = "not run: no kernel SAs"
@@ -101,7 +100,7 @@ class _Attacks(StreamSteps):
         refused, dropped = bench.refusals(), bench.guard_drops()
         began_ns = self.clock.now_ns()
         before = bench.look()
-        report = self._send(record, None)
+        report = self._send(record)
         after = bench.look()
         row |= {name: report[name] for name in ("sent", "rate_pps", "mbit_per_s", "answered")}
         row |= {name: report[name] for name in report if name.startswith(DAEMONS)}
@@ -113,31 +112,16 @@ class _Attacks(StreamSteps):
             achieved.append(f"{epochs} new epochs")
         return achieved + self._red(row)
 
-    def _send(self, record: StepRecord, rate_pps: float | None) -> dict[str, Any]:
+    def _send(self, record: StepRecord) -> dict[str, Any]:
         """Attack for the plan's time; return what was sent, and what it cost."""
         bench = self._bench
         heard = bench.attacker.status()["heard"]
         before = bench.usage()
-        bench.attacker.begin(record.method, rate_pps=rate_pps)
+        bench.attacker.begin(record.method)
         self.clock.sleep(self.campaign.window_ms / 1000)
         report = bench.attacker.end()
         answered = bench.attacker.status()["heard"] - heard
         return {**report, "answered": answered, **_costs(before, bench.usage(), report)}
-
-    def _carried(self, record: StepRecord, row: dict[str, Any]) -> float:
-        """Return the highest rate at which the victims read all that is sent to them.
-
-        Beyond it their sockets are full, and what is lost there says how many processors the
-        emulated devices share, not what the protocol does.
-        """
-        rate, full = float(row["rate_pps"]), int(row["buffer_full"])
-        for _ in range(HALVINGS):
-            if not full:
-                break
-            rate /= 2
-            full = int(self._send(record, rate)["buffer_full"])
-        row["carried_pps"] = rate
-        return rate
 
     def _with_joins(
         self, planned: PlannedStep, record: StepRecord, row: dict[str, Any]
@@ -145,45 +129,44 @@ class _Attacks(StreamSteps):
         """Let a device join without and under the attack; return what else came of it."""
         bench = self._bench
         flood = record.method in FLOODS
-        rate = self._carried(record, row) if flood else None
         bench.settle()
         before, used, began_ns = bench.look(), bench.usage(), self.clock.now_ns()
         joins = 0
-        for number in range(planned.amount):
-            for condition in (QUIET, ATTACK, *([BUSY] if flood and number == 0 else [])):
-                self._join(record, condition, rate)
+        for _ in range(planned.amount):
+            for condition in (QUIET, ATTACK, *([BUSY] if flood else [])):
+                self._join(record, condition, row)
                 joins += 1
         bench.settle()
         achieved = bench.changes(before, bench.look(), joined=True)
         if (epochs := bench.epochs_since(began_ns)) > 2 * joins:
             achieved.append(f"{epochs} epochs of {2 * joins} joins and leaves")
         row["growth_kib"] = max(row["growth_kib"], _growth(used, bench.usage()))
-        if flood and row["buffer_full"]:
-            self._join(record, FULL, None)
         return achieved + self._red(row)
 
-    def _join(self, record: StepRecord, condition: str, rate_pps: float | None) -> None:
+    def _join(self, record: StepRecord, condition: str, row: dict[str, Any]) -> None:
         """Let the device join under a condition, and leave without one."""
         bench = self._bench
-        joined = None
+        report: Mapping[str, Any] = {}
+        mute = condition == BUSY
         if condition != QUIET:
-            bench.attacker.begin(record.method, mute=condition == BUSY, rate_pps=rate_pps)
+            targets = bench.ends() if record.method in FLOODS else ()
+            rate = row["joined_pps"] if mute else None
+            bench.attacker.begin(record.method, targets=targets, mute=mute, rate_pps=rate)
         try:
-            joined = bench.join(FULL_DEADLINE_S if condition == FULL else None)
-        except DeadlineError:
-            if condition != FULL:
-                raise
+            joined = bench.join()
         finally:
             if condition != QUIET:
-                bench.attacker.end()
+                report = bench.attacker.end()
         bench.leave()
-        self._note(record, condition, joined)
+        if condition == ATTACK:
+            row["joined_pps"] = report["rate_pps"]
+        self._note(record, condition, joined, report.get("rate_pps"))
 
     def _decrypt(self, record: StepRecord, row: dict[str, Any]) -> None:
         """Try what an ex-member knew on everything that was sent after its exclusion."""
         bench = self._bench
         before = bench.attacker.status()
-        self._join(record, QUIET, None)
+        self._join(record, QUIET, row)
         esp, notices, opened = bench.old_keys_open()
         row["tried"] = esp + notices
         if self.fleet.options.kernel and not esp:
@@ -202,16 +185,19 @@ class _Attacks(StreamSteps):
         achieved = [f"{counts.twice} red packets delivered twice"] if counts.twice else []
         return achieved + counts.foreign
 
-    def _note(self, record: StepRecord, condition: str, joined: Join | None) -> None:
-        if condition == QUIET and joined is not None:
+    def _note(
+        self, record: StepRecord, condition: str, joined: Join, rate_pps: float | None
+    ) -> None:
+        if condition == QUIET:
             self._quiet.append(joined.last_ms)
         self._joins.append(
             {
                 **self._key(record),
                 "condition": condition,
-                "joiner_ms": None if joined is None else joined.joiner_ms,
-                "monitor_ms": None if joined is None else joined.monitor_ms,
-                "last_ms": None if joined is None else joined.last_ms,
+                "rate_pps": rate_pps,
+                "joiner_ms": joined.joiner_ms,
+                "monitor_ms": joined.monitor_ms,
+                "last_ms": joined.last_ms,
             }
         )
 
@@ -220,21 +206,35 @@ class _Attacks(StreamSteps):
         row["achieved"] = "; ".join(achieved) or NOTHING
         if achieved:
             fail(record, f"{record.method} achieved: {row['achieved']}")
-        under = [
-            join["last_ms"]
-            for join in self._joins
-            if join["step"] == record.step and join["condition"] == ATTACK
-        ]
-        if under and self._quiet:
-            row["join_ratio"] = statistics.median(under) / statistics.median(self._quiet)
-            if record.method in FLOODS and row["join_ratio"] > self.campaign.join_ratio_max:
-                fail(
-                    record,
-                    f"{record.method}: a join takes {row['join_ratio']:.1f} times as long under it",
-                )
+        self._judge_joins(record, row)
         growth = (row["growth_kib"] or 0) / 1024
         if growth > self.campaign.growth_mib_max:
             fail(record, f"{record.method}: a daemon grew by {growth:.1f} MiB")
+
+    def _judge_joins(self, record: StepRecord, row: dict[str, Any]) -> None:
+        """Compare joins under the attack with all quiet ones, and with those beside its frames."""
+        under, busy = (
+            [
+                join["last_ms"]
+                for join in self._joins
+                if join["step"] == record.step and join["condition"] == condition
+            ]
+            for condition in (ATTACK, BUSY)
+        )
+        if not under or not self._quiet:
+            return
+        quiet_ms = statistics.median(self._quiet)
+        row["join_ratio"] = statistics.median(under) / quiet_ms
+        if not busy:
+            return
+        beside_ms = max(quiet_ms, statistics.median(busy))
+        row["busy_ratio"] = statistics.median(under) / beside_ms
+        if row["busy_ratio"] > self.campaign.join_ratio_max:
+            fail(
+                record,
+                f"{record.method}: a join takes {row['busy_ratio']:.1f} times as long under it as "
+                "beside as many frames to nobody",
+            )
 
     def _key(self, record: StepRecord) -> dict[str, Any]:
         return {
@@ -253,6 +253,8 @@ class _Attacks(StreamSteps):
             "flood": record.method in FLOODS,
             "achieved": "",
             "join_ratio": None,
+            "joined_pps": None,
+            "busy_ratio": None,
             "growth_kib": None,
             "red_sent": 0,
             "red_lost": 0,

@@ -346,7 +346,6 @@ ATTACKS: dict[str, str] = {
     "sent": "frames sent while nothing else happened",
     "rate_pps": "frames per second that the attacker reached",
     "mbit_per_s": "the same in Mbit/s",
-    "carried_pps": "highest rate at which no datagram finds a full buffer: that of the joins",
     "answered": "frames that all devices sent meanwhile, their hellos and streams among them",
     "tried": "captured packets and notices on which an ex-member's keys were tried",
     "idpd_cpu_percent": "of one processor, at the member that paid most",
@@ -355,12 +354,15 @@ ATTACKS: dict[str, str] = {
     "included",
     "miked_us_per_frame": "the same of miked",
     "refused": "datagrams that the members' daemons refused and counted",
-    "buffer_full": "datagrams that found a socket's buffer full, all members",
+    "buffer_full": "datagrams that found a socket's buffer full, the strangers' too; all members",
     "guard_dropped": "packets that the members' guards dropped",
     "esp_refused": "ESP packets that the members' kernels refused",
     "growth_kib": "by how much the daemon grew that grew most",
+    "joined_pps": "frames per second while devices joined, to the TM and the joiner together",
     "join_ratio": "median join under the attack / median join without, of all until then; a join "
     "lasts until the last device has the new SAs",
+    "busy_ratio": "the same, or the median join beside as many frames to nobody if that is longer, "
+    "in the place of the quiet one: this is judged",
     "red_sent": "red packets of the members' streams during the attack and the joins",
     "red_lost": "of them, those that did not arrive",
     "red_twice": "of them, those that were delivered twice",
@@ -373,11 +375,12 @@ ATTACK_JOINS: dict[str, str] = {
     "repetition": "number of the repetition, from 1",
     "step": "number of the attack's step",
     "attack": "its name",
-    "condition": "`quiet`; `attack`, at `carried_pps`; `busy`: frames at that rate go into a cable "
-    "that leads nowhere; `full`: at `rate_pps`",
+    "condition": "`quiet`, `attack`, or `busy`: as many frames cross the same cables to a group "
+    "that nobody is in",
+    "rate_pps": "frames per second that the attacker reached meanwhile",
     "joiner_ms": "SAs written at the joining device, from the trigger",
     "monitor_ms": "the same at the first device",
-    "last_ms": "the same at the last device; empty: not within 20 s (`full` only)",
+    "last_ms": "the same at the last device",
 }
 
 FILES: dict[str, dict[str, str]] = {

@@ -12,9 +12,8 @@ from experiments.plots import style
 
 _MARKS = (
     ("quiet", style.GREY, "o", "without an attack"),
-    ("busy", style.SKY, "s", "its frames sent into a cable that leads nowhere"),
-    ("attack", style.BLUE, "o", "under the attack, at the rate the victims can read"),
-    ("full", style.VERMILION, "^", "under all that the attacker can send"),
+    ("busy", style.SKY, "s", "beside as many frames to nobody"),
+    ("attack", style.VERMILION, "^", "under the attack"),
 )
 
 
@@ -70,6 +69,6 @@ def draw(run: Run, folder: Path) -> list[Path]:
 
 
 def _label(name: str, attack: dict[str, Any]) -> str:
-    rate = attack["carried_pps"] or attack["rate_pps"]
+    rate = attack["join_rate_pps"]
     achieved = "nothing" if not attack["achieved"] else "SOMETHING"
     return f"{name} ({achieved}{f', {rate:.0f}/s' if rate else ''})"

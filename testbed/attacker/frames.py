@@ -21,6 +21,9 @@ ESP: Final = 50
 FRAGMENT: Final = 44
 """Next-header numbers (RFC 8200, RFC 4303)."""
 
+NOBODY: Final = IPv6Address("ff0e::dead")
+"""A group without members."""
+
 MTU: Final = 1500
 HOPS: Final = 32
 
@@ -88,6 +91,17 @@ def read(frame: bytes) -> Frame | None:
         IPv6Address(destination),
         protocol,
         frame[HEADERS_BYTES : HEADERS_BYTES + length],
+    )
+
+
+def to_nobody(frame: bytes) -> bytes:
+    """Return a frame of the same length that crosses the same switch and that no device wants."""
+    return (
+        multicast_mac(NOBODY)
+        + frame[6:ETHERNET_BYTES]
+        + frame[ETHERNET_BYTES : ETHERNET_BYTES + 24]
+        + NOBODY.packed
+        + frame[HEADERS_BYTES:]
     )
 
 

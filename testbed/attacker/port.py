@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -119,15 +120,26 @@ class AttackerPort:
     # Orders.
 
     def begin(
-        self, attack: str, *, mute: bool = False, rate_pps: float | None = None
+        self,
+        attack: str,
+        *,
+        targets: Sequence[str] = (),
+        mute: bool = False,
+        rate_pps: float | None = None,
     ) -> dict[str, Any]:
-        """Begin an attack. ``mute``: with the same work, but into a cable that leads nowhere.
+        """Begin an attack.
+
+        Args:
+            attack: its name.
+            targets: black addresses that get what would go to a group, one by one.
+            mute: send frames as long and as many, but to a group that nobody is in.
+            rate_pps: frames per second; None: as the attack has it.
 
         Raises:
             TestbedError: it does not know it, or cannot.
         """
         options = {} if rate_pps is None else {"rate_pps": rate_pps}
-        return self._ask("begin", attack=attack, mute=mute, **options)
+        return self._ask("begin", attack=attack, targets=list(targets), mute=mute, **options)
 
     def end(self) -> dict[str, Any]:
         """End it; return ``sent`` frames, ``bytes``, ``seconds``, ``rate_pps``, ``mbit_per_s``."""
@@ -224,9 +236,6 @@ class AttackerPort:
                     "link set lo up",
                     f"link set {program.INTERFACE} up",
                     f"addr add {self.own}/64 dev {program.INTERFACE} nodad",
-                    f"link add {program.MUTE} type veth peer name mute1",
-                    "link set mute1 up",
-                    f"link set {program.MUTE} up",
                 ],
                 "the attacker's namespace",
             )

@@ -24,13 +24,12 @@ from protocol.daemon.control import ControlServer
 from protocol.daemon.loop import Loop, Signals, watch_parent
 from testbed.attacker.floods import FLOODS
 from testbed.attacker.forger import Forger, Holder
+from testbed.attacker.frames import to_nobody
 from testbed.attacker.scene import Channels, Scene
 from testbed.attacker.weapons import EX_MEMBER, FOREIGN, MEMBER, OUTSIDER, WEAPONS, Armoury, Weapon
 from testbed.namespaces import CLONE_NEWNET, unshare
 
 INTERFACE: Final = "atk0"
-MUTE: Final = "mute0"
-"""A cable that leads nowhere: what an attacker sends there costs it the same and nobody else."""
 
 ALL: Final = {weapon.name: weapon for weapon in (*WEAPONS, *FLOODS)}
 
@@ -66,9 +65,11 @@ class Attacker:
         self._own = settings_address(settings)
         self._taps = [open_tap(name) for name in settings["taps"]]
         unshare(CLONE_NEWNET)
-        self._sockets: dict[str, socket.socket] = {}
+        self._sender: socket.socket
         self._forgers: dict[str, Forger] = {}
         self._weapon: Weapon | None = None
+        self._targets: tuple[IPv6Address, ...] = ()
+        self._mute = False
         self._frames: list[bytes] = []
         self._clear()
 
@@ -106,19 +107,19 @@ class Attacker:
 
     def _on_open(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Open the sockets to send by; the cables are there by now."""
-        for name in (INTERFACE, MUTE):
-            self._sockets[name] = open_sender(name)
+        self._sender = open_sender(INTERFACE)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         return {}
 
     def _on_begin(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Begin an attack; ``mute``: make and send it, but into nowhere."""
+        """Begin an attack, on all or on ``targets``; ``mute``: the same frames, but to nobody."""
         weapon = ALL.get(request.get("attack", ""))
         if weapon is None:
             raise LocalError(f"no such attack (known: {', '.join(ALL)})")
         self._clear()
         self._weapon = weapon
-        self._way = self._sockets[MUTE if request.get("mute") else INTERFACE]
+        self._mute = bool(request.get("mute"))
+        self._targets = tuple(IPv6Address(text) for text in request.get("targets", ()))
         rate = request.get("rate_pps", weapon.rate_pps)
         self._gap_ns = 0 if not rate else int(NS / rate)
         self._renew()
@@ -186,8 +187,11 @@ class Attacker:
             time.time_ns(),
             read_secret(self._settings.get("psk")),
             read_bytes(self._settings.get("policy")),
+            self._targets,
         )
         made = self._weapon.make(armoury)
+        if self._mute:
+            made = [to_nobody(frame) for frame in made]
         if made:
             self._frames, self._next = made, 0
 
@@ -213,7 +217,7 @@ class Attacker:
             return
         if now_ns - self._renewed_ns > weapon.renew_s * NS:
             self._renew()
-        send, frames = self._way.send, self._frames
+        send, frames = self._sender.send, self._frames
         for _ in range(BATCH if frames else 0):
             if self._due_ns > now_ns:
                 break

@@ -69,6 +69,7 @@ class Armoury:
         now_ns: UTC; what is forged is fresh.
         psk: the pre-shared key, if it was stolen.
         policy: a document signed by an authority that nobody trusts.
+        targets: the devices that get what would go to a group, one by one; none: the group.
     """
 
     scene: Scene
@@ -78,6 +79,7 @@ class Armoury:
     now_ns: int
     psk: bytes = b""
     policy: bytes = b""
+    targets: tuple[IPv6Address, ...] = ()
 
     def senders(self) -> list[IPv6Address]:
         """Return as whom the forger speaks."""
@@ -104,7 +106,11 @@ class Armoury:
     ) -> list[bytes]:
         """Return the frames of one datagram."""
         group, port = self.scene.channels.channel(protocol)
-        return self.scene.way(sender, group if to is None else to).udp(port, datagram)
+        found = []
+        for destination in self.targets or (group,) if to is None else (to,):
+            if destination != sender:
+                found += self.scene.way(sender, destination).udp(port, datagram)
+        return found
 
     def key(self) -> bytes:
         """Return random bytes in the place of a public key."""
