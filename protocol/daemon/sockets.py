@@ -11,7 +11,7 @@ import struct
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -127,6 +127,18 @@ class DatagramSocket:
             dropped += 1
         return dropped
 
+    def _send(
+        self,
+        payload: bytes,
+        ancillary: Sequence[tuple[int, int, bytes]],
+        target: tuple[str, int, int, int],
+    ) -> None:
+        """Send; a refusal by the kernel is counted."""
+        try:
+            self._socket.sendmsg((payload,), ancillary, 0, target)
+        except OSError as error:
+            self._sent(error)
+
     def _sent(self, error: OSError) -> None:
         self.counters[f"{self._name}.send_failed.{_errno_name(error)}"] += 1
 
@@ -141,7 +153,7 @@ class GroupSocket(DatagramSocket):
     It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
     every datagram leaves with the device's certified address as source. There are two sockets, one
     for known sources and one for strangers (`protocol.daemon.sourcefilter`), so that a flood of the
-    latter does not crowd out the former.
+    latter does not crowd out the former, neither on the way in nor on the way out.
 
     Args:
         interface: on the black network.
@@ -193,7 +205,7 @@ class GroupSocket(DatagramSocket):
         super().__init__(sock, "group")
         self.strangers = None if strangers is None else DatagramSocket(strangers, "strangers")
         self._code = sourcefilter.EVERYTHING
-        self._known: tuple[IPv6Address, ...] | None = None
+        self._known: dict[IPv6Address, None] | None = None
         self._index = index
         self._group = group
         self._group_sources = sources
@@ -251,11 +263,14 @@ class GroupSocket(DatagramSocket):
 
     def know(self, sources: Iterable[IPv6Address]) -> None:
         """Have datagrams of all sources but these come in the strangers' socket."""
-        known = tuple(sources)
+        known = dict.fromkeys(sources)
         if self.strangers is not None and known != self._known:
             self._known = known
             _set_program(
-                self._socket, _SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known), self.counters
+                self._socket,
+                _SO_ATTACH_REUSEPORT_CBPF,
+                sourcefilter.choice(tuple(known)),
+                self.counters,
             )
             self._attach()
 
@@ -265,18 +280,26 @@ class GroupSocket(DatagramSocket):
         if known is None or self.strangers is None:
             _set_program(self._socket, _SO_ATTACH_FILTER, code, self.counters)
             return
-        sort = (sourcefilter.of_known(known, code), sourcefilter.of_strangers(known, code))
+        addresses = tuple(known)
+        sort = (
+            sourcefilter.of_known(addresses, code),
+            sourcefilter.of_strangers(addresses, code),
+        )
         both = (self._socket, self.strangers._socket)
         for sock, program in zip(both, sort, strict=True):
             _set_program(sock, _SO_ATTACH_FILTER, program, self.counters)
 
     def send(self, payload: bytes, destination: IPv6Address | None) -> None:
         """Send to the group, or to one device; a refusal by the kernel is counted."""
-        target = self._group_target if destination is None else (str(destination), self._port, 0, 0)
-        try:
-            self._socket.sendmsg((payload,), self._ancillary, 0, target)
-        except OSError as error:
-            self._sent(error)
+        if destination is None:
+            self._send(payload, self._ancillary, self._group_target)
+            return
+        target = (str(destination), self._port, 0, 0)
+        way: DatagramSocket = self
+        if self.strangers is not None and destination not in (self._known or ()):
+            # What waits for a neighbour that never answers fills the send buffer: not ours.
+            way = self.strangers
+        way._send(payload, self._ancillary, target)
 
 
 class LocalSocket(DatagramSocket):
