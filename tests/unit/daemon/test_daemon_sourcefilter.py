@@ -1,4 +1,4 @@
-"""The kernel sorts datagrams by their source: known devices and strangers have a socket each (AUTH-18)."""
+"""The kernel sorts datagrams by source: devices and strangers have a socket each (AUTH-18)."""
 
 from __future__ import annotations
 

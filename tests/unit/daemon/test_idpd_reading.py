@@ -34,6 +34,8 @@ def service(group: list[bytes], local: list[bytes]) -> tuple[IdpService, list[Da
         _backend=SimpleNamespace(kernel=True),
         runtime=SimpleNamespace(deliver=seen.append),
         _ignored=Counter(),
+        identity=SimpleNamespace(trusts=1),
+        _sorted=1,
     )
     return idpd, seen
 
