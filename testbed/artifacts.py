@@ -28,7 +28,7 @@ from testbed.runs import new_run_id
 __all__ = ["ArtifactError", "RunDirectory", "new_run_id", "provenance", "write_file"]
 
 MANIFEST: Final = "manifest.json"
-_PACKAGES: Final = ("click", "cryptography", "matplotlib", "mininet", "pandas", "pyroute2", "tqdm")
+_PACKAGES: Final = ("click", "cryptography", "matplotlib", "mininet", "pandas", "tqdm")
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

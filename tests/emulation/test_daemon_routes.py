@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address, ip_interface, ip_network
 
 import pytest
 
@@ -16,6 +15,7 @@ from protocol.daemon.routes import KernelRoutes, MemoryRoutes, Routes
 from protocol.daemon.sockets import interface_index
 from protocol.idp.events import AddRoute, RemoveRoute, RouteOperation
 from protocol.xfrm.namespace import in_namespace
+from tests.support import netlink
 from tests.support.netns import Namespace, namespace
 
 pytestmark = pytest.mark.emulation
@@ -35,11 +35,6 @@ def here() -> Iterator[Namespace]:
             yield made
 
 
-def listed(here: Namespace, words: str = "") -> list[str]:
-    found = [json.loads(here.ip(f"-j {family} route show {words}")) for family in ("-4", "-6")]
-    return [route["dst"] for routes in found for route in routes]
-
-
 def add(*prefixes: object) -> list[RouteOperation]:
     return [AddRoute(prefix) for prefix in prefixes]  # type: ignore[arg-type]
 
@@ -53,7 +48,8 @@ def test_routes_come_and_go_and_only_ours_are_found(here: Namespace) -> None:
         assert routes.dump() == []
         assert all(outcome.ok for outcome in routes.apply(add(*PREFIXES)))
         assert set(routes.dump()) == set(PREFIXES)
-        assert sorted(listed(here, "dev xfrm0 proto 29")) == sorted(map(str, PREFIXES))
+        listed = netlink.routes(protocol=29)
+        assert {net for net, through in listed.items() if through == "xfrm0"} == set(PREFIXES)
         (again,) = routes.apply(add(PREFIXES[0]))
         assert again.errno == errno.EEXIST
         outcomes = routes.apply([RemoveRoute(PREFIXES[0]), RemoveRoute(PREFIXES[0])])
@@ -61,8 +57,8 @@ def test_routes_come_and_go_and_only_ours_are_found(here: Namespace) -> None:
         assert routes.apply([RemoveRoute(ip_network("10.9.0.0/16"))])[0].errno == errno.ESRCH
         assert remove_own_routes(routes) == 2
         assert routes.dump() == []
-        assert "10.9.0.0/16" in listed(here)
-        assert "fd00:8::/64" in listed(here)
+        assert netlink.routes()[ip_network("10.9.0.0/16")] == "xfrm0"
+        assert netlink.routes()[ip_network("fd00:8::/64")] == "other"
     finally:
         routes.close()
 
@@ -93,8 +89,7 @@ def test_the_link_local_address_is_usable_at_once(here: Namespace) -> None:
     try:
         for _ in range(2):
             routes.add_address(address)
-        assert "tentative" not in here.ip("-6 address show dev xfrm0 scope link to fe80::1234")
-        assert "fe80::1234/64" in here.ip("-6 address show dev xfrm0")
+        assert ip_interface("fe80::1234/64") in netlink.addresses("xfrm0")
     finally:
         routes.close()
     nowhere = KernelRoutes(9999)

@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from protocol.daemon.routes import GATEWAY_PROTOCOL
 from testbed import session
 from testbed.fleet import Fleet, FleetOptions
 from testbed.guard import read_drops
 from testbed.proxies import Proxy
 from testbed.wait import wait_until
+from tests.support import netlink
 from tests.support.gatewayfleet import await_spoken, start_all
 from topologies.families import partitions
 
@@ -110,7 +112,7 @@ def test_red_multicast_goes_from_tunnel_to_tunnel_and_routes_are_set() -> None:
             gateway = with_tunnels(fleet, fleet.surroundings.gateway("g1"))
             await_spoken(fleet, "g1", {"a": ["b"], "b": ["a"]}, WAIT_S)
             with inside_g1():
-                seen["routes"] = ip("-6", "route", "show", "proto", "30").split("\n")
+                seen["routes"] = netlink.routes(protocol=GATEWAY_PROTOCOL)
                 far = [wire(f"far{number}", stack) for number in range(2)]
 
             proper = frame(IN_A, GROUP)
@@ -139,10 +141,10 @@ def test_red_multicast_goes_from_tunnel_to_tunnel_and_routes_are_set() -> None:
         return seen
 
     seen = session.call(inside)
-    assert [line.split()[:3] for line in seen["routes"] if line] == [
-        ["fd00:a::/64", "dev", "xfrm0"],
-        ["fd00:b::/64", "dev", "xfrm1"],
-    ]
+    assert {str(net): through for net, through in seen["routes"].items()} == {
+        "fd00:a::/64": "xfrm0",
+        "fd00:b::/64": "xfrm1",
+    }
     assert seen["proper"] == [7]
     assert seen["nowhere"] == seen["local"] == [7]  # only the proper one behind it
     assert seen["stray"] == []

@@ -22,6 +22,8 @@ from testbed.routing.choose import make_routing
 from testbed.routing.kernel import RoutingError, multicast_interfaces
 from testbed.routing.programs import find_frr
 from testbed.wait import wait_until
+from tests.support import netlink
+from tests.support.netlink import OSPF
 from tests.support.routers import GROUP, RoutedNetwork, read_all, routed, wires
 
 pytestmark = [
@@ -220,19 +222,14 @@ def test_the_end_leaves_no_process_route_or_interface(tmp_path: Path) -> None:
             routing.stop()
             routing.stop()
             with network.namespaces["r1"].entered():
-                routes = subprocess.run(
-                    ["ip", "-6", "route", "show", "proto", "ospf"],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout
+                routes = netlink.routes(protocol=OSPF)
                 left.append((routes, interface_names() - interfaces, own_processes() - before))
         network.close()
         last = next(tmp_path.rglob("r1/pim.txt")).read_text()
         return {"left": left, "names": processes.names(), "last": last}
 
     seen = session.call(inside)
-    assert seen["left"] == [("", set(), set())] * 2
+    assert seen["left"] == [({}, set(), set())] * 2
     assert seen["names"] == []
     assert "# show ipv6 mroute\n" in seen["last"]
 

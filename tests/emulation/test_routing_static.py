@@ -18,6 +18,8 @@ from testbed.routing import choose
 from testbed.routing.base import RoutingOptions
 from testbed.routing.choose import make_routing
 from testbed.routing.kernel import RoutingError
+from tests.support import netlink
+from tests.support.netlink import STATIC
 from tests.support.routers import GROUP, RoutedNetwork, read_all, wires
 from topologies.families import coalition
 
@@ -55,8 +57,7 @@ def test_multicast_reaches_every_wire_with_hosts_once(tmp_path: Path) -> None:
             routing.wait_ready()
         routing.stop()
         with network.namespaces["r1"].entered():
-            show = ["ip", "-6", "route", "show", "proto", "static"]
-            seen["left"] = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+            seen["left"] = netlink.routes(protocol=STATIC)
         seen["names"] = processes.names()
         network.close()
         return seen
@@ -69,7 +70,7 @@ def test_multicast_reaches_every_wire_with_hosts_once(tmp_path: Path) -> None:
     assert sum("eth" in name for ports in seen["joined"].values() for name in ports) == 3
     assert seen["from h1"] == seen["from h3"] == [list(range(50))] * 2
     assert seen["ping"] == 0
-    assert seen["left"] == ""
+    assert seen["left"] == {}
     assert seen["names"] == []
 
 

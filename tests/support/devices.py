@@ -19,6 +19,8 @@ from typing import Any
 from protocol.daemon import launch
 from protocol.daemon.control import ControlError, request
 from protocol.identity.pki import Coalition, DeviceSpec, make_coalition
+from protocol.xfrm.namespace import in_namespace
+from tests.support.netlink import has_carrier
 from tests.support.waiting import wait_until
 
 _NUMBERS = itertools.count()
@@ -235,10 +237,5 @@ class Lan:
 
 
 def _has_carrier(namespace: str) -> bool:
-    done = subprocess.run(
-        ["ip", "-n", namespace, "-j", "link", "show", "black0"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return "LOWER_UP" in json.loads(done.stdout)[0]["flags"]
+    with in_namespace(f"/run/netns/{namespace}"):
+        return has_carrier("black0")
