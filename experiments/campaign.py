@@ -14,13 +14,27 @@ METHODS = ("shutdown", "cut")
 BLACK_GROUPS = ("any-source", "source-specific")
 PROTECTIONS = ("ipsec", "clear-text")
 UNICAST = ("off", "group", "psk")
+MOMENTS = ("join", "tree", "path", "written", "notice", "active", "deleted")
+"""Where the making of an epoch stands when its TM dies (testbed/moments.py)."""
+
+KERNEL_FAULTS = (
+    *(f"tm-at-{moment}" for moment in MOMENTS),
+    *("sa-removed", "sa-added", "policy-removed", "route-removed", "overrun"),
+)
+"""Faults that there are with kernel SAs only."""
+
+NETEM_FAULTS = ("loss", "loss-all", "reorder-all", "duplicate-all", "deaf", "mute")
+"""Faults that need the kernel's netem."""
+
 FAULTS = (
     *(f"{kind}-{what}" for kind in ("kill", "pause") for what in ("idpd", "miked", "both", "tm")),
-    *("restart", "cut", "partition", "loss", "loss-all", "reorder-all"),
+    *("restart", "forget", "clock-seconds", "clock-years", "disk-full"),
+    *("cut", "partition", "move", "mtu"),
+    *NETEM_FAULTS,
+    *KERNEL_FAULTS,
 )
-"""Faults of the fault campaign: daemons killed or stopped by a signal (``tm``: both of the TM's), a
-device shut down, its cable cut, the switch parted into two halves, packets of one or all lost or
-overtaken."""
+"""Faults of the fault campaign (docs/EXPERIMENTS.md says what each is). ``tm``: both daemons of
+the TM, wherever it is; ``all``: the cables of all devices."""
 
 FLOODS = (
     *(f"join-flood-{who}" for who in ("forged", "foreign", "ex-member")),

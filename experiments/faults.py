@@ -1,32 +1,41 @@
 """Faults of devices, cables and the network, one after the other: how long until all is well again.
 
-All devices are one group; then each step brings one fault, ends it, and waits for the invariants:
-one group of all, one epoch that all have written and send with, the SADs read back alike (so there
-is no orphan SA), and a red packet of every device arrives at every other. Nobody helps: what died
-is started again, as a supervisor would, and nothing else is done.
+All devices are one group; then each step brings one fault (experiments/faultkinds.py), ends it, and
+waits for the invariants: one group of all, one epoch that all have written and send with, the SADs
+read back alike, every SA of a pair at both of its ends, the policies, routes, rules and processes
+of before and no others, and a red packet of every device at every other. Nobody helps: what died is
+started again, as a supervisor would, and nothing else is done. At the end of a repetition every
+frame on every black link is judged: nothing may have left in clear.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Sequence
 from contextlib import ExitStack
+from random import Random
 from typing import TYPE_CHECKING
 
 from experiments.campaign import PlannedStep, Repetition
+from experiments.faultkinds import BOTH, INSTANT, FaultKinds
 from experiments.idpsteps import IdpSteps
+from experiments.idpsummary import new_key_limit_ms
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome
+from experiments.outcome import Context, Outcome, fail
+from experiments.verdicts import judge_leaks
 from testbed.errors import DeadlineError, TestbedError
+from testbed.wait import wait_until
+from testbed.wellness import Wellness
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
 
 GROUP_DEADLINE_S = 90.0
-BOTH = ("idpd", "miked")
-LOSS_PERCENT = 30.0
-JITTER_MS = 20.0
+LOOK_S = 0.2
+
+PROOFS = {
+    "overrun": ("kernel_overruns", "link_overruns"),
+    "disk-full": ("disk_refusals",),
+}
+"""Kinds that must show in numbers: else the fault did not happen."""
 
 
 def run(fleet: Fleet, repetition: Repetition, context: Context) -> Outcome:
@@ -40,17 +49,34 @@ class _Faults(IdpSteps):
     def __init__(self, fleet: Fleet, repetition: Repetition, context: Context) -> None:
         super().__init__(fleet, repetition, context)
         self._formed = False
+        self._wellness: Wellness | None = None
+        self._seed = f"faults {repetition.campaign.kind} {repetition.index}"
+
+    def run(self) -> Outcome:
+        """Run all steps; judge the captures when the fleet has ended."""
+        outcome = super().run()
+        if self._wellness is not None:
+            self._wellness.close()
+        if self.fleet.options.capture:
+            outcome.after = lambda: self._judge(outcome)
+        return outcome
 
     def step(self, planned: PlannedStep, record: StepRecord) -> None:
         """Bring the fault, end it, wait until all is well."""
         if not self._formed:
             self._form()
-        subject = self._tm_name() if planned.method.endswith("-tm") else record.subject
-        record.subject = subject
+        of_tm = planned.method.endswith("-tm") or planned.method.startswith("tm-")
+        subject = record.subject = self._tm_name() if of_tm else record.subject
+        numbers: dict[str, float] = {}
+        chance = Random(f"{self._seed} {planned.index}")  # noqa: S311 - a plan
+        kinds = FaultKinds(self.fleet, chance, numbers.__setitem__)
         self.clock.sleep(planned.jitter_ns / 1e9)
         since = record.trigger_wall_ns = self.clock.now_ns()
         try:
-            self._bring(planned, subject)
+            with ExitStack() as undo:
+                kinds.begin(planned.method, subject, undo)
+                if planned.method not in INSTANT:
+                    self.clock.sleep(planned.amount / 1000)
             ended = self.clock.now_ns()
             self._await_well(record)
         except TestbedError:
@@ -59,7 +85,13 @@ class _Faults(IdpSteps):
         now = self.clock.now_ns()
         self.note(record, "fault_ms", (ended - since) / 1e6, subject)
         self.note(record, "recovered_ms", (now - ended) / 1e6, subject)
-        self._note_keys(record, subject, since, died=planned.method == "kill-tm")
+        for name, value in numbers.items():
+            self.note(record, name, value, subject)
+        died_ns = kinds.died_ns or (since if planned.method == "kill-tm" else None)
+        self._note_keys(record, subject, since, died_ns)
+        lacking = [name for name in PROOFS.get(planned.method, ()) if not numbers.get(name)]
+        if lacking:
+            raise DeadlineError(f"the fault did not come about: no {lacking[0]}")
 
     def park(self) -> None:
         """Park only what has to be formed anew, and at the end."""
@@ -72,63 +104,29 @@ class _Faults(IdpSteps):
             super().park()
 
     def _form(self) -> None:
-        for device in self.fleet.devices:
-            self.fleet.start(device)
-        self.fleet.await_members(self.fleet.devices, deadline_s=GROUP_DEADLINE_S)
+        fleet = self.fleet
+        for device in fleet.devices:
+            fleet.start(device)
+        fleet.await_members(fleet.devices, deadline_s=GROUP_DEADLINE_S)
+        if fleet.options.kernel and self._wellness is None:
+            self._wellness = Wellness(fleet.network, fleet.devices, fleet.facts["run_id"])
+            wellness = self._wellness
+            problem = ""
+
+            def settled() -> bool:
+                nonlocal problem
+                try:
+                    wellness.settle()
+                except TestbedError as error:
+                    problem = str(error)
+                return wellness.settled
+
+            wait_until(settled, GROUP_DEADLINE_S, lambda: problem, pause_s=LOOK_S)
         self._formed = True
 
     def _tm_name(self) -> str:
         roles = {name: self.fleet.status(name, "miked")["role"] for name in self.fleet.devices}
         return next((name for name, role in roles.items() if role == "tm"), self.fleet.devices[0])
-
-    # Faults.
-
-    def _bring(self, planned: PlannedStep, subject: str) -> None:
-        """Bring a fault and end it after its time."""
-        with ExitStack() as undo:
-            self._begin(planned.method, subject, undo)
-            self.clock.sleep(planned.amount / 1000)
-
-    def _begin(self, method: str, subject: str, undo: ExitStack) -> None:
-        """Begin a fault; ``undo`` gets what ends each part of it that has begun."""
-        kind, _, what = method.partition("-")
-        daemons = BOTH if what in ("both", "tm", "") else (what,)
-        fleet, network = self.fleet, self.fleet.network
-        match kind:
-            case "kill":
-                for daemon in daemons:
-                    fleet.processes.kill(f"{subject}/{daemon}")
-                undo.callback(self._start_again, subject, daemons)
-            case "pause":
-                pids = [fleet.processes[f"{subject}/{daemon}"].pid for daemon in daemons]
-                self._signal(pids, signal.SIGSTOP)
-                undo.callback(self._signal, pids, signal.SIGCONT)
-            case "restart":
-                fleet.stop(subject)
-                undo.callback(fleet.start, subject)
-            case "cut":
-                fleet.cut(subject)
-                undo.callback(fleet.heal, subject)
-            case "partition":
-                network.part(fleet.devices[: len(fleet.devices) // 2])
-                undo.callback(network.join_again)
-            case "loss" | "reorder":
-                values = {"loss_percent": LOSS_PERCENT} if kind == "loss" else _REORDER
-                for link in fleet.devices if what == "all" else [subject]:
-                    network.set_link(link, **values)
-                    undo.callback(network.set_link, link, **dict.fromkeys(values, 0.0))
-            case _:
-                raise AssertionError(method)
-
-    def _start_again(self, subject: str, daemons: Sequence[str]) -> None:
-        self.fleet.revive(subject)
-        for daemon in daemons:
-            self.fleet.start_daemon(subject, daemon)
-
-    @staticmethod
-    def _signal(pids: list[int], which: int) -> None:
-        for pid in pids:
-            os.kill(pid, which)
 
     # Invariants.
 
@@ -145,26 +143,79 @@ class _Faults(IdpSteps):
             record.sad_ok = sads.ok
             if not sads.ok:
                 raise DeadlineError(f"SADs: {sads.reason}")
+        if self._wellness is not None:
+            self._await_wellness(self._wellness, deadline_s)
         packets = fleet.packet_check(fleet.devices, deadline_s=deadline_s)
         if packets.applicable:
             record.packet_ok = packets.ok
             if not packets.ok:
                 raise DeadlineError(f"red packets: {packets.reason}")
 
-    def _note_keys(self, record: StepRecord, subject: str, since_ns: int, *, died: bool) -> None:
-        """Note how many epochs came, and how long after the TM died the others had a new key."""
-        self.fleet.flush()
-        self.fleet.events()
+    def _await_wellness(self, wellness: Wellness, deadline_s: float) -> None:
+        problems: list[str] = []
+
+        def well() -> bool:
+            nonlocal problems
+            self.fleet.check_alive()
+            problems = wellness.problems()
+            return not problems
+
+        wait_until(well, deadline_s, lambda: "; ".join(problems), pause_s=LOOK_S)
+
+    def _note_keys(
+        self, record: StepRecord, subject: str, since_ns: int, died_ns: int | None
+    ) -> None:
+        """Note how many epochs came, and how long after the TM died all others had a new TM's key.
+
+        Raises:
+            DeadlineError: that took longer than it may.
+        """
+        fleet = self.fleet
+        fleet.flush()
+        fleet.events()
         keys = [
             event
-            for event in self.fleet.all_events()
+            for event in fleet.all_events()
             if event.point == "t_key" and event.wall_ns >= since_ns
         ]
         self.note(record, "rekeys", len({event.fields["epoch"] for event in keys}), subject)
-        others = [event.wall_ns for event in keys if event.device != subject]
-        if died and others:
-            self.note(record, "new_key_ms", (min(others) - since_ns) / 1e6, subject)
+        if died_ns is None:
+            return
+        first: dict[str, int] = {}
+        for event in keys:
+            new = event.wall_ns >= died_ns and event.fields["tm"] != fleet.addresses[subject]
+            if new and event.device != subject:
+                first.setdefault(event.device, event.wall_ns)
+        without = [name for name in fleet.devices if name not in first and name != subject]
+        if without:
+            raise DeadlineError(f"{', '.join(without)}: no key of another TM")
+        new_key_ms = (max(first.values()) - died_ns) / 1e6
+        self.note(record, "new_key_ms", new_key_ms, subject)
+        limit_ms = new_key_limit_ms(self.variant.hello_interval_ms)
+        if new_key_ms > limit_ms:
+            raise DeadlineError(
+                f"a new key {new_key_ms:.0f} ms after the TM died: more than {limit_ms:.0f}"
+            )
 
+    def _judge(self, outcome: Outcome) -> None:
+        """Judge every frame of the repetition; a leak fails the step during which it was sent."""
+        if not self.fleet.options.kernel:  # announcements of prefixes are in clear then
+            self._discard_captures()
+            return
+        report, rows = judge_leaks(self.fleet)
+        about = {"campaign": self.campaign.kind, "variant": self.variant.name}
+        outcome.tables["leaks.csv"] = [
+            {**about, "repetition": self.repetition.index, **row} for row in rows
+        ]
+        for leak in report.leaks:
+            begun = [r for r in self.records if (r.begin_wall_ns or 0) <= leak.wall_ns]
+            fail(begun[-1] if begun else self.records[0], f"leak: {leak.link}: {leak.reason}")
+        if not report.ok and not report.leaks:
+            fail(self.records[-1], report.text())
+        outcome.tables["steps.csv"] = [record.row() for record in self.records]
+        if report.ok and all(record.status == "ok" for record in self.records):
+            self._discard_captures()
 
-_REORDER = {"delay_ms": JITTER_MS, "jitter_ms": JITTER_MS}
-"""A packet waits for 0 to 40 ms: those sent within that time overtake one another."""
+    def _discard_captures(self) -> None:
+        for one in self.fleet.captured:
+            one.path.unlink(missing_ok=True)

@@ -129,6 +129,11 @@ def _leave(entry: dict[str, Any], measures: dict[str, Any]) -> str:
     )
 
 
+def new_key_limit_ms(hello_interval_ms: int) -> float:
+    """Return within what time of the TM's death all others must have another TM's key."""
+    return (DEAD_FACTOR + 1) * hello_interval_ms + TM_LOSS_MS
+
+
 def _fault(entry: dict[str, Any], measures: dict[str, Any]) -> str:
     recovered, rekeys, key = (measures.get(n) for n in ("recovered_ms", "rekeys", "new_key_ms"))
     line = entry["method"]
@@ -138,7 +143,7 @@ def _fault(entry: dict[str, Any], measures: dict[str, Any]) -> str:
             f"{recovered['max'] / 1000:.1f} s), {rekeys['min']:.0f} to {rekeys['max']:.0f} rekeys"
         )
     if key:
-        limit = (DEAD_FACTOR + 1) * entry["hello_interval_ms"] + TM_LOSS_MS
+        limit = new_key_limit_ms(entry["hello_interval_ms"])
         kept = "within" if key["max"] <= limit else "ABOVE"
         line += (
             f"; new key {key['median']:.0f} ms after the TM died (at worst {key['max']:.0f}), "

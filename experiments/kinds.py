@@ -259,7 +259,7 @@ KINDS: dict[str, Kind] = {
     "hello-interval": Kind(_deaths, "experiments.hellobench:detect"),
     "flapping": Kind(_flaps, "experiments.flapping:flap"),
     "idp-leave": Kind(_returns, "experiments.flapping:leave"),
-    "faults": Kind(_faults, "experiments.faults:run"),
+    "faults": Kind(_faults, "experiments.faults:run", capture=True),
     "attacks": Kind(_attacks, "experiments.attacks:run"),
     "rekey-loss": Kind(_comings_and_goings, "experiments.rekeyloss:run"),
     "sa-write": Kind(),

@@ -16,6 +16,7 @@ from typing import Any
 from experiments.campaign import (
     ATTACKS,
     FAULTS,
+    KERNEL_FAULTS,
     METHODS,
     Campaign,
     PlannedStep,
@@ -207,6 +208,8 @@ def _override(plan: Plan, options: Overrides) -> Plan:
             continue
         if options.repetitions is not None and not aside:
             changed = replace(changed, repetitions=options.repetitions)
+        if options.sa_backend == "memory" and changed.faults:
+            changed = _without(changed, KERNEL_FAULTS)
         if options.keep_captures:
             changed = replace(changed, keep_captures=True)
         changed = replace(changed, variants=_override_variants(campaign.variants, options))
@@ -218,6 +221,13 @@ def _override(plan: Plan, options: Overrides) -> Plan:
         seed=plan.seed if options.seed is None else options.seed,
         campaigns=tuple(campaigns),
     )
+
+
+def _without(campaign: Campaign, faults: Sequence[str]) -> Campaign:
+    """Leave out faults; where each kind comes once in a repetition, it still does."""
+    left = tuple(kind for kind in campaign.faults if kind not in faults)
+    events = len(left) if campaign.events == len(campaign.faults) else campaign.events
+    return replace(campaign, faults=left, events=events)
 
 
 def _override_variants(variants: Sequence[Variant], options: Overrides) -> tuple[Variant, ...]:

@@ -195,7 +195,10 @@ HELLOS: dict[str, str] = {
     "from its trigger); `cpu_percent` (of one processor, idpd's), "
     "`light_per_s`, `signed_per_s` (hellos heard); `bytes_per_s` (sent to the black link), "
     "`detection_ms` (LEAVE or RESTORE noticed here, from the trigger), `written_ms` (SAs of the "
-    "newest epoch written, from the trigger), `period_intervals`, `flaps`, `rekeys`",
+    "newest epoch written, from the trigger), `period_intervals`, `flaps`, `rekeys`; of a fault: "
+    "`fault_ms` (its length), `recovered_ms` (from its end until all is well), `new_key_ms` (from "
+    "the TM's death until all others have another TM's key), `clock_step_s`, `disk_refusals` "
+    "(writes refused), `kernel_overruns`, `link_overruns` (netlink buffers that overflowed)",
     "value": "the number",
 }
 
@@ -284,7 +287,7 @@ COUNTERS: dict[str, str] = {
 
 LEAKS: dict[str, str] = {
     "run": "run id",
-    "campaign": "`delivery`",
+    "campaign": "`delivery` or `faults`",
     "variant": "name of the variant",
     "repetition": "number of the repetition, from 1",
     "link": "black link, captured from before the daemons to after them",

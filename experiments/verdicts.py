@@ -14,12 +14,32 @@ from experiments.streams import MARK
 from testbed.capture import CapturedLink
 from testbed.device import RESPONDER_PORT
 from testbed.guard import BlackChannels
-from testbed.leaks import LeakRules, check_leaks
+from testbed.leaks import LeakReport, LeakRules, check_leaks
 from testbed.witness import decrypt_count
 
 if TYPE_CHECKING:
     from protocol.ipsec.model import SecurityAssociation
     from testbed.fleet import Fleet
+
+
+def judge_leaks(fleet: Fleet) -> tuple[LeakReport, list[dict[str, Any]]]:
+    """Judge every frame of every black link of a fleet that has ended; return rows for leaks.csv.
+
+    Raises:
+        TestbedError: a capture is torn, or tshark fails.
+    """
+    options = fleet.options
+    rules = LeakRules.of(
+        fleet.topology, BlackChannels.of(options.idp, options.mike), RESPONDER_PORT, (MARK,)
+    )
+    report = check_leaks(fleet.captured, rules)
+    dropped = {one.link: one.dropped for one in fleet.captured}
+    rows = [
+        {"link": link, "traffic": kind, "frames": frames, "not_captured": dropped[link]}
+        for link, kinds in report.by_link.items()
+        for kind, frames in sorted(kinds.items())
+    ]
+    return report, rows
 
 
 class Verdicts:
@@ -59,20 +79,8 @@ class Verdicts:
         Raises:
             TestbedError: a capture is torn, or tshark fails.
         """
-        options = self._fleet.options
-        rules = LeakRules.of(
-            self._fleet.topology,
-            BlackChannels.of(options.idp, options.mike),
-            RESPONDER_PORT,
-            (MARK,),
-        )
-        report = check_leaks(self._fleet.captured, rules)
-        dropped = {one.link: one.dropped for one in self._fleet.captured}
-        for link, kinds in report.by_link.items():
-            for kind, frames in sorted(kinds.items()):
-                self.leak_rows.append(
-                    {"link": link, "traffic": kind, "frames": frames, "not_captured": dropped[link]}
-                )
+        report, rows = judge_leaks(self._fleet)
+        self.leak_rows += rows
         return [] if report.ok else [report.text()]
 
     def witness(self) -> list[str]:

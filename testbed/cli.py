@@ -32,6 +32,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "down": ("testbed.commands.live", "down", "Take a network down."),
     "run": ("experiments.commands", "run", "Measure joins, leaves, SA writes, or all of it."),
     "plot": ("experiments.commands", "plot", "Draw a run's figures again, from its CSVs alone."),
+    "reliability": (
+        "experiments.reliability",
+        "reliability",
+        "Make the README's table from the reference runs.",
+    ),
     "sim": ("testbed.commands.sim", "sim", "Run the engines in a seeded simulation with faults."),
     "cost": ("testbed.commands.cost", "cost", "Count what a join or leave costs in large groups."),
     "clean": ("testbed.commands.clean", "clean", "Remove what crashed runs left behind."),

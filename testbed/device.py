@@ -181,6 +181,7 @@ def render(
         "clock": {
             "responder_port": RESPONDER_PORT,
             "injected_offset_us": settings.injected_offset_us,
+            "emulated": True,
         },
         "start": {"park": True},
         "state": {"directory": str(run_directory / "state")},

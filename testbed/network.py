@@ -13,12 +13,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from testbed import namespaces, network_batch, network_nodes, network_queues
+from testbed.cables import GROUP, Cables
 from testbed.isolation import is_isolated
 from testbed.memory import refuse_without_memory
 from testbed.namespaces import NetNamespace
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["BLACK", "RED", "RED_STUB", "XFRM", "LinkEnd", "Network", "NetworkError"]
 
 _SWITCHES: Final = "the switches"
-_GROUP: Final = 77
-_PARTED: Final = "x"
-"""The kernel's group of all bridges and their ports: removed together, they cost one grace period
-of the kernel instead of one each."""
-
 _CUT_FIRST: Final = (
     NodeKind.ROUTER,
     NodeKind.LAN_ROUTER,
@@ -69,6 +65,7 @@ class Network:
     Attributes:
         topology: what was asked for.
         wiring: what follows from it.
+        cables: what can be done to its cables.
         timings_ms: how long each part of the build took, and per node and link.
         has_xfrm: whether the devices have their ``xfrm0``.
         xfrm_reason: why not, else empty.
@@ -98,8 +95,8 @@ class Network:
         self._mininet: Mininet | None = None
         self._namespaces: dict[str, NetNamespace] = {}
         self._made: set[str] = set()
-        self._parted: dict[str, str] = {}
         self._links = {link.name: link for link in topology.links}
+        self.cables = Cables(self)
         self._by_link: dict[str, list[Port]] = {name: [] for name in self._links}
         for ports in self.wiring.ports.values():
             for port in ports:
@@ -147,7 +144,7 @@ class Network:
             namespace.close()
         self._namespaces.clear()
         if self._made & namespaces.interface_names():
-            network_batch.batch("ip", [f"link del group {_GROUP}"], _SWITCHES)
+            network_batch.batch("ip", [f"link del group {GROUP}"], _SWITCHES)
         self._made.clear()
         if self._mininet is not None:
             for host in self._mininet.hosts:  # all at once: Mininet waits for one after the other
@@ -185,7 +182,7 @@ class Network:
             link: its name, ends in either order; or a device, for its black cable; or another node
                 with only one link.
         """
-        found = self._find_link(link)
+        found = self.find_link(link)
         switch_port = self.wiring.switch_port(found)
         if switch_port is not None:
             return LinkEnd(found.name, None, switch_port)
@@ -205,48 +202,20 @@ class Network:
     def link_down(self, link: str) -> int:
         """Cut a link, both directions; return when (UTC ns). Links are named as for `port`."""
         end = self.port(link)
-        with self._entered(end.node):
+        with self.entered(end.node):
             namespaces.set_interface_up(end.interface, up=False)
             return time.time_ns()
 
     def link_up(self, link: str) -> int:
         """Plug a link in again; return when (UTC ns)."""
         end = self.port(link)
-        with self._entered(end.node):
+        with self.entered(end.node):
             namespaces.set_interface_up(end.interface, up=True)
             when = time.time_ns()
             if end.node is not None:  # the kernel forgot those by this interface
                 lines = network_nodes.route_lines(self.wiring, end.node, "replace")
                 network_batch.batch("ip", lines, end.node)
         return when
-
-    def part(self, links: Sequence[str]) -> None:
-        """Put links of one switch on a switch of their own: two halves that cannot hear each other.
-
-        Raises:
-            NetworkError: they end at no switch, or at several, or the kernel does not take it.
-        """
-        found = [self._find_link(name) for name in links]
-        ports = [self.wiring.switch_port(link) for link in found]
-        switches = {link.ends[1] for link in found}
-        if None in ports or len(switches) != 1:
-            raise NetworkError(f"{', '.join(links)}: not links of one switch")
-        other = f"{switches.pop()}{_PARTED}"
-        with self._entered(None):
-            lines = [
-                f"link add name {other} group {_GROUP} type bridge stp_state 0 mcast_snooping 0"
-            ]
-            lines += [f"link set {port} master {other}" for port in ports]
-            network_batch.batch("ip", [*lines, f"link set dev {other} up"], "parting a switch")
-        self._parted = {port: link.ends[1] for port, link in zip(ports, found, strict=True) if port}
-
-    def join_again(self) -> None:
-        """Put what was parted on its switch again; nothing happens if nothing is."""
-        parted, self._parted = self._parted, {}
-        lines = [f"link set {port} master {switch}" for port, switch in parted.items()]
-        lines += [f"link del dev {switch}{_PARTED}" for switch in sorted(set(parted.values()))]
-        with self._entered(None):
-            network_batch.batch("ip", lines, "joining a switch")
 
     def set_link(
         self,
@@ -261,7 +230,7 @@ class Network:
         Raises:
             NetworkError: no such link, or the kernel has no netem or did not take the values.
         """
-        old = self._find_link(link)
+        old = self.find_link(link)
         new = replace(
             old,
             delay_ms=old.delay_ms if delay_ms is None else delay_ms,
@@ -269,12 +238,12 @@ class Network:
             loss_percent=old.loss_percent if loss_percent is None else loss_percent,
         )
         network_queues.refuse_bad_values(new)
-        with self._entered(None):
+        with self.entered(None):
             network_queues.refuse_without_netem((new,))
             if (port := self.wiring.switch_port(new)) is not None:
                 network_queues.change(port, new, new.name)
         for end in self._by_link[new.name]:
-            with self._entered(end.node):
+            with self.entered(end.node):
                 network_queues.change(end.interface, new, new.name)
         self._links[new.name] = new
 
@@ -287,7 +256,8 @@ class Network:
             "xfrm_interface_missing_because": self.xfrm_reason,
         }
 
-    def _find_link(self, name: str) -> Link:
+    def find_link(self, name: str) -> Link:
+        """Return a link as it is now; named as for `port`."""
         swapped = "-".join(reversed(name.split("-")))
         for known in (name, swapped):
             if known in self._links:
@@ -301,7 +271,12 @@ class Network:
             )
         return self._links[self.topology.links[ports[0].link].name]
 
-    def _entered(self, node: str | None) -> AbstractContextManager[None]:
+    def ends(self, link: Link) -> list[tuple[str | None, str]]:
+        """Return node and interface of a link's ends that are not at a switch."""
+        return [(port.node, port.interface) for port in self._by_link[link.name]]
+
+    def entered(self, node: str | None) -> AbstractContextManager[None]:
+        """Be in a node's network namespace; None: in the run's own."""
         return contextlib.nullcontext() if node is None else self.namespace(node).entered()
 
     # --- building ------------------------------------------------------------------------------
@@ -357,7 +332,7 @@ class Network:
                 addr2=macs[1],
             )
             ends = [
-                f"{name} address {mac} group {0 if end in ports else _GROUP} netns {self.pid(end)}"
+                f"{name} address {mac} group {0 if end in ports else GROUP} netns {self.pid(end)}"
                 for name, mac, end in zip(names, macs, link.ends, strict=True)
             ]
             lines.append(f"link add name {ends[0]} type veth peer name {ends[1]}")
@@ -369,7 +344,7 @@ class Network:
         for switch in self.topology.switches:
             snooping = int(switch.multicast_snooping)
             lines.append(
-                f"link add name {switch.name} group {_GROUP} type bridge stp_state 0 "
+                f"link add name {switch.name} group {GROUP} type bridge stp_state 0 "
                 f"mcast_snooping {snooping}"
             )
         ports = self._switch_ports()

@@ -79,6 +79,29 @@ def change(interface: str, link: Link, where: str) -> None:
     _verify_netem(interface, link, said, where)
 
 
+def disturb(interface: str, link: Link, what: str, where: str) -> None:
+    """Have an interface of the calling thread's namespace treat what it sends so (netem's words).
+
+    Raises:
+        NetworkError: the kernel has no netem, or did not take it.
+    """
+    lines = [f"qdisc replace dev {interface} {_parent(link)} handle 10: netem {what}"]
+    said = network_batch.batch("tc", [*lines, f"qdisc show dev {interface}"], where)
+    kinds = [queue.get("kind") for listing in json_values(said) for queue in listing]
+    if "netem" not in kinds:
+        raise NetworkError(f"{where}: {interface} has no netem queue; use --env vm")
+
+
+def calm(interface: str, link: Link, where: str) -> None:
+    """Undo `disturb`."""
+    network_batch.batch("tc", [f"qdisc del dev {interface} {_parent(link)}"], where)
+
+
+def _parent(link: Link) -> str:
+    """Return below what netem stands."""
+    return "root" if link.bandwidth_mbit is None else "parent 5:1"
+
+
 def refuse_bad_values(link: Link) -> None:
     """Refuse values that netem would take for something else, or not at all.
 
@@ -97,8 +120,8 @@ def refuse_bad_values(link: Link) -> None:
 
 
 def _netem_line(interface: str, link: Link) -> str:
-    parent = "root" if link.bandwidth_mbit is None else "parent 5:1"
-    line = f"qdisc replace dev {interface} {parent} handle 10: netem delay {link.delay_ms:g}ms"
+    line = f"qdisc replace dev {interface} {_parent(link)} handle 10: netem"
+    line += f" delay {link.delay_ms:g}ms"
     if link.jitter_ms > 0:
         line += f" {link.jitter_ms:g}ms"
     return f"{line} loss {link.loss_percent:g}%"

@@ -1,7 +1,8 @@
 """The real clocks behind core's `Instant`.
 
-The wall clock can be shifted by a known offset. That is only for tests of the clock measurement:
-all network namespaces of one kernel share one clock, so without it there is nothing to correct.
+The wall clock can be shifted by a known offset, and that of an emulated device set while it runs.
+That is only for tests: all network namespaces of one kernel share one clock (a time namespace has
+no CLOCK_REALTIME of its own), so without it there is nothing to correct and no clock to step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """CLOCK_MONOTONIC and CLOCK_REALTIME, the latter shifted by a fixed offset.
+    """CLOCK_MONOTONIC and CLOCK_REALTIME, the latter shifted by an offset.
 
     Attributes:
         offset_ns: added to every wall reading.

@@ -98,6 +98,7 @@ class DeviceConfig:
             gateway need one each: they may know the same prefix.
         responder_port: port of the NTP on-wire responder, 0 for none.
         injected_offset_us: shift of the wall clock, for tests of the clock measurement only.
+        emulated_clock: whether the control socket may set the wall clock of this daemon (testbed).
         park: wait for ``start`` on the control socket.
         state_directory: on a disk: what must not be forgotten, or None.
     """
@@ -117,6 +118,7 @@ class DeviceConfig:
     route_metric: int
     responder_port: int
     injected_offset_us: int
+    emulated_clock: bool
     park: bool
     state_directory: Path | None
 
@@ -179,6 +181,7 @@ class _DeviceReader(TableReader):
             injected_offset_us=self.integer(
                 "clock", "injected_offset_us", -3_600_000_000, 3_600_000_000, 0
             ),
+            emulated_clock=self.boolean("clock", "emulated", default=False),
             park=self.boolean("start", "park", default=True),
             state_directory=self.path("state", "directory") if "state" in self._tables else None,
         )

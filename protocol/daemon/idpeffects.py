@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocol.core.engine import Effect
@@ -17,7 +17,10 @@ from protocol.idp.events import (
     ApplyRoutes,
     ApplySas,
     FetchKey,
+    KernelChanged,
+    KernelRead,
     KeyFetched,
+    ReadKernel,
     RoutesApplied,
     SasApplied,
 )
@@ -39,6 +42,7 @@ class IdpEffects:
         keys: KeyDirectory,
         trace: TraceWriter,
         log: LogFile,
+        read: Callable[[], KernelRead],
         recorded: RecordingKeySource | None = None,
     ) -> None:
         self._answers = answers
@@ -47,6 +51,7 @@ class IdpEffects:
         self._keys = keys
         self._trace = trace
         self._log = log
+        self._read = read
         self._recorded = recorded
 
     def table(self) -> dict[type[Effect], Performer]:
@@ -55,6 +60,7 @@ class IdpEffects:
             ApplySas: self.apply_sas,
             ApplyRoutes: self.apply_routes,
             FetchKey: self.fetch_key,
+            ReadKernel: self.read_kernel,
         }
 
     def apply_sas(self, effect: ApplySas) -> None:
@@ -67,6 +73,7 @@ class IdpEffects:
         except IpsecError as error:
             self._log.write("error", f"SA backend {self._backend.name}: {error}")
             outcomes = [Outcome(ERRNO_BACKEND_FAILED, str(error)) for _ in effect.operations]
+            self._answers.deliver(KernelChanged())  # some of it may have been done all the same
         self._trace.report("sas.end", _result(effect.label, outcomes))
         self._answers.deliver(SasApplied(effect.label, outcomes))
 
@@ -79,9 +86,17 @@ class IdpEffects:
             outcomes = self._routes.apply(effect.operations)
         except LocalError as error:
             self._log.write("error", str(error))
+            self._answers.deliver(KernelChanged())
             outcomes = [Outcome(ERRNO_BACKEND_FAILED, str(error)) for _ in effect.operations]
         self._trace.report("routes.end", _result(effect.label, outcomes))
         self._answers.deliver(RoutesApplied(effect.label, outcomes))
+
+    def read_kernel(self, _effect: ReadKernel) -> None:
+        """Read back what carries our marks."""
+        found = self._read()
+        if found.problem:
+            self._log.write("error", f"reading the kernel back: {found.problem}")
+        self._answers.deliver(found)
 
     def fetch_key(self, effect: FetchKey) -> None:
         """Read the key file the pointer names."""

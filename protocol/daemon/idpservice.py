@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from protocol.core.engine import DatagramReceived, Engine
 from protocol.core.errors import LocalError
 from protocol.daemon.config import ChannelSection
 from protocol.daemon.control import Handler
 from protocol.daemon.idpeffects import IdpEffects
+from protocol.daemon.kernelwatch import KernelWatch, watch_routes, watch_xfrm
 from protocol.daemon.link import LinkWatch
 from protocol.daemon.pairsocket import PairSocket
-from protocol.daemon.reconcile import remove_own, remove_own_routes
+from protocol.daemon.reconcile import read_own, remove_own, remove_own_routes
 from protocol.daemon.routes import KernelRoutes, MemoryRoutes, Routes
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import EspMembership, LocalSocket, interface_index
@@ -28,6 +29,7 @@ from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
     DropTrust,
     KeepTrust,
+    KernelChanged,
     LinkChanged,
     PrefixAdded,
     PrefixRemoved,
@@ -47,6 +49,18 @@ if TYPE_CHECKING:
 READ_AT_ONCE = 16
 """Hellos, or announcements, that are read before timers get their turn: a newcomer is answered by
 all at once, and what follows from the answers goes into one batch."""
+
+
+LOOK_TIMER = "daemon.look"
+LOOK_NS = 60_000_000_000
+"""Between two readings of the kernel when it has announced nothing."""
+
+
+@runtime_checkable
+class WithPort(Protocol):
+    """An SA backend whose changes the kernel announces under one netlink port."""
+
+    port: int
 
 
 class IdpService(Service):
@@ -98,15 +112,17 @@ class IdpService(Service):
             keys=self.keys,
             trace=self.trace,
             log=self.log,
+            read=lambda: read_own(self._backend, self._routes, config.idp),
             recorded=self.recorded,
         )
         self.runtime.perform_with(effects.table())
+        self._watch_kernel(stack)
         cache = TrustCache(config.identity.cache, self.log)
         self.runtime.perform_with({KeepTrust: cache.keep, DropTrust: cache.drop})
         self._watch_expiry(stack)
-        link = LinkWatch(interface_index(config.black_interface), self._on_link)
-        stack.callback(link.close)
-        self.loop.add_reader(link.fileno(), link.readable)
+        self._link = LinkWatch(interface_index(config.black_interface), self._on_link)
+        stack.callback(self._link.close)
+        self.loop.add_reader(self._link.fileno(), self._link.readable)
         if config.responder_port:
             self._time_server = TimeServer(
                 config.device.address,
@@ -130,6 +146,35 @@ class IdpService(Service):
         stack.callback(watch.close)
         self.loop.add_reader(watch.fileno(), watch.readable)
         self._expiry = watch
+
+    def _watch_kernel(self, stack: ExitStack) -> None:
+        """Learn what others change in the SAD, the SPD and the routing table; look now and then.
+
+        Only with our own netlink backend: what a command or PF_KEY changes for us cannot be told
+        from what others do.
+        """
+        self._watches: list[KernelWatch] = []
+        if not isinstance(self._backend, WithPort):
+            return
+        self._watches.append(watch_xfrm(self._backend.port, self._on_kernel))
+        if isinstance(self._routes, KernelRoutes):
+            self._watches.append(watch_routes(self._routes.port, self._on_kernel))
+        for watch in self._watches:
+            stack.callback(watch.close)
+            self.loop.add_reader(watch.fileno(), watch.readable)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        at_mono_ns = self.clock.now().mono_ns + LOOK_NS
+        self.loop.set_timer(LOOK_TIMER, at_mono_ns, self._on_look)
+
+    def _on_look(self, _name: str) -> None:
+        self._on_kernel()
+        self._look_later()
+
+    def _on_kernel(self) -> None:
+        if self.state is State.RUNNING:
+            self.runtime.deliver(KernelChanged())
 
     def _open_pair_channel(self, stack: ExitStack) -> None:
         """Open the way to the other devices inside their pairs' SAs, and the routing table.
@@ -248,9 +293,10 @@ class IdpService(Service):
         self._remove_own("that the engine had left")
 
     def own_counters(self) -> Mapping[str, int]:
-        """Return the counters of the pairs' channel, the time server and the watch for limits."""
+        """Return the counters of the pairs' channel, the time server and the watches."""
         counters: Counter[str] = Counter()
-        for more in (self._pair, self._time_server, self._expiry):
+        more_counters = (self._pair, self._time_server, self._expiry, self._link, *self._watches)
+        for more in more_counters:
             if more is not None:
                 counters.update(more.counters)
         return counters

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 
 from protocol.core.errors import LocalError
@@ -11,6 +13,8 @@ from protocol.core.errors import LocalError
 _RTMGRP_LINK = 1
 _RTM_NEWLINK = 16
 _RTM_DELLINK = 17
+_RTM_GETLINK = 18
+_NLM_F_REQUEST = 0x1
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 _HEADER = struct.Struct("=IHHII")
@@ -18,12 +22,17 @@ _IFINFO = struct.Struct("=BxHiII")
 
 
 class LinkWatch:
-    """Tells when the interface gains or loses its carrier."""
+    """Tells when the interface gains or loses its carrier.
+
+    Attributes:
+        counters: ``link.overruns``: how often the kernel had to drop notifications.
+    """
 
     def __init__(self, index: int, on_change: Callable[[bool], None]) -> None:
         self._index = index
         self._on_change = on_change
         self._up: bool | None = None
+        self.counters: Counter[str] = Counter()
         self._socket = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
@@ -45,16 +54,35 @@ class LinkWatch:
         The first notification only sets what is known if it says "up": interfaces are up when a
         daemon starts, and the kernel repeats the state for every other change of the link.
         """
+        if self._read() is not None:
+            return
+        # The kernel had to drop some. Its answer needs room: what is there is read first.
+        self.counters["link.overruns"] += 1
+        while self._read():
+            pass
+        self._ask()
+
+    def _read(self) -> bool | None:
+        """Read one notification; return whether there was one, None if some were dropped."""
         try:
             data, sender = self._socket.recvfrom(65536)
+        except OSError as error:
+            return None if error.errno == errno.ENOBUFS else False
+        if sender[0] == 0:
+            for up in carrier_changes(data, self._index):
+                before, self._up = self._up, up
+                if up != (before is not False):
+                    self._on_change(up)
+        return True
+
+    def _ask(self) -> None:
+        """Have the kernel say how the interface is: it has dropped what it said before."""
+        body = _IFINFO.pack(0, 0, self._index, 0, 0)
+        head = _HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST, 0, 0)
+        try:
+            self._socket.send(head + body)
         except OSError:
-            return
-        if sender[0] != 0:
-            return
-        for up in carrier_changes(data, self._index):
-            before, self._up = self._up, up
-            if up != (before is not False):
-                self._on_change(up)
+            self.counters["link.ask_failed"] += 1
 
     def close(self) -> None:
         """Close; idempotent."""

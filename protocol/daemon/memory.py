@@ -23,6 +23,9 @@ leaves so many numbers out of 2^62; a device that was away for as many epochs wa
 class Memory:
     """The memory of one daemon; without a directory it ends with the process.
 
+    Attributes:
+        failed_total: how often the disk refused.
+
     Raises:
         StateError: both copies on the disk are spoiled.
     """
@@ -30,6 +33,7 @@ class Memory:
     def __init__(self, directory: Path | None, daemon: str, log: LogFile) -> None:
         self._log = log
         self._failed = False
+        self.failed_total = 0
         self._file = None if directory is None else StateFile(directory, daemon, NAMES[daemon])
         self._in_use = 0
         if self._file is not None and EPOCHS in NAMES[daemon]:
@@ -46,6 +50,13 @@ class Memory:
         return self._file is not None and self._file.pending
 
     # Start-up time-stamps.
+
+    def correct_startup(self, identity: Identity, now_wall_ns: int, freshness_ms: int) -> None:
+        """Forget a start that lies so far ahead of the corrected clock that nobody believed it."""
+        last_wall_ns = identity.startup_wall_ns or 0
+        if last_wall_ns - now_wall_ns > freshness_ms * 1_000_000:
+            identity.forget_instances()
+            self.recall_startup(identity, now_wall_ns, freshness_ms)
 
     def recall_startup(self, identity: Identity, now_wall_ns: int, freshness_ms: int) -> None:
         """Tell an identity the last start-up time-stamp.
@@ -109,6 +120,8 @@ class Memory:
         if self._file is None:
             return
         done = self._file.write()
+        if not done:
+            self.failed_total += 1
         if not done and not self._failed:
             text = f"the state cannot be written, and is kept in memory: {self._file.error}"
             self._log.write("error", text)

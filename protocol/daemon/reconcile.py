@@ -9,7 +9,7 @@ from __future__ import annotations
 from protocol.core.errors import LocalError
 from protocol.daemon.routes import Routes
 from protocol.idp.config import IdpConfig
-from protocol.idp.events import RemoveRoute
+from protocol.idp.events import KernelRead, RemoveRoute
 from protocol.ipsec.backend import DeletePolicy, DeleteSa, IpsecBackend, IpsecError, Operation
 
 
@@ -36,6 +36,21 @@ def remove_own(backend: IpsecBackend, config: IdpConfig) -> int:
     if failed:
         raise IpsecError(f"cannot remove {len(failed)} old SAs or policies: {failed[0]}")
     return len(operations)
+
+
+def read_own(backend: IpsecBackend, routes: Routes, config: IdpConfig) -> KernelRead:
+    """Return what carries our marks; what cannot be read is a problem, not an error."""
+    reqids = (config.reqid, config.unicast_reqid)
+    try:
+        sas, policies = backend.dump_sas(), backend.dump_policies()
+        destinations = routes.dump()
+    except LocalError as error:
+        return KernelRead(problem=str(error))
+    return KernelRead(
+        frozenset(sa.id for sa in sas if sa.reqid in reqids and sa.if_id == config.if_id),
+        tuple(one for one in policies if one.reqid in reqids and one.if_id == config.if_id),
+        frozenset(destinations),
+    )
 
 
 def remove_own_routes(routes: Routes) -> int:

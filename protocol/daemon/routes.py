@@ -122,6 +122,11 @@ class KernelRoutes:
             self._socket.close()
             raise LocalError(f"cannot set routes: {error.strerror}") from error
 
+    @property
+    def port(self) -> int:
+        """Netlink port that the kernel names when it announces our changes."""
+        return int(self._socket.getsockname()[0])
+
     def add_address(self, address: IPv6Address) -> None:
         """Give the interface a link-local address, at once usable; it may have it already.
 

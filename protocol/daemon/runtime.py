@@ -46,6 +46,18 @@ class Runtime:
         self._performers: dict[type[Effect], Performer] = {}
         self._queue: deque[Event] = deque()
         self._busy = False
+        self._clock_limit_ns = 0
+        self._on_clock_set: Callable[[int], None] = lambda _step_ns: None
+        self.note_clock()
+
+    def watch_clock(self, limit_ns: int, on_set: Callable[[int], None]) -> None:
+        """Tell when the wall clock was set by more than a limit since `note_clock`, in ns."""
+        self._clock_limit_ns, self._on_clock_set = limit_ns, on_set
+
+    def note_clock(self) -> None:
+        """Take the wall clock as it is now for right."""
+        now = self._now()
+        self._skew_ns = now.wall_ns - now.mono_ns
 
     def perform_with(self, table: Mapping[type[Effect], Callable[[Any], None]]) -> None:
         """Add the functions that perform effects."""
@@ -70,6 +82,10 @@ class Runtime:
 
     def _step(self, event: Event) -> None:
         now = self._now()
+        step_ns = now.wall_ns - now.mono_ns - self._skew_ns
+        if self._clock_limit_ns and abs(step_ns) > self._clock_limit_ns:
+            self._skew_ns += step_ns
+            self._on_clock_set(step_ns)
         if self.recording:
             # With the very time that the engine gets: a replay needs that.
             self._trace.report("event", recorded(event), now)

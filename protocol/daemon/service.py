@@ -56,6 +56,11 @@ is lost when their socket is full. Enough for the certificates of a hundred new 
 STRANGERS_PAUSE_NS = 20_000_000
 """What is not read now is looked at again so much later."""
 
+CLOCK_TIMER = "daemon.clock"
+
+CLOCK_OFFSET_MS_MAX = 20 * 365 * 86_400_000
+"""Twenty years."""
+
 
 class State(StrEnum):
     """What a daemon is doing."""
@@ -87,10 +92,12 @@ class Service(DaemonProcess):
         log_level: str = "info",
     ) -> None:
         self._recording_secrets = recording_secrets
+        self._system_clock = SystemClock(config.injected_offset_us * 1000)
+        self._clock_step_ns = 0
         self.recorded: RecordingKeySource | None = None
         super().__init__(
             config.device,
-            SystemClock(config.injected_offset_us * 1000),
+            self._system_clock,
             recording=recording,
             exit_with_parent=exit_with_parent,
             log_level=log_level,
@@ -162,6 +169,7 @@ class Service(DaemonProcess):
         self.local = self.open_local()
         stack.callback(self.local.close)
         self.runtime = self.make_runtime(self.engine)
+        self.runtime.watch_clock(freshness_ms * 1_000_000, self._on_clock_set)
         channels: dict[str, GroupSocket | LocalSocket] = {
             "group": self.group,
             "local": self.local,
@@ -309,12 +317,15 @@ class Service(DaemonProcess):
             "start": self._on_start,
             "stop": self._on_stop,
             "trust_reload": self._on_trust_reload,
+            "clock": self._on_clock,
             **self.own_commands(),
         }
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what the sockets dropped."""
         counters = Counter(self.group.counters)
+        if self.memory.failed_total:
+            counters["state.write_failed"] = self.memory.failed_total
         assert self.group.strangers is not None
         for more in (
             self.group.strangers.counters,
@@ -332,6 +343,7 @@ class Service(DaemonProcess):
             "address": str(self.config.device.address),
             "state": self.state.value,
             "trigger_wall_ns": self._trigger_wall_ns,
+            "state_written": not self.memory.pending,
             **self.own_status(),
         }
 
@@ -347,6 +359,36 @@ class Service(DaemonProcess):
             "revocation_lists": len(event.revocations),
             "policy": None if event.policy is None else event.policy.policy.version,
         }
+
+    def _on_clock(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Set the wall clock of an emulated device, as NTP or an operator would a real one."""
+        offset_ms = request.get("offset_ms")
+        if not self.config.emulated_clock:
+            raise LocalError("the clock is the system's: set [clock] emulated = true in a testbed")
+        if type(offset_ms) is not int or abs(offset_ms) > CLOCK_OFFSET_MS_MAX:
+            raise LocalError(f"offset_ms must be a whole number up to {CLOCK_OFFSET_MS_MAX}")
+        self._system_clock.offset_ns = self.config.injected_offset_us * 1000 + offset_ms * 1_000_000
+        return {"wall_ns": self.clock.now().wall_ns}
+
+    def _on_clock_set(self, step_ns: int) -> None:
+        # In the middle of an event: what follows has to wait for its end.
+        self._clock_step_ns = step_ns
+        self.loop.set_timer(CLOCK_TIMER, self.clock.now().mono_ns, self._begin_anew)
+
+    def _begin_anew(self, _name: str) -> None:
+        """The clock was set so far that others refuse our messages, or our start: a new instance.
+
+        What we say is judged by its time and by that of our start (AUTH-3, AUTH-10). With a start
+        from a wrong clock nobody would hear us until an operator came.
+        """
+        text = f"the clock was set by {self._clock_step_ns / 1e9:.0f} s: beginning anew"
+        self.log.write("warning", text)
+        if self.state is not State.RUNNING:
+            return
+        self._stop()
+        freshness_ms = self.config.identity.freshness_ms
+        self.memory.correct_startup(self.identity, self.clock.now().wall_ns, freshness_ms)
+        self._arm(None)
 
     def _on_start(self, request: dict[str, Any]) -> dict[str, Any]:
         at_wall_ns = request.get("at_wall_ns")
@@ -366,6 +408,7 @@ class Service(DaemonProcess):
         elif abs(at_wall_ns - now.wall_ns) > TRIGGER_DISTANCE_NS_MAX:
             raise LocalError("at_wall_ns is more than an hour away from this device's clock")
         self._trigger_wall_ns = at_wall_ns
+        self.runtime.note_clock()
         try:
             self.group.join()
             self.arm_more()

@@ -233,6 +233,13 @@ class Identity:
         """Know the start-up time-stamp of an earlier process: the next one will be larger."""
         self._earlier_wall_ns = max(self._earlier_wall_ns, startup_wall_ns)
 
+    def forget_instances(self) -> None:
+        """Forget our last start-up time-stamps: a wrong clock made them, and nobody believed them.
+
+        `begin` comes before the next message.
+        """
+        self.startup_wall_ns, self._earlier_wall_ns = None, -1
+
     def startup_after(self, trigger_wall_ns: int) -> int:
         """Return the start-up time-stamp of an instance that begins at this trigger.
 

@@ -39,10 +39,19 @@ from protocol.identity import (
     UnknownCertificateError,
 )
 from protocol.idp import exchange, notice, rules
+from protocol.idp.auditing import TIMER_AUDIT
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import TIMER_NOTICE
 from protocol.idp.connectivity import Change, ChangeKind, ConnectivityTable, PeerState
-from protocol.idp.events import KeyFetched, LinkChanged, SaExpired, SasApplied, TrustReread
+from protocol.idp.events import (
+    KernelChanged,
+    KernelRead,
+    KeyFetched,
+    LinkChanged,
+    SaExpired,
+    SasApplied,
+    TrustReread,
+)
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
 from protocol.idp.followers import Followers
 from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
@@ -76,6 +85,7 @@ TIMERS = (
     TIMER_ABSENT,
     TIMER_LIFETIME,
     TIMER_WORN,
+    TIMER_AUDIT,
     *exchange.TIMERS,
 )
 
@@ -108,7 +118,8 @@ class IdpEngine:
         self._me = identity.me.address
         self._hellos = Hellos(config, identity, keys, self._own_hello, self._around)
         self._mike = Signalling(local_secret)
-        self._news = News(self._me, config.news_delay_ms * NS_PER_MS, self._mike)
+        news_delay_ns = config.news_delay_ms * NS_PER_MS
+        self._news = News(self._me, news_delay_ns, self._mike, lambda: self._group.sync.tm)
         self._counters = RuleCounters()
         self._refusals = RefusalLog()
         self._exchange = exchange.Exchange(
@@ -175,6 +186,10 @@ class IdpEngine:
                 return self._group.on_sa_expired(event, now) if self._running else []
             case KeyFetched():
                 return self._group.on_key_fetched(event, now)
+            case KernelChanged():
+                return self._group.audit.changed(now) if self._running else []
+            case KernelRead():
+                return self._group.on_kernel_read(event, now) if self._running else []
             case LinkChanged():
                 return self._on_link_changed(event.up, now)
             case TrustReread():
@@ -467,6 +482,7 @@ class IdpEngine:
             TIMER_NOTICE: self._group.on_notice_due,
             TIMER_LIFETIME: self._group.on_lifetime_due,
             TIMER_WORN: self._group.on_worn_due,
+            TIMER_AUDIT: self._group.audit.due,
             **dict.fromkeys(exchange.TIMERS, self._exchange.on_timer),
         }
 

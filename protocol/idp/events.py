@@ -7,6 +7,7 @@ The contract with whoever runs the engine (daemon or simulator):
   operation, in the order of the `ApplySas` effects. If the backend as a whole failed
   (`protocol.ipsec.backend.IpsecError`), every outcome carries an error;
 * every `ApplyRoutes` is answered by exactly one `RoutesApplied` in the same way;
+* every `ReadKernel` is answered by exactly one `KernelRead`;
 * every `FetchKey` is answered by exactly one `KeyFetched` with the same pointer;
 * the answers are events like any other: they are handed in after the effect list that caused them
   was performed to its end.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from protocol.core.engine import Effect, Event
 from protocol.ipsec.backend import Operation, Outcome
-from protocol.ipsec.model import Prefix, SaId
+from protocol.ipsec.model import Policy, Prefix, SaId
 
 if TYPE_CHECKING:
     from protocol.idp.policykeeper import OwnPolicy
@@ -158,6 +159,33 @@ class PrefixRemoved(Event):
     """We shall not announce this red prefix any more."""
 
     prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChanged(Event):
+    """Somebody else has changed SAs, policies or our routes, or what the kernel said was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadKernel(Effect):
+    """Read back what carries our marks in SAD, SPD and routing table."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRead(Event):
+    """What carries our marks: reqids and interface of SAs and policies, protocol of routes.
+
+    Attributes:
+        sas: of the group and of pairs; no keys.
+        policies: of the group and of pairs.
+        routes: destinations.
+        problem: why it could not be read, or empty.
+    """
+
+    sas: frozenset[SaId] = frozenset()
+    policies: tuple[Policy, ...] = ()
+    routes: frozenset[Prefix] = frozenset()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

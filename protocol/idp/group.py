@@ -21,9 +21,10 @@ from protocol.core.engine import (
 from protocol.core.errors import PeerError
 from protocol.idp import rules
 from protocol.idp.absentees import Absentees
+from protocol.idp.auditing import Audit
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import IsLost
-from protocol.idp.events import KeyFetched, SaExpired, SasApplied
+from protocol.idp.events import KernelRead, KeyFetched, SaExpired, SasApplied
 from protocol.idp.followers import Refuse
 from protocol.idp.keying import GroupSync
 from protocol.idp.lifetimes import Lifetimes
@@ -62,6 +63,7 @@ class Group:
 
     Attributes:
         sync: the epoch, its key and its SAs.
+        audit: compares the kernel with what we wrote.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Group:
         self._up = up
         self._absentees = Absentees(own, config.dead_interval_ms * NS_PER_MS)
         self.sync = GroupSync(config, own, counters, is_lost)
+        self.audit = Audit(self.sync.plan, unicast.plan, counters, rejoin)
         self.forget()
 
     def forget(self) -> None:
@@ -98,6 +101,7 @@ class Group:
         self._plan_wake_mono_ns: int | None = None
         self._absentees.forget()
         self._lifetimes.forget()
+        self.audit.forget()
 
     def absent(self, up: set[IPv6Address]) -> tuple[IPv6Address, ...]:
         """Return the members that are not up."""
@@ -169,6 +173,11 @@ class Group:
         """The plan wanted to be woken."""
         self._plan_wake_mono_ns = None
         return self._planned(self.sync.on_plan_due(now.mono_ns), now)
+
+    def on_kernel_read(self, event: KernelRead, now: Instant) -> list[Effect]:
+        """What the kernel holds under our marks was read back."""
+        effects = self.audit.read(event, now)
+        return self._planned(effects + self._unicast.handle(event, now), now)
 
     def on_lifetime_due(self, now: Instant) -> list[Effect]:
         """IDP-61, IDP-62: the SAs' time is running out, or is over."""

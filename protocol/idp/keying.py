@@ -53,6 +53,7 @@ class GroupSync:
     """Keeps the SAD in step with the group.
 
     Attributes:
+        plan: of the group's SAs.
         epoch: the newest epoch whose key we have, or None.
         tm: the transaction manager of MIKE's newest status, or None.
         ended: why we have none: ``excluded``, ``no key``, or None.
@@ -72,7 +73,7 @@ class GroupSync:
             reqid=config.reqid,
             destinations=(ALL_MULTICAST, *((ALL_IPV4_MULTICAST,) if config.ipv4 else ())),
         )
-        self._plan = SaPlan(config, path)
+        self.plan = SaPlan(config, path)
         self._removal: Sequence[Operation] = ()
         self._reset()
 
@@ -91,42 +92,42 @@ class GroupSync:
     def take_written(self) -> WrittenEpoch | None:
         """Return the newest epoch once its SAs are written, once; the key is then forgotten."""
         fresh = self._fresh
-        if fresh is None or self._plan.written_epoch != fresh.epoch:
+        if fresh is None or self.plan.written_epoch != fresh.epoch:
             return None
         self._fresh = None
         return fresh
 
     def epoch_of(self, sa_id: SaId) -> EpochId | None:
         """Return the epoch in which we send, or sent, to the group with this SA."""
-        return self._plan.epoch_of(sa_id)
+        return self.plan.epoch_of(sa_id)
 
     @property
     def wake_mono_ns(self) -> int | None:
         """When `on_plan_due` has something to do."""
-        return self._plan.wake_mono_ns
+        return self.plan.wake_mono_ns
 
     def status(self) -> dict[str, Any]:
         """Return our part of ``idpd status``."""
-        written, active = self._plan.written_epoch, self._plan.active_epoch
+        written, active = self.plan.written_epoch, self.plan.active_epoch
         return {
             "epoch": None if written is None else str(written),
             "active_epoch": None if active is None else str(active),
             "key_epoch": None if self.epoch is None else str(self.epoch),
             "excluded": self._excluded,
-            "sas": self._plan.describe(),
-            "sa_failures": self._plan.failures,
-            "last_failure": self._key_failure or self._plan.last_failure,
+            "sas": self.plan.describe(),
+            "sa_failures": self.plan.failures,
+            "last_failure": self._key_failure or self.plan.last_failure,
         }
 
     def start(self) -> list[Effect]:
         """Write the policies."""
         self._removal = ()
-        return self._plan.start()
+        return self.plan.start()
 
     def stop(self) -> ApplySas:
         """Forget the group; return the batch that removes its SAs and policies."""
         self._reset()
-        removal = self._plan.stop()
+        removal = self.plan.stop()
         self._removal = removal.operations
         return removal
 
@@ -138,7 +139,7 @@ class GroupSync:
             self._confirmations.forget()
             self._counters.count("IDP-12")
             effects: list[Effect] = [Report("idp.excluded", {"epoch": str(status.epoch)})]
-            return effects + self._plan.want_none(now_mono_ns)
+            return effects + self.plan.want_none(now_mono_ns)
         self._excluded = False
         self.tm = status.tm
         if status.epoch == self._expired:
@@ -162,7 +163,7 @@ class GroupSync:
             Report("idp.expired", {"epoch": str(self._expired)}),
             Log("error", f"the lifetime of epoch {self._expired} is over: its SAs are removed"),
         ]
-        return effects + self._plan.want_none(now_mono_ns)
+        return effects + self.plan.want_none(now_mono_ns)
 
     def on_key(self, pointer: str, group_key: bytes | None, now_mono_ns: int) -> list[Effect]:
         """Take in the key of the newest status; that of an older one comes too late.
@@ -182,7 +183,7 @@ class GroupSync:
         self._fresh = WrittenEpoch(status.epoch, tuple(status.members), spis, group_key)
         if self._config.sa_mode is SaMode.PER_SENDER:
             self._confirmations.expect(status.epoch, status.members, group_key)
-        return self._plan.want(sas, now_mono_ns)
+        return self.plan.want(sas, now_mono_ns)
 
     def on_key_due(self) -> list[Effect]:
         """Try to fetch the key once more."""
@@ -192,17 +193,17 @@ class GroupSync:
         """Take in what became of a batch."""
         if label in (REMOVAL, REMOVAL_AGAIN):
             return self._on_removed(label, outcomes)
-        failures = self._plan.failures
-        effects = self._plan.applied(label, outcomes, now_mono_ns)
-        if self._plan.failures > failures:
-            self._counters.count("IDP-14", self._plan.failures - failures)
-        written, active = self._plan.written_epoch, self._plan.active_epoch
+        failures = self.plan.failures
+        effects = self.plan.applied(label, outcomes, now_mono_ns)
+        if self.plan.failures > failures:
+            self._counters.count("IDP-14", self.plan.failures - failures)
+        written, active = self.plan.written_epoch, self.plan.active_epoch
         effects += self._confirmations.written(written, now_mono_ns, waits=written != active)
         return effects + self.reconsider(now_mono_ns)
 
     def on_plan_due(self, now_mono_ns: int) -> list[Effect]:
         """Take the steps whose time has come."""
-        return self._plan.due(now_mono_ns)
+        return self.plan.due(now_mono_ns)
 
     def on_notice(self, payload: bytes, sender: IPv6Address, now_mono_ns: int) -> list[Effect]:
         """Take a device's notice that it has an epoch's SAs.
@@ -223,10 +224,10 @@ class GroupSync:
 
     def reconsider(self, now_mono_ns: int) -> list[Effect]:
         """IDP-43: switch to an epoch that everybody has, or that is in use all the same."""
-        if self._plan.active_epoch == self._plan.written_epoch:
+        if self.plan.active_epoch == self.plan.written_epoch:
             return self._confirmations.give_up()
         epoch, effects = self._confirmations.complete(now_mono_ns)
-        return effects if epoch is None else effects + self._plan.confirm(epoch, now_mono_ns)
+        return effects if epoch is None else effects + self.plan.confirm(epoch, now_mono_ns)
 
     def _on_removed(self, label: str, outcomes: Sequence[Outcome]) -> list[Effect]:
         """IDP-14 for the removal at stop, which the plan has already forgotten."""
@@ -259,7 +260,7 @@ class GroupSync:
             Report("idp.key_failed", {"epoch": str(status.epoch)}),
             Log("error", f"{text}: not in epoch {status.epoch}"),
         ]
-        return effects + self._plan.give_up(now_mono_ns)
+        return effects + self.plan.give_up(now_mono_ns)
 
     def _sas(self, status: GroupStatus, group_key: bytes) -> EpochSas:
         """Derive the SAs of an epoch."""

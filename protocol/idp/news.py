@@ -5,15 +5,19 @@ Pure state, owned and driven by the engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from protocol.core.addresses import text_of
 from protocol.core.engine import Effect, Instant, Report, SetTimer
 from protocol.idp import rules
-from protocol.idp.connectivity import Change
+from protocol.idp.connectivity import Change, ChangeKind
 from protocol.idp.signalling import Signalling
 
 TIMER_NEWS = "idp.news"
+
+Tm = Callable[[], IPv6Address | None]
+"""Returns the transaction manager."""
 
 
 class News:
@@ -23,12 +27,14 @@ class News:
         own: our address.
         delay_ns: how long news waits.
         mike: our end of the local interface.
+        tm: whom MIKE named as transaction manager.
     """
 
-    def __init__(self, own: IPv6Address, delay_ns: int, mike: Signalling) -> None:
+    def __init__(self, own: IPv6Address, delay_ns: int, mike: Signalling, tm: Tm) -> None:
         self._own = own
         self._delay_ns = delay_ns
         self._mike = mike
+        self._tm = tm
         self.forget()
 
     def forget(self) -> None:
@@ -43,7 +49,8 @@ class News:
         """Tell MIKE of a change: at once if it has to act, else with the next news."""
         fields = {"peer": text_of(change.address), "name": change.name, "kind": change.kind.value}
         effects: list[Effect] = [Report("t_detect", fields)]
-        if rules.may_wait(change.signal, change.address, self._own):
+        restarted = change.kind is ChangeKind.RESTART and change.address == self._tm()
+        if rules.may_wait(change.signal, change.address, self._own, tm_restarted=restarted):
             if not self._waiting:
                 effects.append(SetTimer(TIMER_NEWS, now.mono_ns + self._delay_ns))
             self._waiting[change.address] = change

@@ -12,93 +12,31 @@ delay. The first one is used at once.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.engine import Effect, Log, Report
-from protocol.core.transitions import Move, TransitionTable
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import AddRoute, ApplyRoutes, ApplySas, RemoveRoute, RouteOperation
+from protocol.idp.pairrecord import PAIR, Generation, Link, PairPhase, Record
 from protocol.idp.rules import byte_limit, is_done, repetition
-from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation, Outcome, PutPolicy
+from protocol.ipsec.backend import (
+    LOST,
+    AddSa,
+    DeletePolicy,
+    DeleteSa,
+    Operation,
+    Outcome,
+    PutPolicy,
+)
 from protocol.ipsec.model import Policy, PolicyId, Prefix, SaId, SecurityAssociation
 from protocol.ipsec.pairpolicy import PairPath
 
 NS_PER_MS = 1_000_000
-
 LABEL = "pairs:"
 """How the labels of our batches begin."""
-
-LOST = Outcome(errno.EIO, "the backend reported no outcome")
-
-
-class PairPhase(StrEnum):
-    """Where one generation of a peer's SAs stands."""
-
-    NEW = "new"
-    STANDBY = "standby"
-    ACTIVE = "active"
-    TRAILING = "trailing"
-
-
-PAIR = TransitionTable(
-    "pair",
-    PairPhase.NEW,
-    [
-        Move(PairPhase.NEW, PairPhase.ACTIVE, "written, no other is in use"),
-        Move(PairPhase.NEW, PairPhase.STANDBY, "written beside the one in use"),
-        Move(PairPhase.STANDBY, PairPhase.ACTIVE, "activation delay over"),
-        Move(PairPhase.STANDBY, PairPhase.TRAILING, "overtaken"),
-        Move(PairPhase.ACTIVE, PairPhase.TRAILING, "a newer one is active, or we cannot follow"),
-    ],
-)
-"""Every move of a generation of a peer's SAs (docs/idp.md section 11)."""
-
-
-@dataclass(slots=True, eq=False)
-class _Generation:
-    """The two SAs of one epoch; ``due_mono_ns``: of the next step (STANDBY, TRAILING)."""
-
-    epoch: str
-    outbound: SecurityAssociation
-    inbound: SecurityAssociation
-    phase: PairPhase = PairPhase.NEW
-    handed_out: bool = False
-    due_mono_ns: int = 0
-
-    def move(self, phase: PairPhase, due_mono_ns: int = 0) -> None:
-        assert PAIR.allows(self.phase, phase), f"{self.phase} -> {phase}"
-        self.phase, self.due_mono_ns = phase, due_mono_ns
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    """What one peer's entries in the kernel follow from."""
-
-    path: PairPath
-    generations: list[_Generation] = field(default_factory=list)
-    prefixes: tuple[Prefix, ...] = ()
-
-    def current(self) -> _Generation | None:
-        """The generation that our policies name."""
-        for phase in (PairPhase.ACTIVE, PairPhase.NEW, PairPhase.TRAILING):
-            for generation in reversed(self.generations):
-                if generation.phase is phase:
-                    return generation
-        return None
-
-
-@dataclass(slots=True)
-class _Record:
-    """What the kernel may hold for one peer."""
-
-    sas: dict[SaId, SecurityAssociation] = field(default_factory=dict)
-    policies: dict[PolicyId, Policy] = field(default_factory=dict)
-    routes: dict[Prefix, None] = field(default_factory=dict)
 
 
 _Lost = tuple[list[SaId], list[PolicyId], list[Prefix]]
@@ -115,7 +53,7 @@ class _Batch:
     operations: list[Operation]
     routes: list[RouteOperation]
     lost: dict[IPv6Address, _Lost]
-    generations: list[_Generation]
+    generations: list[Generation]
     waits: int = 0
     repeated: bool = False
     failed: list[Operation | RouteOperation] = field(default_factory=list)
@@ -131,13 +69,13 @@ class PairPlan:
         self._activation_ns = config.activation_delay_ms * NS_PER_MS
         self._deactivation_ns = config.deactivation_delay_ms * NS_PER_MS
         self._limit = byte_limit(config.sa_lifetime_bytes)
-        self._serial = 0
+        self._serial = self.batches = 0
         self.failures = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._links: dict[IPv6Address, _Link] = {}
-        self._records: dict[IPv6Address, _Record] = {}
+        self._links: dict[IPv6Address, Link] = {}
+        self._records: dict[IPv6Address, Record] = {}
         self._changed: dict[IPv6Address, None] = {}
         self._reached: list[IPv6Address] = []
         self._batch: _Batch | None = None
@@ -153,35 +91,56 @@ class PairPlan:
 
     def _next_step(self) -> int | None:
         """Return when the next step is due by the clock alone."""
-        due = [
-            generation.due_mono_ns
-            for link in self._links.values()
-            for generation in link.generations
-            if generation.phase is PairPhase.STANDBY or generation.phase is PairPhase.TRAILING
-        ]
-        return min(due) if due else None
+        timed = self._of(PairPhase.STANDBY, PairPhase.TRAILING)
+        return min([generation.due_mono_ns for generation in timed], default=None)
+
+    def _of(self, *phases: PairPhase) -> list[Generation]:
+        return [g for link in self._links.values() for g in link.generations if g.phase in phases]
 
     @property
     def differs(self) -> bool:
         """Whether something was changed that `advance` has not looked at yet."""
         return bool(self._changed)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way or to come: the kernel may differ from the record."""
+        return self._batch is not None or self.differs
+
+    def record(self) -> tuple[set[SaId], list[Policy], list[Prefix]]:
+        """Return the SAs that the SAD may hold, the policies and the routes."""
+        records = self._records.values()
+        policies = [policy for record in records for policy in record.policies.values()]
+        routes = [prefix for record in records for prefix in record.routes]
+        return {sa_id for record in records for sa_id in record.sas}, policies, routes
+
+    def needed(self) -> set[SaId]:
+        """Return the SAs that are not running out."""
+        live = self._of(PairPhase.STANDBY, PairPhase.ACTIVE)
+        return {sa.id for one in live for sa in (one.outbound, one.inbound)}
+
+    def disown(self, policies: Iterable[PolicyId], routes: Iterable[Prefix]) -> None:
+        """Take out of the record what somebody has removed, so that `advance` writes it again."""
+        gone, ways = set(policies), set(routes)
+        for peer, record in self._records.items():
+            if gone & record.policies.keys() or ways & record.routes.keys():
+                record.policies = {n: p for n, p in record.policies.items() if n not in gone}
+                record.routes = dict.fromkeys(one for one in record.routes if one not in ways)
+                self._changed[peer] = None
+
     def holder(self, sa_id: SaId) -> IPv6Address | None:
         """Return the peer with such an SA, or that is to have it; None: there is none (IDP-28)."""
-        for peer, record in self._records.items():
-            if sa_id in record.sas:
-                return peer
+        held = (peer for peer, record in self._records.items() if sa_id in record.sas)
         for peer, link in self._links.items():
             if any(sa_id in (g.outbound.id, g.inbound.id) for g in link.generations):
-                return peer
-        return None
+                return next(held, peer)
+        return next(held, None)
 
     def epoch_of(self, sa_id: SaId) -> str | None:
         """Return the epoch in which we send, or sent, to a peer with this SA; None: in none."""
-        for link in self._links.values():
-            for generation in link.generations:
-                if generation.outbound.id == sa_id:
-                    return generation.epoch
+        for generation in self._of(*PairPhase):
+            if generation.outbound.id == sa_id:
+                return generation.epoch
         return None
 
     def is_written(self, peer: IPv6Address) -> bool:
@@ -227,16 +186,16 @@ class PairPlan:
         if link is None:
             reqid = self._config.unicast_reqid
             path = PairPath(self._own, peer, self._config.if_id, reqid)
-            link = self._links[peer] = _Link(path)
+            link = self._links[peer] = Link(path)
         waiting = [g for g in link.generations if g.phase is PairPhase.NEW and not g.handed_out]
         link.generations = [g for g in link.generations if g not in waiting]
         if len(link.generations) >= self._config.max_epochs:
             self._shorten(link)
-        link.generations.append(_Generation(epoch, *sas))
+        link.generations.append(Generation(epoch, *sas))
         self._changed[peer] = None
 
     @staticmethod
-    def _shorten(link: _Link) -> None:
+    def _shorten(link: Link) -> None:
         """Let the oldest generation go early; if we send with it, with the next one instead."""
         oldest = link.generations.pop(0)
         if oldest.phase is PairPhase.ACTIVE:
@@ -303,12 +262,12 @@ class PairPlan:
             if not link.generations:
                 del self._links[peer]
 
-    def _activate(self, link: _Link, generation: _Generation, now_mono_ns: int) -> None:
+    def _activate(self, link: Link, generation: Generation, now_mono_ns: int) -> None:
         generation.move(PairPhase.ACTIVE)
         for older in link.generations[: link.generations.index(generation)]:
             self._trail(older, now_mono_ns)
 
-    def _trail(self, generation: _Generation, now_mono_ns: int) -> None:
+    def _trail(self, generation: Generation, now_mono_ns: int) -> None:
         if PAIR.allows(generation.phase, PairPhase.TRAILING):
             generation.move(PairPhase.TRAILING, now_mono_ns + self._deactivation_ns)
 
@@ -320,13 +279,13 @@ class PairPlan:
         old: list[Operation] = []
         removed: list[RouteOperation] = []
         added: list[RouteOperation] = []
-        generations: list[_Generation] = []
+        generations: list[Generation] = []
         lost: dict[IPv6Address, _Lost] = {}
         for peer in peers:
             link = self._links.get(peer)
-            record = self._records.setdefault(peer, _Record())
+            record = self._records.setdefault(peer, Record())
             current = None if link is None else link.current()
-            wanted = _Record()
+            wanted = Record()
             outbound = set() if link is None else {g.outbound.id for g in link.generations}
             if link is not None and current is not None:
                 for generation in link.generations:
@@ -366,6 +325,7 @@ class PairPlan:
 
     def _hand_out(self, batch: _Batch) -> list[Effect]:
         self._batch = batch
+        self.batches += 1
         effects: list[Effect] = []
         if batch.operations:
             effects.append(ApplySas(batch.label, tuple(batch.operations)))
@@ -400,7 +360,7 @@ class PairPlan:
         performed = batch.routes if routes else batch.operations
         for index, operation in enumerate(performed):
             outcome = outcomes[index] if index < len(outcomes) else LOST
-            if not _is_done(operation, outcome):
+            if not is_done(operation, outcome):
                 batch.failed.append(operation)
                 batch.text = batch.text or outcome.text or str(outcome.errno)
         batch.waits -= 1
@@ -481,12 +441,3 @@ def _repair(batch: _Batch) -> _Batch:
             operations += repetition(operation)
     label = f"{LABEL}repair:{batch.label.removeprefix(LABEL)}"
     return _Batch(label, operations, routes, batch.lost, batch.generations, repeated=True)
-
-
-def _is_done(operation: Operation | RouteOperation, outcome: Outcome) -> bool:
-    """IDP-14: whether the kernel is now as the operation wants it."""
-    if isinstance(operation, AddRoute):
-        return outcome.ok
-    if isinstance(operation, RemoveRoute):
-        return outcome.ok or outcome.errno in (errno.ESRCH, errno.ENOENT)
-    return is_done(operation, outcome)

@@ -10,9 +10,9 @@ Rules IDP-1, IDP-17 and IDP-41 (syntax) are checked while a body is read, in
 from __future__ import annotations
 
 import errno
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from protocol.core.errors import PeerError
 from protocol.idp.config import (
@@ -21,12 +21,15 @@ from protocol.idp.config import (
     HELLO_INTERVAL_MS_MAX,
     HELLO_INTERVAL_MS_MIN,
 )
+from protocol.idp.events import RemoveRoute, RouteOperation
 from protocol.idp.lighthello import CHAIN_LENGTH_MAX, Commitment
 from protocol.idp.messages import Hello
 from protocol.idpmike import SignalKind
 from protocol.ipsec.backend import AddSa, ByteLimit, DeletePolicy, DeleteSa, Operation, Outcome
-from protocol.ipsec.model import Prefix
+from protocol.ipsec.model import Prefix, SaId
 from protocol.ipsec.schedule import GROUP_KEY_LENGTH
+
+T = TypeVar("T")
 
 RULES: dict[str, str] = {
     "IDP-1": "A hello body is exactly 76 bytes, reserved bits and unused epoch fields zero",
@@ -44,7 +47,8 @@ RULES: dict[str, str] = {
     "IDP-13": "A group key has exactly 32 bytes",
     "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
     "IDP-15": "A parked instance reads nothing and says nothing",
-    "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE never waits",
+    "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE, and JOIN of"
+    " a restarted TM, never wait",
     "IDP-17": "A prefix announcement is one list, sorted, without repetition, of at most 256",
     "IDP-18": "A prefix announcement counts only from the present instance of a device that is up,"
     " through its own SA",
@@ -91,6 +95,9 @@ RULES: dict[str, str] = {
     "IDP-61": "A new epoch is asked for before the SAs' lifetime ends: by the TM, then by anyone",
     "IDP-62": "At the end of their lifetime the SAs of an epoch are removed and never come back",
     "IDP-63": "A new epoch is asked for before an SA that we send with has carried its bytes",
+    "IDP-64": "What carries our marks in the kernel and is not in our record is removed; policies"
+    " and routes that lack are written again",
+    "IDP-65": "An SA that lacks is never written again; a new epoch is asked for",
 }
 """One line for each rule; the test compares it with the table of docs/idp.md."""
 
@@ -188,8 +195,8 @@ def check_group_key(group_key: bytes) -> None:
         raise PeerError("IDP-13", f"group key of {len(group_key)} bytes")
 
 
-def is_done(operation: Operation, outcome: Outcome) -> bool:
-    """IDP-14: whether the SAD or SPD is now as the operation wants it.
+def is_done(operation: Operation | RouteOperation, outcome: Outcome) -> bool:
+    """IDP-14: whether the kernel is now as the operation wants it.
 
     Deleting what is not there leaves nothing to be done again.
     """
@@ -197,7 +204,7 @@ def is_done(operation: Operation, outcome: Outcome) -> bool:
         return True
     if isinstance(operation, DeleteSa):
         return outcome.errno == errno.ESRCH
-    if isinstance(operation, DeletePolicy):
+    if isinstance(operation, DeletePolicy | RemoveRoute):
         return outcome.errno in (errno.ENOENT, errno.ESRCH)
     return False
 
@@ -214,9 +221,14 @@ def may_read(running: bool) -> bool:
     return running
 
 
-def may_wait(kind: SignalKind, peer: IPv6Address, own: IPv6Address) -> bool:
-    """IDP-16: whether a signal is only news: no MIKE acts on another device's JOIN or RESTORE."""
-    return kind is not SignalKind.LEAVE and peer != own
+def may_wait(
+    kind: SignalKind, peer: IPv6Address, own: IPv6Address, *, tm_restarted: bool = False
+) -> bool:
+    """IDP-16: whether a signal is only news: no MIKE acts on another device's JOIN or RESTORE.
+
+    But if the TM's device has begun anew, MIKE asks whether it is TM still (MIKE-37).
+    """
+    return kind is not SignalKind.LEAVE and peer != own and not tm_restarted
 
 
 def fail_unknown_chain() -> NoReturn:
@@ -436,6 +448,16 @@ def byte_limit(lifetime_bytes: int) -> ByteLimit | None:
 def is_over(end_mono_ns: int, now_mono_ns: int) -> bool:
     """IDP-62: whether the lifetime of an epoch's SAs has ended."""
     return now_mono_ns >= end_mono_ns
+
+
+def stray(found: Iterable[T], known: Collection[T]) -> list[T]:
+    """IDP-64: what is on one side and not on the other: in the kernel, and not in the record."""
+    return [one for one in found if one not in known]
+
+
+def lacking(needed: Collection[SaId], found: Collection[SaId]) -> frozenset[SaId]:
+    """IDP-65: the SAs that nobody but a new epoch may replace."""
+    return frozenset(needed) - frozenset(found)
 
 
 def check_notice(authentic: bool) -> None:

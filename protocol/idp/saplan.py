@@ -26,14 +26,20 @@ from protocol.idp.config import IdpConfig, SaMode
 from protocol.idp.events import ApplySas
 from protocol.idp.rules import is_done, repetition
 from protocol.idpmike import EpochId
-from protocol.ipsec.backend import AddSa, ByteLimit, DeleteSa, Operation, Outcome, PutPolicy
+from protocol.ipsec.backend import (
+    LOST,
+    AddSa,
+    ByteLimit,
+    DeleteSa,
+    Operation,
+    Outcome,
+    PutPolicy,
+    name_of,
+)
 from protocol.ipsec.grouppolicy import GroupPath
-from protocol.ipsec.model import SaId, SecurityAssociation
+from protocol.ipsec.model import Policy, SaId, SecurityAssociation
 
 NS_PER_MS = 1_000_000
-
-EIO = 5
-"""Error number for an operation whose outcome the backend did not report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class _Purpose(StrEnum):
     ACTIVATE = "activate"
     DELETE = "delete"
     REMOVE = "remove"
+    AUDIT = "audit"
 
 
 @dataclass(slots=True)
@@ -135,6 +142,7 @@ class SaPlan:
         self._batch: _Batch | None = None
         self._pinned: SaId | None = None
         self._removing = False
+        self.batches = 0
         self.failures = 0
         self.last_failure = ""
 
@@ -144,6 +152,21 @@ class SaPlan:
     def recorded(self) -> frozenset[SaId]:
         """Every SA of ours that the SAD may hold."""
         return frozenset(self._owners)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way, so that the kernel may differ from the record."""
+        return self._batch is not None
+
+    def needed(self) -> set[SaId]:
+        """Return the SAs that are not running out."""
+        live = [*self._of(Phase.WRITTEN), *self._of(Phase.ACTIVE)]
+        return {sa_id for sa_id, owner in self._owners.items() if owner in live}
+
+    def policies(self) -> list[Policy]:
+        """Return what the SPD shall hold."""
+        spi = 0 if self._pinned is None else self._pinned.spi
+        return [*self._path.outbound(spi), *self._path.inbound(), *self._path.forward()]
 
     @property
     def written_epoch(self) -> EpochId | None:
@@ -225,6 +248,11 @@ class SaPlan:
         self._batch, self._pinned, self._removing = None, None, False
         return ApplySas("remove", (*deletions, *self._path.removal()))
 
+    def repair(self, operations: list[Operation]) -> list[Effect]:
+        """Put right what somebody else has changed; no batch is under way."""
+        assert self._batch is None
+        return self._hand_out(_Batch(_Purpose.AUDIT, "audit", operations)) if operations else []
+
     def applied(self, label: str, outcomes: Sequence[Outcome], now_mono_ns: int) -> list[Effect]:
         """Take in what became of a batch."""
         batch = self._batch
@@ -238,7 +266,7 @@ class SaPlan:
             operation, outcome = failed[0]
             self.last_failure = (
                 f"{label}: {len(failed)} of {len(batch.operations)} failed,"
-                f" first {_name(operation)}: {outcome.text or outcome.errno}"
+                f" first {name_of(operation)}: {outcome.text or outcome.errno}"
             )
             effects.append(Report("idp.sas_failed", {"label": label, "failed": len(failed)}))
             effects.append(Log("error" if batch.repeated else "warning", self.last_failure))
@@ -351,6 +379,7 @@ class SaPlan:
 
     def _hand_out(self, batch: _Batch) -> list[Effect]:
         self._batch = batch
+        self.batches += 1
         return [ApplySas(batch.label, tuple(batch.operations))]
 
     # Taking in outcomes.
@@ -360,9 +389,8 @@ class SaPlan:
     ) -> list[tuple[Operation, Outcome]]:
         """Bring the record up to date; return what failed."""
         failed = []
-        lost = Outcome(EIO, "the backend reported no outcome")
         for index, operation in enumerate(batch.operations):
-            outcome = outcomes[index] if index < len(outcomes) else lost
+            outcome = outcomes[index] if index < len(outcomes) else LOST
             if isinstance(operation, AddSa) and outcome.errno == 0:
                 continue  # recorded when it was handed out; the way of nearly all
             done = is_done(operation, outcome)
@@ -400,7 +428,7 @@ class SaPlan:
                 return self._switched(generation, not failed, now_mono_ns)
             case _Purpose.DELETE | _Purpose.REMOVE:
                 return self._conclude_deletion(batch, failed)
-            case _Purpose.POLICIES:
+            case _Purpose.POLICIES | _Purpose.AUDIT:
                 return []
 
     def _conclude_write(
@@ -468,16 +496,3 @@ class SaPlan:
             if generation.phase in (Phase.WRITTEN, Phase.ACTIVE, Phase.FAILED):
                 generation.move(Phase.TRAILING)
                 generation.at_mono_ns = now_mono_ns + self._deactivation_ns
-
-
-def _name(operation: Operation) -> str:
-    """Name an operation for the log: no key material."""
-    match operation:
-        case AddSa(sa):
-            return f"add SA {sa.spi:#010x}"
-        case DeleteSa(sa_id):
-            return f"delete SA {sa_id.spi:#010x}"
-        case PutPolicy(policy):
-            return f"put {policy.direction.value} policy"
-        case _:
-            return f"delete {operation.id.direction.value} policy"

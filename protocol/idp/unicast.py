@@ -112,7 +112,7 @@ class UnicastPairs:
         self._counters = counters
         self._refuse, self._rejoin, self._answer_early, self._has_epoch = calls
         self._own = identity.me.address
-        self._plan = PairPlan(config, self._own)
+        self.plan = PairPlan(config, self._own)
         self._announcer = announcer = Announcer(config)
         self._judging = PrefixJudge(identity, config.max_routes, lambda: announcer.prefixes)
         settling_ms = config.activation_delay_ms + config.deactivation_delay_ms
@@ -149,7 +149,7 @@ class UnicastPairs:
 
     def epoch_of(self, sa_id: SaId) -> str | None:
         """Return the epoch in which we send, or sent, to a peer with this SA; None: in none."""
-        return self._plan.epoch_of(sa_id)
+        return self.plan.epoch_of(sa_id)
 
     # Instances.
 
@@ -166,7 +166,7 @@ class UnicastPairs:
         self._keys.forget()
         self._announcer.begin()
         self._startup_wall_ns = 0
-        return [CancelTimer(TIMER_PAIRS), *self._plan.stop()] if self._on else []
+        return [CancelTimer(TIMER_PAIRS), *self.plan.stop()] if self._on else []
 
     # Who is there.
 
@@ -186,7 +186,7 @@ class UnicastPairs:
         except PeerError as error:
             effects += self._refuse(peer.name, error, now)
         effects += self._derive(pair, now)
-        if self._plan.differs or pair.rejoin_mono_ns is not None:
+        if self.plan.differs or pair.rejoin_mono_ns is not None:
             effects += self._proceed_soon(now)
         return effects
 
@@ -199,7 +199,7 @@ class UnicastPairs:
 
     def _drop(self, address: IPv6Address) -> None:
         self._pairs.pop(address, None)
-        self._plan.remove([address])
+        self.plan.remove([address])
         self._announcer.forget(address)
         self._table.assign(address, ())
 
@@ -217,9 +217,9 @@ class UnicastPairs:
             effects += self._on_epoch(now)
         elif sync.ended is not None and self._keys.epoch is not None:
             self._keys.leave()
-            self._plan.run_out(self._plan.peers, now.mono_ns)
+            self.plan.run_out(self.plan.peers, now.mono_ns)
             if sync.ended == "excluded":
-                self._plan.remove(self._plan.peers)
+                self.plan.remove(self.plan.peers)
         else:
             return []
         return effects + self._proceed(now)
@@ -233,14 +233,14 @@ class UnicastPairs:
 
         Those of devices that are no members run out.
         """
-        outside = [p for p in self._plan.peers if not self._keys.is_fellow(p)]
-        self._plan.run_out(outside, now.mono_ns)
+        outside = [p for p in self.plan.peers if not self._keys.is_fellow(p)]
+        self.plan.run_out(outside, now.mono_ns)
         effects: list[Effect] = []
         if not self._renewals:
             self._renew_mono_ns = now.mono_ns + self._settling_ns
         self._renewals.clear()
         for address, pair in self._pairs.items():
-            if pair.version and self._plan.is_written(address):  # SAs that have been of use
+            if pair.version and self.plan.is_written(address):  # SAs that have been of use
                 self._renewals[address] = None
             else:
                 effects += self._derive(pair, now)
@@ -267,13 +267,13 @@ class UnicastPairs:
             return []
         try:
             outbound, inbound = self._keys.sas(pair.keys)
-            rules.check_spi(inbound.spi, self._plan.holder(inbound.id), address)
+            rules.check_spi(inbound.spi, self.plan.holder(inbound.id), address)
         except PeerError as error:
             return self._refuse(pair.peer.name, error, now)
         self._installed[address] = installed
-        self._plan.install(address, epoch, (outbound, inbound))
+        self.plan.install(address, epoch, (outbound, inbound))
         # The link may be a new one: we had left the group, and it had run out.
-        self._plan.lead(address, self._table.of(address))
+        self.plan.lead(address, self._table.of(address))
         return []
 
     # Events.
@@ -308,18 +308,18 @@ class UnicastPairs:
         return self._rejoin_if_due(now) + self._proceed(now)
 
     def _on_applied(self, event: SasApplied | RoutesApplied, now: Instant) -> list[Effect]:
-        failures = self._plan.failures
+        failures = self.plan.failures
         routes = isinstance(event, RoutesApplied)
-        effects = self._plan.applied(event.label, event.outcomes, now.mono_ns, routes=routes)
-        for address in self._plan.take_reached():
+        effects = self.plan.applied(event.label, event.outcomes, now.mono_ns, routes=routes)
+        for address in self.plan.take_reached():
             pair = self._pairs.get(address)
             if pair is not None:
                 # Of two that started at the same moment, one is first all the same.
                 first = (self._startup_wall_ns, self._own) > (pair.keys.startup_wall_ns, address)
                 ready = self._config.unicast is Unicast.PSK or self._has_epoch(address)
                 self._announcer.reach(address, now.mono_ns, first=first, ready=ready)
-        if self._plan.failures > failures:
-            self._counters.count("IDP-14", self._plan.failures - failures)
+        if self.plan.failures > failures:
+            self._counters.count("IDP-14", self.plan.failures - failures)
         return effects + self._proceed(now)
 
     def _rejoin_if_due(self, now: Instant) -> list[Effect]:
@@ -332,12 +332,12 @@ class UnicastPairs:
 
     def _proceed(self, now: Instant) -> list[Effect]:
         """Hand out what is to be done and said now; keep the timer where it is needed next."""
-        effects = self._plan.advance(now.mono_ns)
+        effects = self.plan.advance(now.mono_ns)
         for address, said in self._announcer.due(now.mono_ns):
             effects += self._announced(self._pairs[address], said)
         wakes = [pair.rejoin_mono_ns for pair in self._pairs.values()]
         wakes += [self._renew_mono_ns] if self._renewals else []
-        wakes += [self._plan.wake_mono_ns, self._announcer.wake_mono_ns]
+        wakes += [self.plan.wake_mono_ns, self._announcer.wake_mono_ns]
         wake_mono_ns = min([wake for wake in wakes if wake is not None], default=None)
         if wake_mono_ns == self._wake_mono_ns:
             return effects
@@ -428,7 +428,7 @@ class UnicastPairs:
     def _judge(self, pair: _Pair, now: Instant) -> list[Effect]:
         """Accept of what a device announced what is allowed; refuse the rest, each by its rule."""
         refused = self._judging.judge(pair.peer, pair.announced)
-        self._plan.lead(pair.peer.address, self._table.of(pair.peer.address))
+        self.plan.lead(pair.peer.address, self._table.of(pair.peer.address))
         return [effect for error in refused for effect in self._refuse(pair.peer.name, error, now)]
 
     def _reconsider(self, now: Instant, besides: _Pair | None = None) -> list[Effect]:
@@ -482,5 +482,5 @@ class UnicastPairs:
         """Return what belongs to one peer in ``idpd status``."""
         return {
             "prefixes": [text_of(prefix) for prefix in self._table.of(address)],
-            "unicast": self._plan.describe(address),
+            "unicast": self.plan.describe(address),
         }

@@ -6,6 +6,7 @@ millisecond); the caller takes its time-stamps around `IpsecBackend.apply`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,6 +89,22 @@ class Outcome:
 
 DONE = Outcome()
 """The outcome of every operation that was done."""
+
+LOST = Outcome(errno.EIO, "the backend reported no outcome")
+"""The outcome of an operation of which nothing was said."""
+
+
+def name_of(operation: Operation) -> str:
+    """Name an operation for the log: no key material."""
+    match operation:
+        case AddSa(sa):
+            return f"add SA {sa.spi:#010x}"
+        case DeleteSa(sa_id):
+            return f"delete SA {sa_id.spi:#010x}"
+        case PutPolicy(policy):
+            return f"put {policy.direction.value} policy"
+        case _:
+            return f"delete {operation.id.direction.value} policy"
 
 
 class IpsecBackend(Protocol):

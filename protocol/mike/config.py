@@ -57,6 +57,8 @@ class MikeConfig:
         tm_silence_ms: a TM unheard for so long is taken for gone even if IDP still hears the device
             (its MIKE died, its IDP lives). 5000: five lost beacons in a row, and longer than IDP's
             own verdict (4 x 1000).
+        tm_answer_ms: a TM whose device began anew has so long to answer whether it is TM still.
+            250: many round trips.
         repair_delay_ms: how long a member waits for what it misses before it asks: 0.5 to 1.5 of
             this, so that of many that lost one datagram a few ask (MIKE-28). 100: longer than any
             reordering inside one network, shorter than a human notices.
@@ -104,6 +106,7 @@ class MikeConfig:
     status_interval_ms: int = 1000
     status_after_epoch_ms: int = 50
     tm_silence_ms: int = 5000
+    tm_answer_ms: int = 250
     repair_delay_ms: int = 100
     repair_retry_max_ms: int = 1000
     repeat_interval_min_ms: int = 50
@@ -159,5 +162,7 @@ class MikeConfig:
                 f"mike.datagram_size_max must be from {DATAGRAM_SIZE_MIN} to {DATAGRAM_MAX}:"
                 f" {self.datagram_size_max}"
             )
+        if not 0 < self.tm_answer_ms < self.tm_silence_ms:
+            raise LocalError("mike.tm_answer_ms must be positive and below mike.tm_silence_ms")
         if self.tm_silence_ms <= self.status_interval_ms:
             raise LocalError("mike.tm_silence_ms must exceed mike.status_interval_ms")

@@ -32,7 +32,7 @@ class Elector(Member):
             self.highest = max(self.highest, message.highest)
             if self.missing == epoch:
                 self.missing = None
-        self.tm = message.successor
+        self.tm, self.deposed = message.successor, None
         self.term = message.term
         self.emit(Report("mike.tm", {"tm": str(self.tm), "epoch": str(message.epoch)}))
         if message.successor == self.own:
@@ -52,10 +52,10 @@ class Elector(Member):
             return
         if self.retry_held():
             return
-        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        first = candidate(self.members, self.gone(), self.liveness.passed)
         if first is None:
             self.liveness.passed.clear()
-            first = candidate(self.members, self.liveness.gone)
+            first = candidate(self.members, self.gone())
         if first == self.own:
             if not self.retry_held(force=True):
                 self.emit(Report("mike.elected", {"instead_of": str(self.tm)}))
@@ -66,9 +66,9 @@ class Elector(Member):
 
     def on_election_timer(self) -> None:
         """The first candidate did nothing: its turn has passed."""
-        if self.tm not in self.liveness.gone:
+        if self.tm not in self.gone():
             return
-        first = candidate(self.members, self.liveness.gone, self.liveness.passed)
+        first = candidate(self.members, self.gone(), self.liveness.passed)
         if first is not None and first != self.own:
             self.liveness.turn_passed(first)
         self.elect()
@@ -101,6 +101,18 @@ class Elector(Member):
         if not self.runs(TIMER_SILENCE):
             self.expect_tm()
 
+    def on_tm_began(self) -> None:
+        """MIKE-37: the TM's device began anew: does its MIKE still serve us?
+
+        It may be only its IDP that did. A TM that lives answers at once.
+        """
+        silence_ns = self.config.tm_silence_ms * NS_PER_MS
+        asked_ns = self.now.mono_ns - silence_ns + self.config.tm_answer_ms * NS_PER_MS
+        self.tm_heard_mono_ns = min(self.tm_heard_mono_ns, asked_ns)
+        if self.tm is not None and self.current is not None:
+            self.send(Repair(self.held_epoch(), self.held_epoch()), self.tm)
+        self.after(TIMER_SILENCE, self.config.tm_answer_ms)
+
     def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
         """MIKE-22: a TM that restarted knows nothing of our group any more."""
         if sender != self.tm or self.state not in (State.MEMBER, State.JOINING):
@@ -109,6 +121,7 @@ class Elector(Member):
             self.tm_startup = (sender, startup_wall_ns)
         elif startup_wall_ns > self.tm_startup[1]:
             self.tm_startup = None
+            self.deposed = sender
             self.lose_tm()
 
     def lose_tm(self) -> None:

@@ -73,7 +73,7 @@ from protocol.mike.messages import (
 )
 from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.renewal import Renewer
-from protocol.mike.rules import wanted
+from protocol.mike.rules import began_anew, wanted
 from protocol.mike.states import STANDING, State
 
 
@@ -200,8 +200,13 @@ class MikeEngine(Renewer):
             self._on_join_self()
         else:
             self.liveness.heard(signal.peer)
-            if signal.peer == self.tm and self.state is State.MEMBER:
+            before = None
+            if signal.kind is SignalKind.JOIN:
+                before = self.liveness.began(signal.peer, signal.startup_wall_ns)
+            if signal.peer == self.tm and self.state in (State.MEMBER, State.JOINING):
                 self.look_at_tm()
+                if began_anew(signal.startup_wall_ns, before):
+                    self.on_tm_began()
 
     def _on_credential(self, credential: Credential) -> None:
         """IDP learned a certificate or a revocation list: it counts here too if it is good."""
@@ -238,6 +243,8 @@ class MikeEngine(Renewer):
         self.liveness.lost(peer, self.now.wall_ns)
         if self.state is State.JOINING:
             self.work.refused(peer)
+            if peer == self.tm:
+                self.lose_tm()
         if self.state is State.TM:
             self.exclude(peer)
         elif self.state is State.MEMBER and (peer == self.tm or self.runs(TIMER_ELECTION)):

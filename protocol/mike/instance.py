@@ -8,7 +8,7 @@ state of the protocol changes only through `Instance.move` and its table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv6Address
 
 from protocol.core.addresses import text_of
@@ -151,6 +151,7 @@ class Instance:
         self.missing_from: IPv6Address | None = None
         self.missing_asked = 0
         self.silent: IPv6Address | None = None
+        self.deposed: IPv6Address | None = None
         self.tm_startup: tuple[IPv6Address, int] | None = None
         self.tm_heard_mono_ns = 0
         self.gave: Handover | None = None
@@ -297,11 +298,17 @@ class Instance:
             own=self.own,
             tm=self.tm,
             members=self.members,
-            gone=self.liveness.gone,
+            gone=self.gone(),
             passed=self.liveness.passed,
             nonce=None if self.attempt is None else self.attempt.nonce,
             highest=self.highest,
+            tm_deposed=self.tm is not None and self.tm == self.deposed,
         )
+
+    def gone(self) -> Collection[IPv6Address]:
+        """Return who left, and the TM if it began anew, even if our IDP hears its device."""
+        gone = self.liveness.gone
+        return gone if self.deposed is None else {*gone, self.deposed}
 
     def leaf_with(self, key: bytes | None) -> NodeSecret | None:
         """Return our leaf secret with this blinded key, if we hold it."""

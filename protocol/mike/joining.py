@@ -117,7 +117,7 @@ class Joiner(Assembler):
 
     def leave_group(self) -> None:
         """Stop being in any group; the published keys stay until a new one is there."""
-        self.tm = None
+        self.tm = self.deposed = None
         self.tm_startup = None
         self.pending = None
         self.held = None

@@ -91,7 +91,8 @@ class Manager(Maker):
 
     def take_role(self) -> None:
         """Become TM of the group we are in, and exclude at once whoever is gone."""
-        self.tm = self.own
+        gone = self.gone()
+        self.tm, self.deposed = self.own, None
         self.silent = None
         self.held = None
         self.gave = None
@@ -104,7 +105,7 @@ class Manager(Maker):
             # We cannot go on from an epoch of whose members we do not know all.
             self.pending = None
         self.work.taken()
-        for address in absent(self.members, self.liveness.gone):
+        for address in absent(self.members, gone):
             self.work.exclude(address)
         if self.attempt is not None:
             self.ask_for_ourselves()

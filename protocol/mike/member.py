@@ -133,7 +133,7 @@ class Member(Receiver):
             force: our own turn has come, yet somebody acted before: follow rather than compete.
         """
         held = self.held
-        if held is None or held.sender in self.liveness.gone:
+        if held is None or held.sender in self.gone():
             return False
         content = held.message.announcement
         if content.number <= self.highest:
@@ -171,7 +171,7 @@ class Member(Receiver):
             self.liveness.heard(sender)
         if self.state is State.TM:
             self.step_down()
-        self.tm = sender
+        self.tm, self.deposed = sender, None
         heard = self.heard.get(sender)
         self.tm_startup = None if heard is None else (sender, heard[0])
         self.term = message.term
@@ -337,7 +337,7 @@ class Member(Receiver):
         if self.state is State.JOINING and self.pending is None:
             self.note_group()
             return
-        if sender == self.tm:
+        if sender == self.tm and sender != self.deposed:
             self._on_own_status(message, sender)
         elif message.epoch == self.held_epoch():
             if message.term > self.term:
@@ -397,7 +397,11 @@ class Member(Receiver):
         theirs = GroupFigures(message.members, message.epoch.number, sender)
         if theirs.outranks(ours):
             self.dissolve(theirs)
-        elif sender in current.members and message.epoch.number > self.highest:
+        elif (
+            sender in current.members
+            and sender != self.deposed
+            and message.epoch.number > self.highest
+        ):
             self.lack(message.epoch, sender)
 
     def expect_tm(self) -> None:

@@ -9,6 +9,9 @@ from ipaddress import IPv6Address
 LEFT_MAX = 256
 """Devices remembered as left: those that left last."""
 
+BEGUN_MAX = 1024
+"""Devices whose last instance is remembered: those that began last."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupFigures:
@@ -39,13 +42,15 @@ class Liveness:
     Attributes:
         gone: reported left, with our UTC at the report, in the order of the reports.
         passed: candidates that did nothing in their time.
+        begun: start-up time-stamps of the instances of IDP that joined last.
     """
 
-    __slots__ = ("gone", "passed")
+    __slots__ = ("begun", "gone", "passed")
 
     def __init__(self) -> None:
         self.gone: dict[IPv6Address, int] = {}
         self.passed: dict[IPv6Address, None] = {}
+        self.begun: dict[IPv6Address, int] = {}
 
     def lost(self, address: IPv6Address, wall_ns: int) -> None:
         """Note a LEAVE."""
@@ -57,6 +62,14 @@ class Liveness:
         """Note a JOIN or RESTORE of another device: it lives."""
         self.gone.pop(address, None)
         self.passed.pop(address, None)
+
+    def began(self, address: IPv6Address, startup_wall_ns: int) -> int | None:
+        """Note the instance of a JOIN; return the one before, None if there was none."""
+        before = self.begun.pop(address, None)
+        self.begun[address] = startup_wall_ns
+        if len(self.begun) > BEGUN_MAX:
+            del self.begun[next(iter(self.begun))]
+        return before
 
     def outlived(self, address: IPv6Address, sent_wall_ns: int) -> bool:
         """Say whether a message was sent after the LEAVE of its sender, if there was one."""
@@ -78,6 +91,7 @@ class Liveness:
         """Forget everything."""
         self.gone.clear()
         self.passed.clear()
+        self.begun.clear()
 
 
 def candidate(

@@ -20,7 +20,7 @@ from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX
 from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree, publisher
-from protocol.mike.messages import Announcement, Handover, Join, Kind
+from protocol.mike.messages import NO_EPOCH, Announcement, Handover, Join, Kind
 from protocol.mike.rekeying import ENTRY_LENGTH, REKEY_OVERHEAD, RekeyAnnouncement
 from protocol.mike.roster import Roster
 from protocol.mike.schedule import EpochKeys
@@ -65,6 +65,7 @@ RULES: dict[str, str] = {
     "MIKE-34": "The TM alone chooses the mode, by its configuration and the size of the group",
     "MIKE-35": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
     "MIKE-36": "A TM unheard for half of tm_silence_ms is asked before it counts as lost",
+    "MIKE-37": "A TM whose device began anew is asked at once, and lost if it does not answer",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -132,6 +133,7 @@ class View:
         passed: candidates of an election whose time ran out.
         nonce: of our unanswered JOIN.
         highest: largest epoch number seen.
+        tm_deposed: the TM began anew: what it says is of another group, if of any (MIKE-22).
     """
 
     own: IPv6Address
@@ -141,6 +143,7 @@ class View:
     passed: Collection[IPv6Address]
     nonce: bytes | None
     highest: int
+    tm_deposed: bool = False
 
 
 def grants(
@@ -157,15 +160,16 @@ def authority(
 
     Yes: it answers our own JOIN (any authorised device may be TM of a group we enter); it is our
     TM, also by HANDOVER; our TM is gone and so is, or has let its turn pass, everybody ranked
-    before the sender (MIKE-13). Another member may be right before we know: hold (MIKE-14).
+    before the sender (MIKE-13). Another member may be right before we know: hold (MIKE-14). But no
+    member that founds a group succeeds anybody: it has begun anew, and is in no group of ours.
     """
     if grants(announcement, view.own, view.nonce):
         return Authority.FOLLOW
     if view.tm is None:
         return Authority.REFUSE
     if sender == view.tm:
-        return Authority.FOLLOW
-    if sender not in view.members:
+        return Authority.REFUSE if view.tm_deposed else Authority.FOLLOW
+    if sender not in view.members or announcement.previous == NO_EPOCH:
         return Authority.REFUSE
     if view.tm in view.gone:
         before = view.members[: view.members.index(sender)]
@@ -315,6 +319,11 @@ def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) 
 def may_ask(*, member: bool, established: bool, unfinished: bool) -> bool:
     """MIKE-36: say whether a silent TM is asked: by who has its epoch and waits for nothing."""
     return member and established and not unfinished
+
+
+def began_anew(startup_wall_ns: int, known_wall_ns: int | None) -> bool:
+    """MIKE-37: say whether IDP told of a later instance of a device than before."""
+    return known_wall_ns is not None and startup_wall_ns > known_wall_ns
 
 
 def check_join(message: Join) -> None:

@@ -50,6 +50,11 @@ class NetlinkBackend:
     def __init__(self, namespace: str | int | None = None) -> None:
         self._socket = XfrmSocket(namespace)
 
+    @property
+    def port(self) -> int:
+        """Netlink port that the kernel names when it announces our changes."""
+        return self._socket.port
+
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Perform the operations in order, in as few sends as possible; one outcome each."""
         acks = self._socket.request([_message(operation) for operation in operations])

@@ -131,6 +131,11 @@ class XfrmSocket:
         for group in groups:
             sock.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
+    @property
+    def port(self) -> int:
+        """Our netlink port: it stands in what the kernel announces of our changes."""
+        return self._port
+
     def fileno(self) -> int:
         """Return the descriptor, for a selector."""
         return self._socket.fileno()

@@ -12,7 +12,7 @@ from functools import partial
 
 from protocol.core.engine import Instant
 from protocol.core.errors import LocalError
-from protocol.daemon.reconcile import remove_own, remove_own_routes
+from protocol.daemon.reconcile import read_own, remove_own, remove_own_routes
 from protocol.daemon.routes import MemoryRoutes
 from protocol.identity import Identity
 from protocol.idp.config import IdpConfig, Unicast
@@ -25,6 +25,7 @@ from protocol.idp.events import (
     LinkChanged,
     PrefixAdded,
     PrefixRemoved,
+    ReadKernel,
     RoutesApplied,
     SasApplied,
     TrustReread,
@@ -106,6 +107,7 @@ class Device:
                 ApplySas: self._apply_sas,
                 ApplyRoutes: self._apply_routes,
                 FetchKey: self._fetch_key,
+                ReadKernel: self._read_kernel,
             }
         )
         self.miked.perform_with(
@@ -263,6 +265,9 @@ class Device:
     def _apply_routes(self, effect: ApplyRoutes) -> None:
         outcomes = self.routes.apply(effect.operations)
         self.idpd.deliver(RoutesApplied(effect.label, outcomes))
+
+    def _read_kernel(self, _effect: ReadKernel) -> None:
+        self.idpd.deliver(read_own(self.backend, self.routes, self._idp_config))
 
     def _fetch_key(self, effect: FetchKey) -> None:
         self.idpd.deliver(KeyFetched(effect.pointer, self.keys.get(effect.pointer)))

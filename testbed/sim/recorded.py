@@ -39,6 +39,7 @@ from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
     ApplyRoutes,
     ApplySas,
+    KernelChanged,
     KeyFetched,
     LinkChanged,
     PrefixAdded,
@@ -168,6 +169,8 @@ class _Player:
                 return Stopped()
             case "LinkChanged":
                 return LinkChanged(line["up"])
+            case "KernelChanged":
+                return KernelChanged()
             case "KeyFetched":
                 return KeyFetched(line["pointer"], self._keys.get(line["pointer"]))
             case "PrefixAdded":

@@ -140,6 +140,46 @@ def test_cutting_a_cable_stops_multicast_both_ways_and_healing_restores_it() -> 
     assert call_isolated(inside) == [True, True, False, False, True, True]
 
 
+def test_cables_are_moved_parted_and_narrowed_and_nothing_of_it_stays() -> None:
+    def inside() -> tuple[list[bool], list[str], list[str]]:
+        network = Network(star(3), with_xfrm=False)
+        network.build()
+        passed, mtus = [], []
+        with open_receiver(network, "d1") as one:
+
+            def hears(expect: bool) -> None:
+                for sender in ("d2", "d3"):
+                    passed.append(_passes(network, sender, one, expect=expect))
+
+            assert network.cables.move("d1") == "s1y"
+            hears(expect=False)  # the cable is out until it is plugged in
+            network.link_up("d1")
+            hears(expect=True)
+            network.cables.part(["d1"])
+            hears(expect=False)
+            network.cables.join_again()
+            hears(expect=True)
+            assert network.cables.move("d1") == "s1"
+            network.link_up("d1")
+            network.cables.move("d2")
+            network.link_up("d2")
+            hears(expect=True)
+            for mtu in (1280, None):
+                network.cables.set_mtu("d1", mtu)
+                with network.namespace("d1").entered():
+                    mtus.append(
+                        output("ip", "-o", "link", "show", BLACK).split("mtu ")[1].split()[0]
+                    )
+            hears(expect=True)
+        network.stop()
+        return passed, mtus, sorted(interface_names())
+
+    passed, mtus, left = call_isolated(inside)
+    assert passed == [False] * 2 + [True] * 2 + [False] * 2 + [True] * 6
+    assert mtus == ["1280", "1500"]
+    assert left == ["lo"]
+
+
 def _passes(network: Network, sender: str, receiver: socket.socket, *, expect: bool) -> bool:
     received(receiver)
 

@@ -81,3 +81,85 @@ def test_mike_22_tm_that_idp_hears_again_must_show_that_it_is_tm_still() -> None
     cut = False
     world.run_until(lambda: world.agreed(1, 2, 3), 12_000)
     assert world[3].counted("MIKE-22") >= 2
+
+
+def know(world: World) -> None:
+    """Let each device's IDP have told its MIKE of the TM's device, as it does of all it meets."""
+    for index in range(1, len(world.devices)):
+        world.signal(index, SignalKind.JOIN, 0)
+    world.run(1500)
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+@pytest.mark.parametrize("away_ms", [100, 1500, 3900])
+def test_mike_37_tm_that_crashed_and_is_back_before_it_was_missed_costs_no_more(
+    size: int, away_ms: int
+) -> None:
+    """MIKE-37: 0 dies as TM and begins anew; the others ask it, elect, and let it in."""
+    world = World(size)
+    world.form(size)
+    others = range(1, size)
+    know(world)
+    begin_ns = world.now_ns
+    old = world[1].epoch
+    world.crash(0)
+    world.run(away_ms)
+    excluded = [world[index].counted("MIKE-21") for index in others]
+    # IDP of each --> MIKE: JOIN(0, later); MIKE --> 0: REPAIR(the epoch we have); no answer
+    world.join(0)
+    took = world.run_until(lambda: world[1].epoch != old and world.agreed(*range(size)), 4000)
+    assert took < 2500
+    assert world.tm() != 0
+    keys = [world[index].points("t_key") for index in others]
+    first_ns = [next(at for at in points if at > begin_ns) for points in keys]
+    assert max(first_ns) - begin_ns < (away_ms + 400) * MS, "less than founding takes"
+    assert [world[index].counted("MIKE-21") for index in others] == excluded, "nobody was excluded"
+
+
+def test_mike_37_tm_of_which_only_idp_began_anew_stays_tm() -> None:
+    """MIKE-37: it answers the question."""
+    world = World(4)
+    world.form(4)
+    know(world)
+    start_ns = world.now_ns
+    world.started[0] += 1
+    for index in (1, 2, 3):
+        world.signal(index, SignalKind.JOIN, 0)
+    world.run(3000)
+    asked = [kind for kind, _ in world.sent(since_ns=start_ns) if kind is Kind.REPAIR]
+    assert len(asked) == 3
+    assert [device.counted("MIKE-22") for device in world.devices] == [0] * 4
+    assert world.tm() == 0
+
+
+def test_mike_22_a_tm_that_began_anew_does_not_take_the_members_into_its_new_group() -> None:
+    """MIKE-22: 0 founds a group with a higher number; its TREE and STATUS are not followed."""
+    world = World(5)
+    world.form(5)
+    world.crash(0)
+    world.start(0)
+    world.signal(0, SignalKind.JOIN, 0)  # no other device's IDP has noticed yet
+    world.run_until(lambda: world[0].points("mike.founded") != [], 3000)
+    world.run_until(lambda: world.agreed(*range(5)), 4000)
+    assert [world[index].counted("MIKE-21") for index in range(1, 5)] == [0] * 4
+    assert world.tm() != 0
+
+
+def test_mike_14_a_member_that_begins_anew_while_the_tm_is_dead_succeeds_nobody() -> None:
+    """MIKE-14: 0 dies as TM just when 3 begins anew; 3 founds a group, which nobody follows."""
+    world = World(5)
+    world.form(5)
+    know(world)
+    world.crash(0)
+    world.crash(3)
+    world.start(3)
+    for index in (1, 2, 3, 4):
+        world.signal(index, SignalKind.JOIN, 3)
+    world.run_until(lambda: world[3].points("mike.founded") != [], 3000)
+    world.run(1500)  # its TREE and STATUS are heard; then IDP misses 0
+    begin_ns = world.now_ns
+    world.lose(0)
+    world.run_until(lambda: world.agreed(1, 2, 3, 4), 4000)
+    assert world.now_ns - begin_ns < 2500 * MS
+    assert [world[index].counted("MIKE-21") for index in (1, 2, 4)] == [0] * 3
+    assert world.tm() == 1

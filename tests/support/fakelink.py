@@ -38,8 +38,10 @@ from protocol.idp.events import (
     DropTrust,
     FetchKey,
     KeepTrust,
+    KernelRead,
     KeyFetched,
     LinkChanged,
+    ReadKernel,
     RouteOperation,
     RoutesApplied,
     SasApplied,
@@ -122,6 +124,7 @@ class Device:
         self.reports: list[tuple[int, Report]] = []
         self.logs: list[Log] = []
         self.batches: list[ApplySas] = []
+        self.reads: list[int] = []
         self.routes: dict[Prefix, None] = {}
         self.announced: list[SendDatagram] = []
         self.sent: list[SendDatagram] = []
@@ -250,6 +253,11 @@ class Device:
                 self.kept[kind, name] = data
             case DropTrust(kind, name):
                 del self.kept[kind, name]
+            case ReadKernel():
+                sas = frozenset(sa.id for sa in self.backend.dump_sas())
+                policies = tuple(self.backend.dump_policies())
+                self.reads.append(self.net.now.mono_ns)
+                return [KernelRead(sas, policies, frozenset(self.routes))]
             case FetchKey(pointer):
                 return [KeyFetched(pointer, self.key_directory.get(pointer))]
             case _:

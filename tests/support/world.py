@@ -145,6 +145,7 @@ class World:
         self.faults = faults or Faults()
         self.config = config or MikeConfig()
         self.now_ns = 0
+        self.started: dict[int, int] = {}
         self.filters: list[Filter] = []
         self.wire: list[Seen] = []
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
@@ -300,7 +301,8 @@ class World:
         """IDP at one device tells its MIKE about a device."""
         device = self.devices[at]
         if device.alive:
-            signal = Signal(kind, address(about), EPOCH_WALL_NS, 0, 0)
+            startup_wall_ns = self.started.get(about, EPOCH_WALL_NS)
+            signal = Signal(kind, address(about), startup_wall_ns, 0, 0)
             self._perform_idp(device, device.idp.send(signal, self.instant))
 
     def signal_leave(self, at: int, about: int) -> None:
@@ -328,6 +330,7 @@ class World:
         if device.remembers:
             self.feed(device, EpochMarkFound(device.epoch_mark))
         device.reports.append((self.now_ns, Report("world.started")))
+        self.started[index] = EPOCH_WALL_NS + self.now_ns
         self.feed(device, Started(EPOCH_WALL_NS + self.now_ns))
 
     def join(self, index: int) -> None:

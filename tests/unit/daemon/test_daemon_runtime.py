@@ -117,6 +117,23 @@ def test_another_fault_of_our_own_does(
         runtime.deliver(Event())
 
 
+def test_a_clock_that_was_set_is_told_once_and_small_steps_never(tmp_path: Path) -> None:
+    clock = SystemClock()
+    trace = TraceWriter(tmp_path / "t", "d1", "idpd", clock)
+    runtime = Runtime(ScriptedEngine(), clock, trace, LogFile(tmp_path / "log", clock))
+    steps: list[int] = []
+    runtime.watch_clock(30_000_000_000, steps.append)
+    runtime.perform_with({Asked: lambda _: None, Report: lambda _: None})
+    for offset_s in (0, 29, -25, 40, 40, 0):
+        clock.offset_ns = offset_s * 1_000_000_000
+        runtime.deliver(Started(1))
+    assert [round(step / 1e9) for step in steps] == [40, -40]
+    clock.offset_ns = 10**18
+    runtime.note_clock()
+    runtime.deliver(Started(1))
+    assert len(steps) == 2, "what it is now is right"
+
+
 def test_recorded_events_hold_datagrams_and_no_keys() -> None:
     datagram = DatagramReceived("group", IPv6Address("2001:db8::1"), b"\x01\x02", 5)
     assert recorded(datagram) == {

@@ -259,6 +259,7 @@ def test_a_full_disk_is_said_once_and_its_end_too(tmp_path: Path) -> None:
             found.keep_startup(7)
     found.write()
     log.close()
+    assert found.failed_total == 5
     lines = (tmp_path / "miked.log").read_text().splitlines()
     assert [line.split(" ", 2)[1] for line in lines] == ["error", "info"]
     assert "No space left on device" in lines[0]
@@ -272,6 +273,21 @@ def test_the_last_start_is_recalled_unless_a_wrong_clock_made_it(tmp_path: Path)
         memory(tmp_path, "idpd").recall_startup(identity, now, 30_000)
         expected = max(now, now + ahead_s * 10**9 + 1) if recalled else now
         assert identity.startup_after(now) == expected
+        for path in (tmp_path / "state").iterdir():
+            path.unlink()
+
+
+def test_a_start_by_a_wrong_clock_is_forgotten_when_the_clock_is_set(tmp_path: Path) -> None:
+    now = 1_800_000_000_000_000_000
+    for ahead_s, forgotten in ((29, False), (31, True), (10**8, True)):
+        found = memory(tmp_path, "idpd")
+        identity = make_identities(1)[0]
+        identity.begin(now + ahead_s * 10**9)
+        found.keep_startup(now + ahead_s * 10**9)
+        found.correct_startup(identity, now, 30_000)
+        expected = now if forgotten else now + ahead_s * 10**9 + 1
+        assert identity.startup_after(now) == expected
+        identity.begin(identity.startup_after(now))
         for path in (tmp_path / "state").iterdir():
             path.unlink()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from experiments import faults, summary
-from experiments.campaign import FAULTS
+from experiments import faultkinds, faults, summary
+from experiments.campaign import FAULTS, KERNEL_FAULTS
 from experiments.errors import PlanError
 from experiments.outcome import Context, Outcome
 from experiments.plan import Overrides, _validate, load
@@ -24,6 +26,9 @@ from tests.unit.experiments.fake_fleet import NullDisplay, World
 from tests.unit.experiments.support import SESSION, fake_sa_writes
 
 WELL_NS = 1_500_000_000
+HERE = tuple(kind for kind in FAULTS if kind not in KERNEL_FAULTS)
+BOTH_WAYS = {"towards": True, "away": True}
+TOWARDS = {"towards": True, "away": False}
 
 
 class Processes(dict[str, Any]):
@@ -34,12 +39,15 @@ class Processes(dict[str, Any]):
     def kill(self, name: str) -> None:
         del self[name]
         self.fleet.done.append(f"kill {name}")
+        self.fleet.killed_ns = self.fleet.world.now
 
 
 class FaultyFleet:
     """Devices to which faults are done; all is well after `WELL_NS`, or never after one kind."""
 
-    def __init__(self, world: World, devices: int, never_after: str = "") -> None:
+    key_ns = killed_ns = 0
+
+    def __init__(self, world: World, devices: int, folder: Path, never_after: str = "") -> None:
         self.world = world
         self.devices = tuple(f"d{n}" for n in range(1, devices + 1))
         self.addresses = {name: f"2001:db8:b::{name[1:]}" for name in self.devices}
@@ -47,11 +55,19 @@ class FaultyFleet:
         self.never_after = never_after
         self.done: list[str] = []
         self.processes = Processes(self)
-        self.network = SimpleNamespace(
-            part=lambda links: self.done.append(f"part {' '.join(links)}"),
-            join_again=lambda: self.done.append("join again"),
-            set_link=lambda link, **values: self.done.append(f"link {link} {values}"),
+        said = self.done.append
+        cables = SimpleNamespace(
+            part=lambda links: said(f"part {' '.join(links)}"),
+            join_again=lambda: said("join again"),
+            disturb=lambda link, what="", **ends: said(f"link {link} {what or 'as before'} {ends}"),
+            move=lambda link: said(f"move {link}"),
+            set_mtu=lambda link, mtu: said(f"mtu {link} {mtu}"),
         )
+        self.network = SimpleNamespace(cables=cables, link_up=lambda link: said(f"plug {link}"))
+        self.options = SimpleNamespace(capture=False, kernel=False)
+        self.refusals = itertools.count()
+        self.folder = folder
+        (folder / "state").mkdir()
         for name in self.devices:
             self.revive(name)
 
@@ -64,6 +80,12 @@ class FaultyFleet:
     def revive(self, node: str) -> None:
         for daemon in faults.BOTH:
             self.processes.setdefault(f"{node}/{daemon}", SimpleNamespace(pid=ord(node[1])))
+
+    def device(self, name: str) -> Any:
+        def ask(daemon: str, command: str, **values: int) -> None:
+            self.done.append(f"{command} {name}/{daemon} {values}")
+
+        return SimpleNamespace(directory=self.folder, ask=ask)
 
     def start(self, device: str) -> None:
         self.done.append(f"start {device}")
@@ -83,7 +105,12 @@ class FaultyFleet:
         return self.world.now
 
     def status(self, device: str, _daemon: str = "idpd") -> dict[str, Any]:
-        return {"role": "tm" if device == "d2" else "member", "epoch": "7-00"}
+        return {
+            "role": "tm" if device == "d2" else "member",
+            "epoch": "7-00",
+            "state_written": True,
+            "counters": {"state.write_failed": next(self.refusals)},
+        }
 
     def await_members(self, devices: Any, *, deadline_s: float) -> str:
         if self.never_after and any(self.never_after in what for what in self.done):
@@ -103,28 +130,39 @@ class FaultyFleet:
         return []
 
     def all_events(self) -> list[Event]:
-        now = self.world.now
-        return [Event(now, now, "d1", "miked", "t_key", {"epoch": "8-00"})]
+        now = self.killed_ns
+        tm = self.addresses["d1"]
+        keys = {"epoch": "8-00", "tm": tm}
+        return [
+            Event(now + self.key_ns, now, name, "miked", "t_key", keys) for name in self.devices
+        ]
 
 
 def measured(
-    monkeypatch: pytest.MonkeyPatch, *kinds: str, never_after: str = ""
+    monkeypatch: pytest.MonkeyPatch, *kinds: str, never_after: str = "", key_ns: int = 0
 ) -> tuple[Outcome, FaultyFleet]:
     world = World()
-    fleet = FaultyFleet(world, 6, never_after)
+    folder = TemporaryDirectory()
+    fleet = FaultyFleet(world, 6, Path(folder.name), never_after)
     monkeypatch.setattr(
-        faults.os,
+        faultkinds.os,
         "kill",
         lambda pid, which: fleet.done.append(f"{signal.Signals(which).name} {pid}"),
     )
+    monkeypatch.setattr(
+        faultkinds, "fill_disk", lambda state, undo, written: fleet.done.append("fill the disk")
+    )
+    fleet.key_ns = key_ns
     repetition = load("faults", Overrides(quick=True)).repetitions()[0]
-    campaign = replace(repetition.campaign, faults=kinds or FAULTS, events=len(kinds or FAULTS))
+    kinds = kinds or HERE
+    campaign = replace(repetition.campaign, faults=kinds, events=len(kinds))
     steps = tuple(
         replace(step, method=kind, subject=3)
-        for step, kind in zip(repetition.steps, kinds or FAULTS, strict=False)
+        for step, kind in zip(repetition.steps, kinds, strict=False)
     )
     repetition = replace(repetition, campaign=campaign, steps=steps)
-    return faults.run(fleet, repetition, Context(world.clock())), fleet  # type: ignore[arg-type]
+    with folder:
+        return faults.run(fleet, repetition, Context(world.clock())), fleet  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +174,11 @@ def measured(
         ("restart", ["stop d3", "start d3"]),
         ("cut", ["cut d3", "heal d3"]),
         ("partition", ["part d1 d2 d3", "join again"]),
-        ("loss", ["link d3 {'loss_percent': 30.0}", "link d3 {'loss_percent': 0.0}"]),
+        ("loss", [f"link d3 loss 30% {BOTH_WAYS}", f"link d3 as before {BOTH_WAYS}"]),
+        ("deaf", [f"link d3 loss 100% {TOWARDS}", f"link d3 as before {TOWARDS}"]),
+        ("move", ["move d3", "plug d3"]),
+        ("mtu", ["mtu d3 1280", "mtu d3 None"]),
+        ("disk-full", ["fill the disk", "stop d3", "start d3"]),
     ],
 )
 def test_each_fault_is_brought_and_ended(
@@ -155,9 +197,9 @@ def test_all_kinds_run_on_one_network_and_every_one_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcome, fleet = measured(monkeypatch)
-    assert [step.status for step in outcome.steps] == ["ok"] * len(FAULTS)
+    assert [step.status for step in outcome.steps] == ["ok"] * len(HERE)
     assert fleet.done.count("start d1") == 1, "formed once"
-    assert sum("'loss_percent': 0.0" in what for what in fleet.done) == 7
+    assert sum("as before" in what for what in fleet.done) == 3 + 3 * 6
     assert len(fleet.processes) == 12
 
 
@@ -170,6 +212,44 @@ def test_what_does_not_recover_fails_and_the_group_is_formed_anew(
     assert fleet.done.count("start d1") == 1, "once more, after the record of the first was dropped"
 
 
+def test_each_clock_is_set_and_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fleet = measured(monkeypatch, "clock-years")
+    steps = [what for what in fleet.done if what.startswith("clock")]
+    years = int(steps[0].split()[-1].strip("}"))
+    assert abs(years) == 3 * 365 * 86_400_000
+    assert steps == [
+        f"clock d3/{daemon} {{'offset_ms': {value}}}"
+        for daemon, value in (("idpd", years), ("miked", years), ("miked", 0), ("idpd", 0))
+    ]
+
+
+def test_a_new_key_that_comes_too_late_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, _ = measured(monkeypatch, "kill-tm", key_ns=6_000_000_000)
+    assert outcome.steps[0].status == "failed"
+    assert "ms after the TM died: more than 5100" in outcome.steps[0].reason
+
+
+def test_a_disk_that_refused_nothing_was_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = FaultyFleet.status
+
+    def status(self: FaultyFleet, device: str, daemon: str = "idpd") -> dict[str, Any]:
+        return {**refusing(self, device, daemon), "counters": {}}
+
+    monkeypatch.setattr(FaultyFleet, "status", status)
+    outcome, _ = measured(monkeypatch, "disk-full")
+    assert "the fault did not come about: no disk_refusals" in outcome.steps[0].reason
+
+
+def test_without_kernel_sas_their_faults_are_left_out_and_all_others_come_once() -> None:
+    plan = load("faults", Overrides(quick=True, sa_backend="memory"))
+    steps = plan.repetitions()[0].steps
+    assert sorted(step.method for step in steps) == sorted(HERE)
+    whole = load("faults")
+    methods = [step.method for r in whole.repetitions() for step in r.steps]
+    assert len(methods) >= 500
+    assert {methods.count(kind) for kind in FAULTS} == {15}
+
+
 def test_an_unknown_fault_is_refused() -> None:
     plan = load("faults")
     campaign = replace(plan.campaigns[0], faults=("flood",))
@@ -180,11 +260,12 @@ def test_an_unknown_fault_is_refused() -> None:
 def test_summary_and_figure_come_from_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults.os, "kill", lambda *_: None)
+    monkeypatch.setattr(faultkinds.os, "kill", lambda *_: None)
+    monkeypatch.setattr(faultkinds, "fill_disk", lambda *_: None)
     plan = load("faults", Overrides(quick=True, sa_backend="memory"))
     directory = RunDirectory.create(tmp_path, plan, {})
     world = World()
-    fleet = FaultyFleet(world, 6)
+    fleet = FaultyFleet(world, 6, tmp_path)
     runner = Runner(directory, lambda *_: fleet, fake_sa_writes, NullDisplay(), world.clock())  # type: ignore[arg-type, return-value]
     runner.execute(SESSION)
     directory.close()
