@@ -24,7 +24,10 @@ from protocol.xfrm.messages import DelSa, Message, NewPolicy, NewSa, UpdPolicy
 from protocol.xfrm.observer import XfrmObserver
 from testbed.errors import DeadlineError, TestbedError
 
-_ETH_P_IPV6: Final = 0x86DD
+_ETH_P_ALL: Final = 3
+"""A socket for one protocol would see nothing: the bridge takes frames before it does."""
+
+_IPV6_TYPE: Final = b"\x86\xdd"
 _FRAME_BYTES: Final = 9000
 _ETHERNET, _IPV6, _UDP = 14, 40, 8
 _NEXT_HEADER_OFFSET: Final = 6
@@ -88,9 +91,9 @@ class MomentWatch:
         self._address = IPv6Address(address).packed
         self._stack = ExitStack()
         try:
-            self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IPV6))
+            self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
             self._stack.callback(self._wire.close)
-            self._wire.bind((interface, _ETH_P_IPV6))
+            self._wire.bind((interface, _ETH_P_ALL))
             self._kernel = XfrmObserver(pid)
             self._stack.callback(self._kernel.close)
         except OSError as error:
@@ -127,7 +130,9 @@ class MomentWatch:
 
     def _on_wire(self, moment: Moment) -> bool:
         frame = self._wire.recv(_FRAME_BYTES)
-        if len(frame) <= _PAYLOAD or frame[_ETHERNET + _NEXT_HEADER_OFFSET] != socket.IPPROTO_UDP:
+        if len(frame) <= _PAYLOAD + KIND_OFFSET or frame[12:14] != _IPV6_TYPE:
+            return False
+        if frame[_ETHERNET + _NEXT_HEADER_OFFSET] != socket.IPPROTO_UDP:
             return False
         payload, ours = frame[_PAYLOAD:], frame[_SOURCE] == self._address
         if moment is Moment.NOTICE:
