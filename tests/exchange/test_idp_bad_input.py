@@ -9,10 +9,13 @@ import pytest
 
 from protocol.core.engine import DatagramReceived, SendDatagram
 from protocol.idp.config import IdpConfig
-from protocol.idp.messages import PrefixAnnouncement
+from protocol.idp.documents import PARTS_MAX, Part
+from protocol.idp.messages import Hello, MessageKind, PrefixAnnouncement
 from protocol.idpmike import GroupStatus, LocalLink, Side
 from protocol.ipsec.model import Suite
 from tests.exchange import test_idp_policy as policies
+from tests.exchange import test_idp_refusals as hellos
+from tests.exchange import test_idp_strangers as certificates
 from tests.support.coalition import policy
 from tests.support.fakelink import LOOPBACK, Device, Network, epoch, networks
 from tests.support.identities import address, make_identities
@@ -92,6 +95,60 @@ def test_ten_thousand_prefixes() -> None:
 
     refused_once_a_minute(network, a, "IDP-17", flood)
     assert routes(a) == before
+
+
+def test_chain_of_absurd_length() -> None:
+    """IDP-54: at its first part, before anything is parsed."""
+    network = certificates.strangers(1)
+    (a,) = network.devices
+    a.start()
+    network.run(500)
+    attacker = certificates.script(a, certificates.make_identity(1))
+    attacker.hello()  # to be asked for its certificate
+    part = Part(bytes(16), 0, PARTS_MAX, bytes(1024)).encode()
+    refused_once_a_minute(
+        network, a, "IDP-54", lambda: attacker.send(MessageKind.CERTIFICATE, part)
+    )
+    assert certificates.parsed(a) == 0
+    assert (a.status()["peers"], a.signals[1:]) == ([], [])
+
+
+def settled() -> tuple[Network, Device, Device]:
+    """Two devices that know each other, and a third one's certificate."""
+    network = Network(3)
+    a, b, _ = network.devices
+    a.start()
+    b.start()
+    network.run(6500)
+    a.signals.clear()
+    return network, a, b
+
+
+def nothing_happened(a: Device) -> None:
+    assert a.signals == []
+    assert [(peer["name"], peer["state"]) for peer in a.status()["peers"]] == [("d2", "up")]
+
+
+@pytest.mark.parametrize("victim", [1, 2], ids=["of one that is up", "of one that is not there"])
+def test_forged_hello_cannot_create_or_restart(victim: int) -> None:
+    """AUTH-9: as if just started, in the name of a device whose certificate is known."""
+    network, a, _ = settled()
+
+    def forge() -> None:
+        good = hellos.stranger(victim, network.now, Hello(1000, 4).encode())
+        hellos.feed(a, good[:-1] + bytes([good[-1] ^ 1]), address(victim))
+
+    refused_once_a_minute(network, a, "AUTH-9", forge)
+    nothing_happened(a)
+
+
+def test_replayed_hello_cannot_restart() -> None:
+    """AUTH-10."""
+    network, a, b = settled()
+    refused_once_a_minute(
+        network, a, "AUTH-10", lambda: hellos.feed(a, hellos.last(b, light=False))
+    )
+    nothing_happened(a)
 
 
 def test_policy_downgrade() -> None:
