@@ -8,13 +8,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import IPv6Address
+from pathlib import Path
 
 import pytest
 
 from protocol.gateway.events import DeleteRoute, SetRoute
-from protocol.gateway.messages import Claim
+from protocol.gateway.messages import Claim, Member, encode_table, split
+from protocol.gateway.protection import seal
+from protocol.idpmike import EpochId
 from tests.support.gateways import POLL_S, World, group_key, prefixes
 
 ROW = {
@@ -344,3 +348,15 @@ def test_GATE_11_a_leg_announces_so_many_prefixes_and_the_nearest_first() -> Non
     assert len(announced) == 256
     assert set(many["2"]) <= announced
     assert any("GATE-11" in line for line in world.boxes["g2"].log)
+
+
+def test_vector_of_the_document() -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs/gateways.md").read_text()
+    found = re.search(r"Vector: .*?Part\s+`(\w+)`, body\s+`(\w+)`", document, re.DOTALL)
+    assert found is not None
+    member = Member(IPv6Address("2001:db8:b::1"), "d1")
+    (part,) = split(encode_table([Claim(("a",), prefixes("fd00:a::/64"), (member,))]), 3)
+    assert part.encode().hex() == found[1]
+    epoch = EpochId(5, bytes.fromhex("0102030405060708"))
+    body = seal(part.encode(), epoch, b"\x07" * 32, (b"\x01" * 16, 2), 4)
+    assert body.hex() == found[2]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from protocol.core.errors import LocalError
 from protocol.ipsec.model import SecurityAssociation, Suite
 from protocol.ipsec.pairschedule import PairEnd, epoch_context, pair_sas, psk_context
+
+DOCUMENT = (Path(__file__).resolve().parents[3] / "docs/idp.md").read_text()
 
 A = PairEnd(IPv6Address("2001:db8:b::1"), bytes(range(32)), 4)
 B = PairEnd(IPv6Address("2001:db8:b::2"), bytes(range(32, 64)), 9)
@@ -41,6 +45,21 @@ def test_written_a_second_time_with_another_librarys_hkdf() -> None:
     info = encoded(b"idpmike v1 pair sa spi") + epoch + about + encoded(bytes(4))
     drawn = int.from_bytes(HKDF(SHA256(), 4, root, info).derive(SECRET), "big")
     assert outbound.spi == drawn & ~0x7FFF | A.place << 2 | 7 & 3
+
+
+def test_vectors_of_the_document() -> None:
+    rows = re.findall(r"\| (group|psk) \| ::(\d) \| `(0x\w{8})` \| `(\w{40})` \|", DOCUMENT)
+    group = epoch_context(b"\x07" * 32, 5, bytes.fromhex("0102030405060708"), frozenset())
+    one, two = (IPv6Address(f"2001:db8:b::{n}") for n in (1, 2))
+    keyed = PairEnd(one, b"\x01" * 32, 0), PairEnd(two, b"\x02" * 32, 1)
+    stamped = PairEnd(one, (9).to_bytes(8, "big")), PairEnd(two, (10).to_bytes(8, "big"))
+    words = {"suite": Suite.AES_GCM_128, "reqid": 8, "if_id": 66}
+    found = [
+        (mode, str(sa.source)[-1], f"{sa.spi:#010x}", sa.key.encryption.hex())
+        for mode, context, ends in (("group", group, keyed), ("psk", psk_context(), stamped))
+        for sa in pair_sas(b"\x05" * 32, context, *ends, **words)  # type: ignore[arg-type]
+    ]
+    assert rows == found
 
 
 def test_both_ends_make_the_same_two_sas() -> None:
