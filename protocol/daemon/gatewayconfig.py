@@ -11,23 +11,20 @@ config = "…/g1-a.toml"
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from protocol.core.errors import LocalError
 from protocol.daemon import config
 from protocol.daemon.config import DeviceConfig
-from protocol.daemon.tables import ConfigFileError, RunFiles, TableReader, read_tables
+from protocol.daemon.tables import RunFiles, TableReader, read_tables
 from protocol.gateway.config import RANGES, GatewayConfig, Leg, Network
 
 ROUTE_METRIC = 512
 """Of gatewayd's routes: before those of the legs' idpd, which do not know of one another."""
 
 _SECTION = "gateway"
-_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(GatewayConfig)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +60,33 @@ def load(path: Path) -> GatewayFile:
 
 class _Reader(TableReader):
     def gateway_file(self) -> GatewayFile:
-        if _SECTION not in self._tables:
-            self.fail(_SECTION, "", "is missing: gatewayd has nothing to do here")
-        files = RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
+        files = self.run_files(_SECTION, "gatewayd")
         poll_interval_ms = self.integer(_SECTION, "poll_interval_ms", 50, 60_000, 500)
         legs = self._legs()
-        tunnels = all(leg.backend != "memory" for leg in legs.values())
         self._check_apart(legs)
-        values: dict[str, Any] = {
-            "legs": tuple(
+        settings = self.settings(
+            _SECTION,
+            GatewayConfig,
+            RANGES,
+            legs=tuple(
                 Leg(partition, leg.device.address, leg.xfrm_interface)
                 for partition, leg in legs.items()
             ),
-            "groups": self._networks("groups"),
-            "never": (*self._networks("never"), *_black_groups(legs)),
-        }
-        for name, low, high in RANGES:
-            values[name] = self.integer(_SECTION, name, low, high, _DEFAULTS[name])
+            groups=self.prefixes(_SECTION, "groups", []),
+            never=(*self.prefixes(_SECTION, "never", []), *_black_groups(legs)),
+        )
         self.refuse_leftovers()
-        try:
-            settings = GatewayConfig(**values)
-        except LocalError as error:
-            raise ConfigFileError(f"{self._path.name}: [gateway] {error}") from error
+        tunnels = all(leg.backend != "memory" for leg in legs.values())
         ipv4 = all(leg.idp.ipv4 for leg in legs.values())
         return GatewayFile(files, settings, legs, poll_interval_ms, tunnels, ipv4)
 
     def _legs(self) -> dict[str, DeviceConfig]:
-        section = "gateway.leg"
-        tables = self.take(_SECTION, "leg", [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.fail(_SECTION, "leg", "must be [[gateway.leg]] tables")
         found: dict[str, DeviceConfig] = {}
-        for table in tables:
-            self._tables[section] = dict(table)
+        for section in self.each(_SECTION, "leg"):
             partition = self.text(section, "partition")
             if partition in found:
                 self.fail(section, "partition", f"is {partition!r} in two legs")
             found[partition] = config.load(self.path(section, "config"), with_psk=False)
-            self.refuse_leftovers(section)
         return found
 
     def _check_apart(self, legs: dict[str, DeviceConfig]) -> None:
@@ -131,18 +117,6 @@ class _Reader(TableReader):
                     "config",
                     f"needs [ipsec] route_metric above {ROUTE_METRIC} for {partition}",
                 )
-
-    def _networks(self, key: str) -> tuple[Network, ...]:
-        value = self.take(_SECTION, key, [])
-        if not isinstance(value, list):
-            self.fail(_SECTION, key, f"must be a list of prefixes, not {value!r}")
-        found = []
-        for item in value:
-            try:
-                found.append(ip_network(item if isinstance(item, str) else ""))
-            except ValueError:
-                self.fail(_SECTION, key, f"has {item!r}, which is no prefix")
-        return tuple(found)
 
 
 def _black_groups(legs: dict[str, DeviceConfig]) -> list[Network]:

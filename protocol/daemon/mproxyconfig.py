@@ -18,13 +18,11 @@ forwarded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
-from protocol.core.errors import LocalError
-from protocol.daemon.tables import ConfigFileError, RunFiles, TableReader, read_tables
+from protocol.daemon.tables import RunFiles, TableReader, read_tables
 from protocol.mproxy.config import RANGES, Downstream, MproxyConfig, Network
 from protocol.mproxy.messages import Family
 
@@ -32,8 +30,6 @@ _SECTION = "mproxy"
 
 _BLACK_GROUPS = (("ipsec", None), ("idp", "ff0e::1d0"), ("mike", "ff0e::319e"))
 """Sections of a device whose ``group`` is black, with the defaults of the daemons."""
-
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(MproxyConfig)}
 
 _TUNNEL_DEFAULTS = {
     "max_groups": 1024,
@@ -71,12 +67,9 @@ def load(path: Path) -> MproxyFile:
 
 class _Reader(TableReader):
     def mproxy_file(self) -> MproxyFile:
-        if _SECTION not in self._tables:
-            self.fail(_SECTION, "", "is missing: mproxyd has nothing to do here")
-        files = RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
+        files = self.run_files(_SECTION, "mproxyd")
         config = self._config()
         offset_us = self.integer("clock", "injected_offset_us", -3_600_000_000, 3_600_000_000, 0)
-        self.refuse_leftovers(_SECTION)
         return MproxyFile(files, config, offset_us)
 
     def _config(self) -> MproxyConfig:
@@ -84,57 +77,44 @@ class _Reader(TableReader):
         tunnel = None if ipsec is None else str(ipsec.get("interface", "xfrm0"))
         upstream = self.interface(_SECTION, "upstream", tunnel)
         signals = self.boolean(_SECTION, "signal_upstream", default=upstream != tunnel)
-        defaults = _DEFAULTS if signals else _DEFAULTS | _TUNNEL_DEFAULTS
-        values: dict[str, Any] = {
-            "upstream": upstream,
-            "downstreams": self._downstreams(),
-            "signal_upstream": signals,
-            "families": tuple(
+        defaults: dict[str, int] = {} if signals else _TUNNEL_DEFAULTS
+        return self.settings(
+            _SECTION,
+            MproxyConfig,
+            RANGES,
+            upstream=upstream,
+            downstreams=self._downstreams(),
+            signal_upstream=signals,
+            families=tuple(
                 family
                 for family, key in ((Family.IPV6, "ipv6"), (Family.IPV4, "ipv4"))
                 if self.boolean(_SECTION, key, default=True)
             ),
-            "groups": self._networks(_SECTION, "groups", self.take(_SECTION, "groups", [])),
-            "never": self._never(),
-        }
-        for name, low, high in RANGES:
-            values[name] = self.integer(_SECTION, name, low, high, defaults[name])
-        try:
-            return MproxyConfig(**values)
-        except LocalError as error:
-            raise ConfigFileError(f"{self._path.name}: [mproxy] {error}") from error
+            groups=self.prefixes(_SECTION, "groups", []),
+            never=self._never(),
+            **defaults,
+        )
 
     def _downstreams(self) -> tuple[Downstream, ...]:
-        section = "mproxy.downstream"
-        tables = self.take(_SECTION, "downstream", [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.fail(_SECTION, "downstream", "must be [[mproxy.downstream]] tables")
-        found = []
-        for table in tables:
-            self._tables[section] = dict(table)
-            interface = self.interface(section, "interface", None)
-            prefixes = self._networks(section, "prefixes", self.take(section, "prefixes"))
-            found.append(Downstream(interface, prefixes))
-            self.refuse_leftovers(section)
-        return tuple(found)
+        return tuple(
+            Downstream(
+                self.interface(section, "interface", None), self.prefixes(section, "prefixes")
+            )
+            for section in self.each(_SECTION, "downstream")
+        )
 
     def _never(self) -> tuple[Network, ...]:
-        never = self.take(_SECTION, "never", [])
-        found = list(self._networks(_SECTION, "never", never))
+        found = list(self.prefixes(_SECTION, "never", []))
         if "ipsec" in self._tables:
             for section, default in _BLACK_GROUPS:
                 group = self._tables.get(section, {}).get("group", default)
                 if group is not None:
-                    found += self._networks(section, "group", [group])
+                    found.append(self._group(section, group))
         return tuple(found)
 
-    def _networks(self, section: str, key: str, value: object) -> tuple[Network, ...]:
-        if not isinstance(value, list):
-            self.fail(section, key, f"must be a list of prefixes, not {value!r}")
-        found = []
-        for item in value:
-            try:
-                found.append(ip_network(item if isinstance(item, str) else ""))
-            except ValueError:
-                self.fail(section, key, f"has {item!r}, which is no prefix")
-        return tuple(found)
+    def _group(self, section: str, group: object) -> Network:
+        """Read a black group without taking it: its daemons check it."""
+        try:
+            return ip_network(group if isinstance(group, str) else "")
+        except ValueError:
+            self.fail(section, "group", f"has {group!r}, which is no prefix")

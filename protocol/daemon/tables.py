@@ -1,20 +1,23 @@
 """A TOML file as checked values: every refusal is one line that names file, section and field.
 
-Both kinds of configuration files (`protocol.daemon.config`, `protocol.daemon.mproxyconfig`) are
-read with the class here. Relative paths are relative to the file.
+All kinds of configuration files (`protocol.daemon.config`, `protocol.daemon.mproxyconfig`,
+`protocol.daemon.gatewayconfig`) are read with the class here. Relative paths are relative to the
+file.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv6Address
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from protocol.core.errors import LocalError
+
+Config = TypeVar("Config")
 
 CONFIG_BYTES_MAX = 256 * 1024
 
@@ -92,8 +95,7 @@ def load_run_files(path: Path) -> RunFiles:
     Raises:
         ConfigFileError: the file cannot be read, or these two are wrong.
     """
-    reader = TableReader(path, read_tables(path))
-    return RunFiles(reader.text("device", "name"), reader.directory("device", "run_directory"))
+    return TableReader(path, read_tables(path)).run_files()
 
 
 class TableReader:
@@ -186,3 +188,62 @@ class TableReader:
         if not path.is_dir():
             self.fail(section, key, f"must be an existing directory, not {str(path)!r}")
         return path
+
+    # What several daemons' files have alike.
+
+    def run_files(self, section: str = "", daemon: str = "") -> RunFiles:
+        """Take name and run directory; refuse a file without the section that a daemon needs."""
+        if section and section not in self._tables:
+            self.fail(section, "", f"is missing: {daemon} has nothing to do here")
+        return RunFiles(self.text("device", "name"), self.directory("device", "run_directory"))
+
+    def prefixes(
+        self, section: str, key: str, default: list[str] | None = None
+    ) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Take a list of prefixes of either family."""
+        value = self.take(section, key, default)
+        if not isinstance(value, list):
+            self.fail(section, key, f"must be a list of prefixes, not {value!r}")
+        found = []
+        for item in value:
+            try:
+                found.append(ip_network(item if isinstance(item, str) else ""))
+            except ValueError:
+                self.fail(section, key, f"has {item!r}, which is no prefix")
+        return tuple(found)
+
+    def each(self, section: str, key: str) -> Iterator[str]:
+        """Take an array of tables: one after the other is the section whose name is yielded."""
+        name = f"{section}.{key}"
+        tables = self.take(section, key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.fail(section, key, f"must be [[{name}]] tables")
+        for table in tables:
+            self._tables[name] = dict(table)
+            yield name
+            self.refuse_leftovers(name)
+
+    def settings(
+        self,
+        section: str,
+        make: Callable[..., Config],
+        ranges: Iterable[tuple[str, int, int]],
+        **values: Any,
+    ) -> Config:
+        """Take the whole numbers of an engine's settings, and make these.
+
+        Args:
+            section: where they are, and of which nothing may be left.
+            make: the settings' class, whose defaults count.
+            ranges: name and bounds of each number.
+            values: the other fields, or defaults of numbers that differ from the class's.
+        """
+        defaults = {item.name: item.default for item in fields(make)}  # type: ignore[arg-type]
+        for name, low, high in ranges:
+            default = values.get(name, defaults[name])
+            values[name] = self.integer(section, name, low, high, default)
+        self.refuse_leftovers(section)
+        try:
+            return make(**values)
+        except LocalError as error:
+            raise ConfigFileError(f"{self._path.name}: [{section}] {error}") from error

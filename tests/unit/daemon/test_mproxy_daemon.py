@@ -107,7 +107,7 @@ def test_a_devices_file(read: Read) -> None:
         ('"fd00:1:2::/64"', '"fd00:1:2::1/64"', "[mproxy.downstream] prefixes has"),
         ('interface = "eth2"\n', "", "[mproxy.downstream] interface is missing"),
         ('interface = "eth2"\n', 'interface = "eth2"\nmtu = 5\n', "mtu is not a setting"),
-        ("[[mproxy.downstream]]", "[[mproxy.lan]]", "[mproxy] downstream: at least one interface"),
+        ("[[mproxy.downstream]]", "[[mproxy.lan]]", "[mproxy] lan is not a setting"),
         ("[mproxy]\n", "[mproxi]\n[mproxy]\n", "[mproxi] unknown section"),
         ('run_directory = "run"\n', "", "[device] run_directory is missing"),
     ],
