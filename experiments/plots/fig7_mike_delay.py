@@ -14,7 +14,7 @@ PAPER_POINTS = (
     (50, "mike_at_50_ms", "the paper: will not exceed {value:.0f} ms at {size} members"),
 )
 SIZES_LABELLED = 12
-"""Above so many group sizes only every fifth one has a label."""
+"""So many group sizes have a label at most."""
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
@@ -39,10 +39,11 @@ def draw(run: Run, folder: Path) -> list[Path]:
         notes.append(f"{name}: {style.counts(joiner)}")
     joins = run.latencies[run.latencies["campaign"] == "join"]
     largest = int(joins["group_size"].max())
+    every = next(step for step in (1, 5, 10, 20, 50) if largest <= step * SIZES_LABELLED)
     titles = ("at the joining device", "at the slowest member", "dispersal: last minus first key")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, loc="left")
-        style.integer_sizes(axis, joins, every=5 if largest > SIZES_LABELLED else 1)
+        style.integer_sizes(axis, joins, every=every)
         if axis is not axes[2]:
             draw_paper(axis, largest)
         axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
