@@ -15,7 +15,7 @@ class TimerTable:
     __slots__ = ("_current", "_heap", "_serial")
 
     def __init__(self) -> None:
-        self._current: dict[str, tuple[int, int]] = {}
+        self._current: dict[str, tuple[int, int, str]] = {}
         self._heap: list[tuple[int, int, str]] = []
         self._serial = 0
 
@@ -28,8 +28,9 @@ class TimerTable:
     def set(self, name: str, at_mono_ns: int) -> None:
         """(Re)start a timer."""
         self._serial += 1
-        self._current[name] = (at_mono_ns, self._serial)
-        heapq.heappush(self._heap, (at_mono_ns, self._serial, name))
+        entry = (at_mono_ns, self._serial, name)
+        self._current[name] = entry
+        heapq.heappush(self._heap, entry)
         self._compact()
 
     def cancel(self, name: str) -> None:
@@ -66,12 +67,12 @@ class TimerTable:
 
     def _drop_stale(self) -> None:
         """Remove replaced and cancelled entries from the top."""
-        heap = self._heap
-        while heap and self._current.get(heap[0][2]) != heap[0][:2]:
+        heap, current = self._heap, self._current
+        while heap and current.get(heap[0][2]) is not heap[0]:
             heapq.heappop(heap)
 
     def _compact(self) -> None:
         """Keep memory within twice the number of running timers, however often they restart."""
         if len(self._heap) > 2 * len(self._current) + 16:
-            self._heap = [(at, serial, name) for name, (at, serial) in self._current.items()]
+            self._heap = list(self._current.values())
             heapq.heapify(self._heap)

@@ -153,8 +153,8 @@ class Daemon:
     def arrive(self, event: DatagramReceived, sa: SecurityAssociation | None) -> None:
         """A datagram comes from the black network; in an SA only who has that too can read it."""
         device = self.device
-        if device.connected and (sa is None or device.backend.receives(sa)):
-            self.receive(event)
+        if self.running and device.connected and (sa is None or device.backend.receives(sa)):
+            self.notify(event)
 
     def receive(self, event: DatagramReceived) -> None:
         """A datagram reached the socket."""
