@@ -8,6 +8,7 @@ from itertools import combinations
 
 from protocol.ipsec.model import Prefix
 from protocol.ipsec.pairpolicy import control_network
+from protocol.ipsec.schedule import EPOCH_BITS
 from testbed.sim.checkers import Checker
 from testbed.sim.history import Announced, Evidence, Led, Record, View
 from testbed.sim.people import People
@@ -22,20 +23,32 @@ class PairsAgree(Checker):
 
     What is announced is accepted, unless it overlaps what was accepted of another device, or is our
     own; then there is neither policy nor route. Without unicast there is nothing at all.
+
+    Args:
+        unicast: whether there is.
+        of_epochs: whether SAs belong to an epoch, which the lowest bits of their SPIs name.
     """
 
     name = "pairs-agree"
 
-    def __init__(self, *, unicast: bool) -> None:
+    def __init__(self, *, unicast: bool, of_epochs: bool = False) -> None:
         self._unicast = unicast
+        self._of_epochs = of_epochs
 
     def judge(self, views: Sequence[View]) -> str | None:
         """Compare every two devices."""
         for view in views:
             others = [other for other in views if other is not view] if self._unicast else []
-            for text in self._objections(view, others):
+            for text in (*self._past(view), *self._objections(view, others)):
                 return f"d{view.device + 1} {text}"
         return None
+
+    def _past(self, view: View) -> Iterator[str]:
+        if self._of_epochs and view.epoch is not None:
+            number = int(view.epoch.partition("-")[0])
+            for sa in view.pairs.sas:
+                if (sa.spi ^ number) & (1 << EPOCH_BITS) - 1:
+                    yield f"has an SA from {sa.source} to {sa.destination} of another epoch"
 
     @staticmethod
     def _objections(view: View, others: Sequence[View]) -> Iterator[str]:

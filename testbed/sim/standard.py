@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from protocol.idp.config import Unicast
 from testbed.sim import checkers, paircheckers
 from testbed.sim.checkers import Checker
 from testbed.sim.people import People
 from testbed.sim.secrecy import Secrecy
 
 
-def standard(people: People, *, shared_sa: bool, unicast: bool) -> list[Checker]:
-    """Return new checkers for these devices."""
+def standard(people: People, *, shared_sa: bool, unicast: Unicast) -> list[Checker]:
+    """Return new checkers for these devices, by their settings."""
     return [
         checkers.OneKeyPerEpoch(),
         checkers.EpochsGrow(),
@@ -18,7 +19,9 @@ def standard(people: People, *, shared_sa: bool, unicast: bool) -> list[Checker]
         checkers.TablesAgree(),
         checkers.GroupAgrees(),
         checkers.SasAgree(shared=shared_sa),
-        paircheckers.PairsAgree(unicast=unicast),
+        paircheckers.PairsAgree(
+            unicast=unicast is not Unicast.OFF, of_epochs=unicast is Unicast.GROUP
+        ),
         paircheckers.NothingStolen(people),
         paircheckers.AnnouncingStops(),
         checkers.SignalsLeadToKeys(),

@@ -117,7 +117,7 @@ class World:
         self.people = people or People(size)
         paper = scenario.sa_mode == SaMode.PAPER.value
         self._checkers = (
-            standard(self.people, shared_sa=paper, unicast=scenario.unicast != "off")
+            standard(self.people, shared_sa=paper, unicast=Unicast(scenario.unicast))
             if checkers is None
             else list(checkers)
         )

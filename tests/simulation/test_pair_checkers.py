@@ -23,7 +23,7 @@ from testbed.sim.pairview import PairsView, SaName
 from testbed.sim.people import People, address, common_prefixes, red_prefix, spare_prefixes
 from testbed.sim.reddraws import COMMON
 from testbed.sim.run import run
-from testbed.sim.scenario import SETTLED_MS, Scenario, draw
+from testbed.sim.scenario import REKEY_INTERVAL_MS, SETTLED_MS, Scenario, Theme, draw
 from testbed.sim.world import World
 from tests.simulation.test_broken_engines import caught, scenario
 from tests.simulation.test_checkers import view
@@ -117,6 +117,15 @@ def test_no_policy_at_all_to_a_device() -> None:
 def test_an_sa_that_the_other_end_has_not(sends: frozenset[SaName | None]) -> None:
     other = replace(SOUND[0].pairs, sends={**SOUND[0].pairs.sends, SECOND: sends})
     assert "no SA that is there" in str(judged(replace(SOUND[0], pairs=other)))
+
+
+def test_sas_of_an_epoch_that_is_over() -> None:
+    """The views above are of epoch 7, the SAs have an SPI whose last two bits are 3."""
+    sound = paircheckers.PairsAgree(unicast=True, of_epochs=True)
+    assert sound.judge(SOUND) is None
+    later = [replace(view, epoch="8-bb") for view in SOUND]
+    assert "epoch" in str(sound.judge(later))
+    assert paircheckers.PairsAgree(unicast=True).judge(later) is None
 
 
 def test_a_route_without_policies_and_policies_without_a_route() -> None:
@@ -274,3 +283,28 @@ def test_who_is_revoked_is_out_at_all_others_and_has_nothing_to_read() -> None:
 def test_who_is_revoked_stays_until_it_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IdpEngine, "_trust_changed", lambda *_: [])
     assert caught(run(REVOKED)) == "dead-is-forgotten"
+
+
+GONE = replace(
+    scenario(Fault(Kind.CRASH, SETTLED_MS, FOR_GOOD, (3,)), theme=Theme.DEATH), unicast="group"
+)
+
+
+def test_what_belongs_to_a_dead_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(GONE).violation is None
+    for way in ("remove", "run_out"):  # at its LEAVE, and with the epoch that lacks it
+        monkeypatch.setattr(PairPlan, way, lambda *_: None)
+    assert caught(run(GONE)) == "dead-is-forgotten"
+
+
+def test_pairs_are_never_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a device that was excluded could go on with those that it has."""
+    renewed = replace(GIVEN, rekey_interval_ms=REKEY_INTERVAL_MS)
+    assert run(renewed).violation is None
+
+    def forget(self: UnicastPairs, _now: object) -> list[object]:
+        self._renewals.clear()
+        return []
+
+    monkeypatch.setattr(UnicastPairs, "_renew", forget)
+    assert caught(run(renewed)) == "pairs-agree"
