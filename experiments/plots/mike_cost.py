@@ -8,8 +8,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
-from experiments.plots import style
+from experiments.plots import fig7_mike_delay, style
 
 EVENTS = ("join", "leave", "take-over")
 LOOKS = {
@@ -17,49 +18,81 @@ LOOKS = {
     "kd": (style.VERMILION, "s", "key distribution (KD)"),
 }
 MEASURES = {
-    "bytes": "UDP payload to all (bytes)",
+    "bytes": "UDP payload (bytes)",
     "datagrams": "datagrams to all",
-    "member_operations": "X25519 operations, busiest member",
+    "member_operations": "X25519 operations,\nbusiest member",
+    "all_operations": "X25519 operations,\nall together",
+    "path_cpu_ms": "processor time (ms),\nTM and busiest member",
+    "all_cpu_ms": "processor time (ms),\nall together",
 }
+PAPER_MEASURE = "path_cpu_ms"
 
 
-def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+Crossings = Sequence[tuple[str, str, int | None]]
+"""Event, measure, and the size from which on KD costs less (None: from none)."""
+
+
+def draw(rows: Sequence[Mapping[str, Any]], folder: Path, crossings: Crossings = ()) -> list[Path]:
     """Draw them into a folder; return the files.
 
     Args:
         rows: columns as of `testbed.sim.scale.Cost`.
         folder: made if it is not there.
+        crossings: drawn as lines, where they lie between the sizes.
     """
     frame = pd.DataFrame(rows)
+    frame["bytes"] += frame["newcomer_bytes"]
+    frame["path_cpu_ms"] = frame["tm_cpu_ms"] + frame["member_cpu_ms"]
+    where = {(event, name): size for event, name, size in crossings}
     with style.mpl.rc_context(style.RC):
-        made, axes = style.figure(len(EVENTS), len(MEASURES), width=11.0, height=9.0)
+        made, axes = style.figure(len(EVENTS), len(MEASURES), width=11.0, height=15.0)
         for place, axis in enumerate(axes):
-            measure = list(MEASURES)[place // len(EVENTS)]
+            name = list(MEASURES)[place // len(EVENTS)]
             event = EVENTS[place % len(EVENTS)]
-            for mode, (colour, marker, label) in LOOKS.items():
-                of_mode = frame[(frame["mode"] == mode) & (frame["event"] == event)]
-                axis.plot(
-                    of_mode["members"], of_mode[measure], color=colour, marker=marker, label=label
-                )
-            axis.set_xscale("log")
-            axis.set_yscale("linear" if measure == "member_operations" else "log")
+            _panel(axis, frame[frame["event"] == event], name, where.get((event, name)))
+            if name == PAPER_MEASURE and event == "join":
+                fig7_mike_delay.draw_paper(axis, int(frame["members"].max()))
             if place < len(EVENTS):
                 axis.set_title(event, loc="left")
             if place % len(EVENTS) == 0:
-                axis.set_ylabel(MEASURES[measure])
+                axis.set_ylabel(MEASURES[name])
             if place >= len(EVENTS) * (len(MEASURES) - 1):
                 axis.set_xlabel("members before the event")
         made.suptitle(
-            "MIKE: what an event costs, counted by `testbed cost` (no engines, nothing lost)",
+            "MIKE: what an event costs, counted and timed by `testbed cost` (nothing lost)",
             x=0.02,
             ha="left",
             fontweight="bold",
         )
-        made.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2)
-        made.subplots_adjust(top=0.91, bottom=0.11, left=0.08, right=0.98, hspace=0.25)
+        handles: dict[str, Any] = {}
+        for axis in axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        made.legend(handles.values(), handles.keys(), loc="lower center", ncols=2)
+        made.subplots_adjust(top=0.94, bottom=0.09, left=0.09, right=0.98, hspace=0.25)
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"mike_cost.{kind}" for kind in ("png", "pdf")]
         for file in files:
             made.savefig(file)
         plt.close(made)
     return files
+
+
+def _panel(axis: Any, frame: pd.DataFrame, name: str, crossing: int | None) -> None:
+    """Draw both modes, and where KD begins to cost less."""
+    for mode, (colour, marker, label) in LOOKS.items():
+        of_mode = frame[frame["mode"] == mode]
+        axis.plot(of_mode["members"], of_mode[name], color=colour, marker=marker, label=label)
+    axis.set_xscale("log")
+    if name == "all_operations":
+        axis.set_yscale("symlog", linthresh=1)  # a leave costs none in KD
+    else:
+        axis.set_yscale("linear" if name == "member_operations" else "log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    if crossing is not None and crossing > frame["members"].min():
+        axis.axvline(
+            crossing,
+            color=style.GREY,
+            linestyle=":",
+            label="from here on KD costs less, at all sizes that both modes have",
+        )

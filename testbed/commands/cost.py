@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ import click
 from testbed.errors import TestbedError
 
 if TYPE_CHECKING:
+    from testbed.sim.crossing import Crossover
     from testbed.sim.scale import Cost
 
 HEADER = (
     "mode", "event", "members", "messages", "datagrams", "bytes", "to the newcomer",
-    "PK at the TM", "PK at a member", "unwraps",
+    "PK at the TM", "PK at a member", "PK in total", "unwraps", "ms at the TM", "ms at a member",
+    "ms in total",
 )  # fmt: skip
 
 
@@ -58,12 +61,13 @@ class Sizes(click.ParamType[tuple[int, ...]]):
 def cost(
     *, mode: tuple[str, ...], members: tuple[int, ...], as_json: bool, output: Path | None
 ) -> None:
-    """Count what a join, a leave and a lost TM cost in groups of some sizes.
+    """Count and time what a join, a leave and a lost TM cost in groups of some sizes.
 
-    Counted, not timed: messages for all, their datagrams and bytes, what only a newcomer gets,
-    public-key operations (X25519) at the TM and at the member with most of them, symmetric unwraps
-    at the member with most. Nothing is lost, and no event comes beside it. Signatures: one for each
-    datagram at its sender, one check at each receiver.
+    Messages for all, their datagrams and bytes, what only a newcomer gets, public-key operations
+    (X25519) at the TM, at the member with most of them and of all together, symmetric unwraps at
+    the member with most; and the processor time of all that, signatures included, on this machine.
+    Nothing is lost, and no event comes beside it. Signatures: one for each datagram at its sender,
+    one check at each receiver. With both modes, last: the size from which on KD costs less.
 
     \b
     Without --mode, sizes that a mode does not have are left out.
@@ -75,6 +79,7 @@ def cost(
       testbed cost --members 3,10,50,250,1000,10000 --output results/mike-cost
     """
     from protocol.mike.config import Mode
+    from testbed.sim.crossing import crossovers
     from testbed.sim.scale import SIZES, costs
 
     modes = [Mode(name) for name in mode or ("ka", "kd")]
@@ -90,23 +95,50 @@ def cost(
             for found in costs(which, size):
                 rows.append(found.as_json())
                 click.echo(json.dumps(found.as_json()) if as_json else _line(found))
+    crossings = crossovers(rows) if len(modes) > 1 else []
+    if not as_json:
+        for one in crossings:
+            click.echo(f"{one.event}, {one.measure}: {_words(one)}")
     if output is not None:
-        _write(rows, output)
+        _write(rows, crossings, output)
 
 
-def _write(rows: list[dict[str, Any]], folder: Path) -> None:
+def _words(one: Crossover) -> str:
+    """Say where KD begins to cost less."""
+    if not one.compared:
+        return "no size in both modes"
+    if one.members is None:
+        return f"KD does not cost less at {one.compared[-1]} members"
+    if one.members == one.compared[0]:
+        return f"KD costs less at all sizes measured, from {one.members} members on"
+    return f"KD costs less from {one.members} members on"
+
+
+def _write(rows: list[dict[str, Any]], crossings: Sequence[Crossover], folder: Path) -> None:
     mike_cost = importlib.import_module("experiments.plots.mike_cost")
     try:
-        files = mike_cost.draw(rows, folder)
-        with (folder / "mike_cost.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        files = mike_cost.draw(rows, folder, [(x.event, x.measure, x.members) for x in crossings])
+        _table(folder / "mike_cost.csv", rows)
+        if crossings:
+            places = [
+                {"event": x.event, "measure": x.measure, "members": x.members, "words": _words(x)}
+                for x in crossings
+            ]
+            _table(folder / "crossover.csv", places)
     except OSError as error:
         raise TestbedError(f"cannot write to {folder}: {error.strerror}") from None
-    click.echo(f"{folder}: mike_cost.csv, {', '.join(path.name for path in files)}", err=True)
+    click.echo(f"{folder}: mike_cost.csv and {', '.join(path.name for path in files)}", err=True)
+
+
+def _table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _line(found: Cost) -> str:
-    values = found.as_json().values()
+    values = [
+        f"{value:.2f}" if isinstance(value, float) else value for value in found.as_json().values()
+    ]
     return "  ".join(f"{value!s:>{len(name)}}" for name, value in zip(HEADER, values, strict=True))

@@ -6,12 +6,14 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from protocol.mike.config import Mode
 from testbed.cli import command_line
+from testbed.sim.crossing import MEASURES, Crossover, crossovers
 from testbed.sim.scale import Agreed, Distributed, costs
 
 
@@ -57,11 +59,18 @@ def test_the_modes_cross_where_a_tree_no_longer_fits_into_a_datagram() -> None:
     assert told[large] < agreed[large]
 
 
+def counted(line: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was timed."""
+    return {name: value for name, value in line.items() if not name.endswith("_cpu_ms")}
+
+
 def test_the_command_prints_what_was_counted() -> None:
     done = CliRunner().invoke(command_line, ["cost", "--mode", "kd", "--members", "5,9", "--json"])
     assert done.exit_code == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines == [cost.as_json() for size in (5, 9) for cost in costs(Mode.KD, size)]
+    again = [cost.as_json() for size in (5, 9) for cost in costs(Mode.KD, size)]
+    assert [counted(line) for line in lines] == [counted(line) for line in again]
+    assert all(0 < line["member_cpu_ms"] <= line["all_cpu_ms"] for line in lines)
     table = CliRunner().invoke(command_line, ["cost", "--mode", "ka", "--members", "4"])
     assert table.exit_code == 0
     assert len(table.stdout.splitlines()) == 4
@@ -72,6 +81,7 @@ def test_both_modes_are_on_one_figure_and_sizes_that_one_lacks_left_out(tmp_path
     command = ["cost", "--members", "5,300", "--output", str(folder)]
     assert CliRunner().invoke(command_line, command).exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
+        "crossover.csv",
         "mike_cost.csv",
         "mike_cost.png",
         "mike_cost.pdf",
@@ -80,6 +90,9 @@ def test_both_modes_are_on_one_figure_and_sizes_that_one_lacks_left_out(tmp_path
         rows = list(csv.DictReader(file))
     found = {(row["mode"], row["members"]) for row in rows}
     assert found == {("ka", "5"), ("kd", "5"), ("kd", "300")}
+    with (folder / "crossover.csv").open(encoding="utf-8") as file:
+        places = list(csv.DictReader(file))
+    assert {row["event"] for row in places} == {"join", "leave", "take-over"}
     blocked = tmp_path / "file"
     blocked.write_text("")
     wrong = CliRunner().invoke(command_line, [*command[:-1], str(blocked / "x")])
@@ -90,3 +103,20 @@ def test_both_modes_are_on_one_figure_and_sizes_that_one_lacks_left_out(tmp_path
 @pytest.mark.parametrize("wrong", [["--members", "2"], ["--members", "x"], ["--members", "300"]])
 def test_wrong_sizes_are_refused(wrong: list[str]) -> None:
     assert CliRunner().invoke(command_line, ["cost", "--mode", "ka", *wrong]).exit_code == 2
+
+
+def test_the_modes_cross_where_kd_costs_less_at_every_larger_size() -> None:
+    """What only one mode was measured at does not count, nor a single size below."""
+
+    def row(mode: str, members: int, value: int) -> dict[str, Any]:
+        names = ("newcomer_bytes", "tm_cpu_ms", "member_cpu_ms")
+        values = {**dict.fromkeys(MEASURES, value), **dict.fromkeys(names, 0)}
+        return {"mode": mode, "event": "join", "members": members, **values}
+
+    rows = [row("ka", size, size) for size in (3, 10, 50, 100)]
+    rows += [row("kd", 3, 1), row("kd", 10, 20), row("kd", 50, 20), row("kd", 100, 20)]
+    rows.append(row("kd", 1000, 9999))
+    found = {(one.event, one.measure): one for one in crossovers(rows)}
+    assert found["join", "bytes"] == Crossover("join", "bytes", 50, (3, 10, 50, 100))
+    assert found["join", "path_cpu_ms"].members is None
+    assert found["leave", "bytes"] == Crossover("leave", "bytes", None, ())
