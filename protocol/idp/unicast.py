@@ -412,7 +412,9 @@ class UnicastPairs:
         )
         if answer is not None:
             effects += self._announced(pair, answer)
-        return effects + self._proceed_soon(now)
+        # Most announcements only repeat what we have: nothing waits, so nobody need wake us.
+        later = self._proceed_soon if self.plan.differs else self._proceed
+        return effects + later(now)
 
     def _check_source(self, pair: _Pair | None, now: Instant) -> None:
         """IDP-18 and IDP-20, before any cryptography."""
