@@ -40,7 +40,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "successes": sum(bool(a["achieved"]) for a in judged),
         "violations": [f"{row.method}: {row.reason}" for row in steps.itertuples() if row.reason],
         "quiet_join_ms": _median(measured, "quiet"),
-        "join_ratio_max": analysis.plain(max(ratios, default=None)),
+        "join_ratio_max": max(ratios, default=None),
         "join_ratio_limit": limits["join_ratio_max"],
         "growth_mib_max": analysis.plain(rows["growth_kib"].max() / 1024),
         "growth_mib_limit": limits["growth_mib_max"],

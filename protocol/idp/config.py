@@ -41,7 +41,7 @@ class Unicast(StrEnum):
     """Where the keys of the unicast SAs between each two devices come from.
 
     ``group``: the group key of the epoch and an ephemeral X25519 key of each instance. ``psk``: a
-    pre-shared key and both start-up time-stamps (the paper). ``off``: no unicast SAs, no prefixes.
+    pre-shared key (the paper) and these X25519 keys. ``off``: no unicast SAs, no prefixes.
     """
 
     GROUP = "group"

@@ -27,7 +27,7 @@ from protocol.ipsec.pairschedule import (
 )
 
 PSK_EPOCH = "psk"
-"""In place of an epoch where a pre-shared key takes the place of group key and pair secret."""
+"""In place of an epoch where a pre-shared key takes the place of the group key."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class PairKeys:
 
     def forget(self) -> None:
         """Drop all keys; make the next instance's pair key now, for its start shall not wait."""
-        if self._config.unicast is Unicast.GROUP and self._spare is None:
+        if self._config.unicast is not Unicast.OFF and self._spare is None:
             secret = self._source.random_bytes(PAIR_KEY_LENGTH)
             self._spare = X25519PrivateKey.from_private_bytes(secret)
         self._private: X25519PrivateKey | None = None
@@ -87,7 +87,7 @@ class PairKeys:
         if self._spare is not None:
             self._private, self._spare = self._spare, None
             self.public = self._private.public_key().public_bytes_raw()
-        elif self._config.unicast is Unicast.PSK:
+        if self._config.unicast is Unicast.PSK:
             self._context, self.epoch = psk_context(), PSK_EPOCH
 
     def enter(self, written: WrittenEpoch) -> None:
@@ -114,7 +114,7 @@ class PairKeys:
         Raises:
             PeerError: it is our own, or of low order (IDP-25).
         """
-        if self._config.unicast is not Unicast.GROUP:
+        if self._config.unicast is Unicast.OFF:
             return
         peer.unusable = peer.pair_key in (NO_PAIR_KEY, self.public)
         rules.check_pair_key(peer.pair_key, self.public)
@@ -154,15 +154,16 @@ class PairKeys:
 
     def _ends(self, peer: PeerKeys) -> tuple[bytes, PairEnd, PairEnd]:
         """Return the secret of a pair, we as its one end, and the peer."""
+        secret = self._secret(peer)
         if self._config.psk is not None:
             return (
-                self._config.psk,
-                PairEnd(self._own, self._startup_wall_ns.to_bytes(8, "big")),
-                PairEnd(peer.address, peer.startup_wall_ns.to_bytes(8, "big")),
+                self._config.psk + secret,
+                PairEnd(self._own, _instance(self._startup_wall_ns, self.public)),
+                PairEnd(peer.address, _instance(peer.startup_wall_ns, peer.pair_key)),
             )
         places = self._places
         return (
-            self._secret(peer),
+            secret,
             PairEnd(self._own, self.public, places.get(self._own, 0)),
             PairEnd(peer.address, peer.pair_key, places.get(peer.address, 0)),
         )
@@ -178,3 +179,8 @@ class PairKeys:
                 peer.unusable = True
                 raise PeerError("IDP-25", "its pair key is of low order") from None
         return peer.secret
+
+
+def _instance(startup_wall_ns: int, pair_key: bytes) -> bytes:
+    """Return what a pair's keys are bound to in mode ``psk``: time-stamp and pair key."""
+    return startup_wall_ns.to_bytes(8, "big") + pair_key

@@ -2,7 +2,7 @@
 
 A signature would prove the same to the receiver at a hundred times the cost, and in one join a
 device makes and checks one for each other device. The key comes from the pair's secret, which the
-signed hellos of both instances have settled (mode ``psk``: from the pre-shared key).
+signed hellos of both instances have settled (mode ``psk``: and from the pre-shared key).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Mode ``group``: HKDF (RFC 5869) over the pair's X25519 secret, salted with a subkey of the epoch's
 group key. An outsider lacks both, another member the secret, a former member the salt. Mode
-``psk``: HKDF over the pre-shared key, bound to both start-up time-stamps.
+``psk``: HKDF over the pre-shared key and the pair's secret, bound to time-stamps and pair keys.
 
 Both ends compute the same two SAs without a message. The SPI that a receiver sees carries the
 sender's place in the epoch and the epoch's low bits, so that within four successive epochs no two
@@ -50,7 +50,8 @@ class PairEnd:
 
     Attributes:
         address: black address.
-        instance: what the keys are bound to besides: the pair key, or the start-up time-stamp.
+        instance: what the keys are bound to besides: the pair key, in mode ``psk`` after the
+            start-up time-stamp.
         place: position among the epoch's members; 0 where there is no epoch.
     """
 
@@ -93,7 +94,7 @@ def epoch_context(
 
 
 def psk_context() -> PairContext:
-    """Return the context of the pairs' SAs where a pre-shared key takes the secret's place."""
+    """Return the context of the pairs' SAs where a pre-shared key takes the group key's place."""
     return PairContext(LABEL_PSK)
 
 
@@ -111,7 +112,7 @@ def pair_sas(
     """Return the SA that we send with and the one that we receive with.
 
     Args:
-        secret: X25519 secret of the pair, or the pre-shared key.
+        secret: X25519 secret of the pair, after the pre-shared key if there is one.
         context: of the epoch.
         own: we.
         peer: the other device.
@@ -162,7 +163,7 @@ def announcement_key(secret: bytes, one: PairEnd, other: PairEnd) -> bytes:
     """Return the key of the announcements between two instances, whatever the epoch; 32 bytes.
 
     Args:
-        secret: X25519 secret of the pair, or the pre-shared key.
+        secret: X25519 secret of the pair, after the pre-shared key if there is one.
         one: one end; both get the same key.
         other: the other end.
     """

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.identity import PROTOCOL_IDP
-from protocol.idp.messages import PrefixAnnouncement
+from protocol.idp.messages import NO_PAIR_KEY, PrefixAnnouncement
 from protocol.idp.notice import Notice, notice_key
 from protocol.idp.pairseal import seal as seal_pair
 from protocol.idpmike import EpochId
@@ -62,21 +62,23 @@ def psk_pair(
     psk: bytes, scene: Scene, sender: IPv6Address, receiver: IPv6Address
 ) -> tuple[int, KeyMaterial]:
     """Return SPI and key of the SA from one device to another if only the pre-shared key counts."""
-    ends = [PairEnd(who, _startup(scene, who).to_bytes(8, "big")) for who in (sender, receiver)]
+    ends = pair_ends(scene, sender, receiver)
     outbound, _ = pair_sas(psk, psk_context(), *ends, suite=Suite.AES_GCM_128, reqid=REQID, if_id=1)
     return outbound.spi, outbound.key
 
 
-def psk_announcement(
-    psk: bytes, scene: Scene, sender: IPv6Address, receiver: IPv6Address, body: bytes
+def forged_announcement(
+    secret: bytes, scene: Scene, sender: IPv6Address, receiver: IPv6Address, body: bytes
 ) -> bytes:
-    """Return an announcement in a device's name if only the pre-shared key counts."""
-    startup_ns = _startup(scene, sender)
-    ends = [PairEnd(who, _startup(scene, who).to_bytes(8, "big")) for who in (sender, receiver)]
-    key = announcement_key(psk, *ends)
+    """Return an announcement in a device's name under a secret that the attacker has or guesses."""
     return seal_pair(
-        key, sender, receiver, startup_wall_ns=startup_ns, sequence=60000, body=body
-    )  # fmt: skip
+        announcement_key(secret, *pair_ends(scene, sender, receiver)),
+        sender,
+        receiver,
+        startup_wall_ns=_startup(scene, sender),
+        sequence=60000,
+        body=body,
+    )
 
 
 def announcement_packet(
@@ -84,10 +86,20 @@ def announcement_packet(
 ) -> bytes:
     """Return the packet that has a device announce nothing, as it travels inside a pair's SA."""
     body = PrefixAnnouncement(1000).encode()
-    datagram = psk_announcement(psk, scene, sender, receiver, body)
+    datagram = forged_announcement(psk, scene, sender, receiver, body)
     way = Way(link_local(sender), link_local(receiver), bytes(6))
     frame = way.udp(scene.channels.idp_port, datagram)[0]
     return frame[frames.ETHERNET_BYTES :]
+
+
+def pair_ends(scene: Scene, one: IPv6Address, other: IPv6Address) -> tuple[PairEnd, PairEnd]:
+    """Return the ends of a pair as mode ``psk`` binds its keys to them; all is on the wire."""
+    found = []
+    for who in (one, other):
+        hello = scene.hellos.get(who)
+        public = NO_PAIR_KEY if hello is None else hello.pair_key
+        found.append(PairEnd(who, _startup(scene, who).to_bytes(8, "big") + public))
+    return found[0], found[1]
 
 
 def _startup(scene: Scene, device: IPv6Address) -> int:

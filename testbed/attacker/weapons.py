@@ -19,10 +19,8 @@ from protocol.idp import lighthello, notice
 from protocol.idp.documents import split as split_document
 from protocol.idp.lighthello import LightHello
 from protocol.idp.messages import Hello, MessageKind, PrefixAnnouncement
-from protocol.idp.pairseal import seal as seal_pair
 from protocol.idpmike import EpochId, Frame, Side, Signal, SignalKind, direction_key, encode
 from protocol.ipsec.model import Prefix
-from protocol.ipsec.pairschedule import PairEnd, announcement_key
 from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import (
     NO_EPOCH,
@@ -394,22 +392,12 @@ def _announcements(at: Armoury, secret: bytes) -> list[bytes]:
     devices = list(at.scene.known)
     lists: tuple[tuple[Prefix, ...], ...] = ((), (STOLEN,), (IPv6Network("fd00:1::/64"),))
     for sender in [*devices, at.own]:
-        last = at.scene.signed.get((PROTOCOL_IDP, sender))
-        startup_ns = at.now_ns if last is None else last.startup_wall_ns
         for victim in devices:
             if victim == sender:
                 continue
-            theirs = at.scene.signed[PROTOCOL_IDP, victim].startup_wall_ns
-            key = announcement_key(
-                secret,
-                PairEnd(sender, startup_ns.to_bytes(8, "big")),
-                PairEnd(victim, theirs.to_bytes(8, "big")),
-            )
             for number, prefixes in enumerate(lists):
                 body = PrefixAnnouncement(1000 + number, prefixes).encode()
-                sealed = seal_pair(
-                    key, sender, victim, startup_wall_ns=startup_ns, sequence=60000, body=body
-                )
+                sealed = espkeys.forged_announcement(secret, at.scene, sender, victim, body)
                 found += at.datagram(PROTOCOL_IDP, sealed, sender=sender, to=victim)
     return found
 

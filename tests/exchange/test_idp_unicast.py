@@ -20,9 +20,11 @@ import pytest
 from protocol.core.engine import DatagramReceived
 from protocol.identity import PROTOCOL_IDP
 from protocol.idp.messages import NO_PAIR_KEY, Hello, MessageKind
+from protocol.ipsec import pairschedule
 from protocol.ipsec.backend import AddSa, DeleteSa, PutPolicy
-from protocol.ipsec.model import PolicyDirection, SecurityAssociation
+from protocol.ipsec.model import PolicyDirection, SecurityAssociation, Suite
 from protocol.ipsec.pairpolicy import link_local
+from protocol.ipsec.pairschedule import PairEnd, psk_context
 from tests.support.fakelink import Device, Network, epoch
 from tests.support.identities import make_identities
 from tests.support.pairs import (
@@ -255,7 +257,6 @@ def test_idp_25_a_key_of_no_use_makes_no_sas(key: str, counted: int) -> None:
 
 def test_idp_28_an_spi_of_two_peers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """IDP-28: in mode psk nothing keeps two peers' SPIs apart."""
-    from protocol.ipsec import pairschedule
 
     def same(*_: object) -> int:
         return 0x12345
@@ -281,6 +282,28 @@ def test_psk_needs_no_group_key() -> None:
     network.run(50)
     assert routes(a) == ["fd00:2::/64", "fd00:3::/64"]
     assert len({sa.key for sa in pair_sas(a)} - keys) == 2
+
+
+def test_who_has_the_psk_alone_has_no_pair_s_keys() -> None:
+    """What is on the wire and the file together give neither SAs nor announcements."""
+    _, (a, b) = started(2, PSK)
+    psk = a.engine.unicast._config.psk
+    assert psk is not None
+    ends = []
+    for device in (a, b):
+        startup = device.engine._startup_wall_ns.to_bytes(8, "big")
+        public = device.engine.unicast.pair_key
+        assert public != NO_PAIR_KEY
+        ends.append((device.address, (startup, startup + public)))
+    real = {sa.key for sa in pair_sas(a)}
+    assert len(real) == 2
+    for binding in (0, 1):
+        for secret in (psk, psk + bytes(32)):
+            one, other = (PairEnd(address, instances[binding]) for address, instances in ends)
+            made = pairschedule.pair_sas(
+                secret, psk_context(), one, other, suite=Suite.AES_GCM_128, reqid=8, if_id=66
+            )
+            assert not real & {sa.key for sa in made}
 
 
 def test_without_the_same_psk_nothing_is_reached() -> None:
