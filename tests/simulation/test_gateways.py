@@ -19,7 +19,7 @@ from testbed.sim.gateways.draws import DEATH_MS, draw_gateways
 from testbed.sim.gateways.gatewayd import Mfc
 from testbed.sim.gateways.layout import PARTITIONS, TOPOLOGIES, Layout
 from testbed.sim.gateways.world import GatewayWorld
-from testbed.sim.people import spare_prefixes
+from testbed.sim.people import Crypto, spare_prefixes
 from testbed.sim.rest import ViolationError
 from testbed.sim.run import run, trace
 from testbed.sim.scenario import SETTLED_MS, Scenario, Theme
@@ -52,6 +52,22 @@ def test_no_checker_objects_to_ten_seeds(first: int) -> None:
         verdict = run(scenario)
         assert verdict.violation is None, f"{verdict.violation}; replay: {scenario.to_json()}"
         assert verdict.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "crypto", "seed"),
+    [
+        ("kd", Crypto.MODELLED, 201),
+        ("kd", Crypto.MODELLED, 202),
+        ("auto", Crypto.MODELLED, 101),
+        ("auto", Crypto.MODELLED, 102),
+        ("ka", Crypto.REAL, 301),
+    ],
+)
+def test_no_checker_objects_in_other_modes_nor_with_the_real_cryptography(
+    mode: str, crypto: Crypto, seed: int
+) -> None:
+    assert run(draw_gateways(seed, mode=mode, crypto=crypto)).violation is None
 
 
 def test_the_seeds_above_draw_every_topology_theme_and_fault_of_a_gateway() -> None:
