@@ -106,12 +106,20 @@ class Elector(Member):
 
         It may be only its IDP that did. A TM that lives answers at once.
         """
-        silence_ns = self.config.tm_silence_ms * NS_PER_MS
-        asked_ns = self.now.mono_ns - silence_ns + self.config.tm_answer_ms * NS_PER_MS
-        self.tm_heard_mono_ns = min(self.tm_heard_mono_ns, asked_ns)
+        self.began = self.tm
+        self.ask_tm()
+
+    def ask_tm(self, delay_ms: int = 0) -> None:
+        """Ask the TM whether it is TM still, now or soon; without an answer then it is lost."""
+        answer_ms = self.config.tm_answer_ms
+        silence_ns = (self.config.tm_silence_ms - answer_ms - delay_ms) * NS_PER_MS
+        self.tm_heard_mono_ns = min(self.tm_heard_mono_ns, self.now.mono_ns - silence_ns)
+        if delay_ms:
+            self.after(TIMER_SILENCE, delay_ms)
+            return
         if self.tm is not None and self.current is not None:
             self.send(Repair(self.held_epoch(), self.held_epoch()), self.tm)
-        self.after(TIMER_SILENCE, self.config.tm_answer_ms)
+        self.after(TIMER_SILENCE, answer_ms)
 
     def check_instance(self, sender: IPv6Address, startup_wall_ns: int) -> None:
         """MIKE-22: a TM that restarted knows nothing of our group any more."""
@@ -121,7 +129,7 @@ class Elector(Member):
             self.tm_startup = (sender, startup_wall_ns)
         elif startup_wall_ns > self.tm_startup[1]:
             self.tm_startup = None
-            self.deposed = sender
+            self.began = sender
             self.lose_tm()
 
     def lose_tm(self) -> None:
@@ -138,5 +146,9 @@ class Elector(Member):
             self.join()
             return
         self.silent = self.tm
-        self.liveness.lost(self.tm, self.now.wall_ns)
+        if self.began == self.tm:
+            # IDP hears its device: it is not gone, and may join the group that follows.
+            self.deposed = self.tm
+        else:
+            self.liveness.lost(self.tm, self.now.wall_ns)
         self.elect()

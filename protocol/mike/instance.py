@@ -152,6 +152,7 @@ class Instance:
         self.missing_asked = 0
         self.silent: IPv6Address | None = None
         self.deposed: IPv6Address | None = None
+        self.began: IPv6Address | None = None
         self.tm_startup: tuple[IPv6Address, int] | None = None
         self.tm_heard_mono_ns = 0
         self.gave: Handover | None = None

@@ -122,6 +122,7 @@ class Member(Receiver):
         self.counters.count("MIKE-14")
         if self.held is None:
             self.after(TIMER_HELD, self.config.takeover_grace_ms)
+            self.ask_tm(self.config.tm_answer_ms)
         elif self.held.sender != sender:
             return
         self.held = Held(message, sender)
@@ -172,6 +173,9 @@ class Member(Receiver):
         if self.state is State.TM:
             self.step_down()
         self.tm, self.deposed = sender, None
+        for address, _ in content.nonces:
+            # Its JOIN was granted: whatever we knew of it is older.
+            self.liveness.heard(address)
         heard = self.heard.get(sender)
         self.tm_startup = None if heard is None else (sender, heard[0])
         self.term = message.term
@@ -407,6 +411,7 @@ class Member(Receiver):
     def expect_tm(self) -> None:
         """MIKE-22: the TM was heard, or has just become TM; wait for its next STATUS."""
         self.tm_heard_mono_ns = self.now.mono_ns
+        self.began = None
         self.after(TIMER_SILENCE, self.config.tm_silence_ms // 2)
 
     # Repair.
@@ -451,6 +456,9 @@ class Member(Receiver):
 
     def lose_tm(self) -> None:
         """MIKE-22: the TM does not serve us any more; the layer above knows what follows."""
+
+    def ask_tm(self, delay_ms: int = 0) -> None:
+        """MIKE-37: ask the TM whether it is TM still; the layer above knows how."""
 
     def on_held_timer(self) -> None:
         """MIKE-14: nobody confirmed that the old TM is gone."""

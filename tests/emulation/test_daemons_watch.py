@@ -37,6 +37,8 @@ def here() -> Iterator[Namespace]:
     with namespace() as made:
         made.ip("link add xfrm0 type veth peer name other")
         for interface in ("xfrm0", "other"):
+            # Else the kernel itself adds routes some time later.
+            made.ip(f"link set {interface} addrgenmode none")
             made.ip(f"link set {interface} up")
         with in_namespace(made.path):
             yield made
