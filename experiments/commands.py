@@ -342,7 +342,6 @@ _PATIENT = (
     "join_retry_max_ms",
     "founding_delay_ms",
     "tm_silence_ms",
-    "tm_answer_ms",
     "repair_delay_ms",
     "repair_retry_max_ms",
     "tree_retry_ms",

@@ -58,7 +58,7 @@ class MikeConfig:
             (its MIKE died, its IDP lives). 5000: five lost beacons in a row, and longer than IDP's
             own verdict (4 x 1000).
         tm_answer_ms: a TM whose device began anew has so long to answer whether it is TM still.
-            250: many round trips.
+            500: many round trips, and with the dead interval less than a dead TM may cost.
         repair_delay_ms: how long a member waits for what it misses before it asks: 0.5 to 1.5 of
             this, so that of many that lost one datagram a few ask (MIKE-28). 100: longer than any
             reordering inside one network, shorter than a human notices.
@@ -106,7 +106,7 @@ class MikeConfig:
     status_interval_ms: int = 1000
     status_after_epoch_ms: int = 50
     tm_silence_ms: int = 5000
-    tm_answer_ms: int = 250
+    tm_answer_ms: int = 500
     repair_delay_ms: int = 100
     repair_retry_max_ms: int = 1000
     repeat_interval_min_ms: int = 50

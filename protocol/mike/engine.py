@@ -203,6 +203,8 @@ class MikeEngine(Renewer):
             before = None
             if signal.kind is SignalKind.JOIN:
                 before = self.liveness.began(signal.peer, signal.startup_wall_ns)
+                if began_anew(signal.startup_wall_ns, before):
+                    self.liveness.began_anew(signal.peer, self.now.mono_ns)
             if signal.peer == self.tm and self.state in (State.MEMBER, State.JOINING):
                 self.look_at_tm()
                 if began_anew(signal.startup_wall_ns, before):

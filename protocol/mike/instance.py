@@ -307,9 +307,15 @@ class Instance:
         )
 
     def gone(self) -> Collection[IPv6Address]:
-        """Return who left, and the TM if it began anew, even if our IDP hears its device."""
-        gone = self.liveness.gone
-        return gone if self.deposed is None else {*gone, self.deposed}
+        """Return who left, and who began anew and is not in again, even if our IDP hears it.
+
+        A TM that began anew is asked first: perhaps only its IDP did.
+        """
+        gone, anew = self.liveness.gone, self.liveness.anew
+        if self.deposed is None and not anew:
+            return gone
+        found = {*gone, *(who for who in anew if who != self.tm)}
+        return found if self.deposed is None else {*found, self.deposed}
 
     def leaf_with(self, key: bytes | None) -> NodeSecret | None:
         """Return our leaf secret with this blinded key, if we hold it."""

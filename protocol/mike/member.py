@@ -174,8 +174,7 @@ class Member(Receiver):
             self.step_down()
         self.tm, self.deposed = sender, None
         for address, _ in content.nonces:
-            # Its JOIN was granted: whatever we knew of it is older.
-            self.liveness.heard(address)
+            self.liveness.grant(address, self.now.mono_ns)
         heard = self.heard.get(sender)
         self.tm_startup = None if heard is None else (sender, heard[0])
         self.term = message.term

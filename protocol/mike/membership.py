@@ -9,6 +9,9 @@ from ipaddress import IPv6Address
 LEFT_MAX = 256
 """Devices remembered as left: those that left last."""
 
+NEWS_NS_MAX = 2_000_000_000
+"""IDP tells of a JOIN within this time."""
+
 BEGUN_MAX = 1024
 """Devices whose last instance is remembered: those that began last."""
 
@@ -43,14 +46,18 @@ class Liveness:
         gone: reported left, with our UTC at the report, in the order of the reports.
         passed: candidates that did nothing in their time.
         begun: start-up time-stamps of the instances of IDP that joined last.
+        anew: members that began anew, and whose JOIN no epoch has granted since.
+        granted: when an epoch last granted a device's JOIN, monotonic ns.
     """
 
-    __slots__ = ("begun", "gone", "passed")
+    __slots__ = ("anew", "begun", "gone", "granted", "passed")
 
     def __init__(self) -> None:
         self.gone: dict[IPv6Address, int] = {}
         self.passed: dict[IPv6Address, None] = {}
         self.begun: dict[IPv6Address, int] = {}
+        self.anew: dict[IPv6Address, None] = {}
+        self.granted: dict[IPv6Address, int] = {}
 
     def lost(self, address: IPv6Address, wall_ns: int) -> None:
         """Note a LEAVE."""
@@ -70,6 +77,23 @@ class Liveness:
         if len(self.begun) > BEGUN_MAX:
             del self.begun[next(iter(self.begun))]
         return before
+
+    def began_anew(self, address: IPv6Address, mono_ns: int) -> None:
+        """Note that a member lost what it knew of the group, unless it is in again already.
+
+        Its JOIN may have been granted before IDP told us, since its news wait.
+        """
+        if mono_ns - self.granted.get(address, -NEWS_NS_MAX) >= NEWS_NS_MAX:
+            self.anew[address] = None
+
+    def grant(self, address: IPv6Address, mono_ns: int) -> None:
+        """Note that an epoch granted a JOIN: whatever we knew of the device is older."""
+        self.heard(address)
+        self.anew.pop(address, None)
+        self.granted.pop(address, None)
+        self.granted[address] = mono_ns
+        if len(self.granted) > BEGUN_MAX:
+            del self.granted[next(iter(self.granted))]
 
     def outlived(self, address: IPv6Address, sent_wall_ns: int) -> bool:
         """Say whether a message was sent after the LEAVE of its sender, if there was one."""
@@ -92,6 +116,8 @@ class Liveness:
         self.gone.clear()
         self.passed.clear()
         self.begun.clear()
+        self.anew.clear()
+        self.granted.clear()
 
 
 def candidate(
