@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from protocol.daemon.routes import ROUTE_PROTOCOL
 from protocol.ipsec.pairpolicy import link_local
 from testbed import session
 from testbed.device import RESPONDER_PORT
@@ -23,7 +23,6 @@ from testbed.guard import BlackChannels
 from testbed.leaks import LeakRules, check_leaks
 from testbed.wait import wait_until
 from testbed.wiring import Wiring
-from tests.support import netlink
 from tests.support.netns import require_esp
 from topologies.families import coalition, star
 
@@ -53,10 +52,12 @@ def ip(fleet: Fleet, node: str, words: str) -> str:
 
 def routes(fleet: Fleet, device: str) -> set[str]:
     """Read our routes back."""
-    with fleet.network.namespace(device).entered():
-        listed = netlink.routes(protocol=ROUTE_PROTOCOL)
-    assert set(listed.values()) <= {"xfrm0"}
-    return set(map(str, listed))
+    found: set[str] = set()
+    for family in ("-4", "-6"):
+        listed = json.loads(ip(fleet, device, f"-j {family} route show proto 29") or "[]")
+        assert all(route["dev"] == "xfrm0" for route in listed)
+        found |= {route["dst"] for route in listed}
+    return found
 
 
 def sas_with(fleet: Fleet, device: str, peer: str) -> list[tuple[str, str]]:
