@@ -43,6 +43,7 @@ from protocol.mike.rules import (
     check_number,
     check_sender,
     grants,
+    leaves_out_too_many,
 )
 from protocol.mike.states import Held, State
 
@@ -141,7 +142,9 @@ class Member(Receiver):
             self.held = None
             return False
         verdict = authority(self.view(), content, held.sender)
-        if verdict is not Authority.FOLLOW and not force:
+        if verdict is not Authority.FOLLOW and not (
+            force and not leaves_out_too_many(content, held.sender, self.members, self.gone())
+        ):
             return False
         self.held = None
         try:

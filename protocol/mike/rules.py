@@ -178,6 +178,24 @@ def authority(
     return Authority.HOLD
 
 
+def leaves_out_too_many(
+    announcement: Announcement | RekeyAnnouncement,
+    sender: IPv6Address,
+    members: Collection[IPv6Address],
+    gone: Collection[IPv6Address],
+) -> bool:
+    """MIKE-14: whether a held epoch has fewer members than ours has live ones besides its sender.
+
+    Then it is none of a successor, who would exclude those that are gone, but of a member that
+    began anew and founded a group; between that and ours MIKE-16 decides.
+    """
+    if isinstance(announcement, RekeyAnnouncement):
+        size = announcement.members
+    else:
+        size = len(announcement.tree)
+    return sum(who not in gone and who != sender for who in members) > size
+
+
 def check_number(number: int, highest: int, *, entering: bool = False) -> None:
     """MIKE-4: refuse an epoch that is not newer than all we have seen, or absurdly new.
 

@@ -187,3 +187,21 @@ def test_mike_13_the_first_in_order_that_begins_anew_while_the_tm_is_dead_is_pas
     first_ns = [next(at for at in world[i].points("t_key") if at > begin_ns) for i in (2, 3, 4)]
     assert max(first_ns) - begin_ns < 100 * MS
     assert world.tm() == 2
+
+
+def test_who_founded_alone_while_the_tm_was_down_does_not_take_the_others_one_by_one() -> None:
+    """MIKE-14: the fault campaign found it; each waited for its predecessor's turn to pass."""
+    world = World(6)
+    for device in world.devices:
+        device.remembers = True  # or its new group's numbers are refused by all
+    world.form(6)
+    know(world)
+    # 5 begins anew; 0, the TM, dies before it hears the JOIN; 5 founds a group and lets 0 in.
+    world.crash(5)
+    world.crash(0)
+    world.join(5)
+    world.run_until(lambda: world[5].engine.state.value == "tm", 4000)
+    world.join(0)
+    took = world.run_until(lambda: world.agreed(*range(6)), 8000)
+    assert took < 2500
+    assert [world[index].counted("MIKE-21") for index in range(1, 5)] == [0] * 4
