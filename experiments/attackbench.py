@@ -301,6 +301,17 @@ class AttackBench:
             for device in self.stayers
         }
 
+    def hellos(self) -> dict[str, tuple[int, int]]:
+        """Return of every member how many hellos it has counted, and how many others have sent."""
+        said = self.attacker.status()["said"]
+        found = {}
+        for device in self.stayers:
+            counters = self._fleet.status(device)["counters"]
+            counted = sum(counters.get(f"idp.hello_{kind}", 0) for kind in ("signed", "light"))
+            own = said.get(self._fleet.addresses[device], 0)
+            found[device] = counted, sum(said.values()) - own
+        return found
+
     def refusals(self) -> int:
         """Return how many datagrams the members' daemons have refused so far."""
         return sum(

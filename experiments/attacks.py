@@ -31,6 +31,9 @@ QUIET, ATTACK, BUSY = "quiet", "attack", "busy"
 """A join without an attack, under it, and beside as many frames that go to nobody."""
 
 
+HELLO_SLACK = 8
+"""Hellos that may be sent before, and counted after, the moment at which we look."""
+
 NOTHING = "nothing"
 NO_KERNEL = "not run: no kernel SAs"
 
@@ -99,7 +102,7 @@ class _Attacks(StreamSteps):
         bench.red()
         refused, dropped = bench.refusals(), bench.guard_drops()
         began_ns = self.clock.now_ns()
-        before = bench.look()
+        before, hellos = bench.look(), bench.hellos()
         report = self._send(record)
         after = bench.look()
         row |= {name: report[name] for name in ("sent", "rate_pps", "mbit_per_s", "answered")}
@@ -107,7 +110,7 @@ class _Attacks(StreamSteps):
         row |= {name: report[name] for name in ("buffer_full", "esp_refused", "growth_kib")}
         row["refused"] = bench.refusals() - refused
         row["guard_dropped"] = bench.guard_drops() - dropped
-        achieved = bench.changes(before, after)
+        achieved = bench.changes(before, after) + _believed(hellos, bench.hellos())
         if epochs := bench.epochs_since(began_ns):
             achieved.append(f"{epochs} new epochs")
         return achieved + self._red(row)
@@ -260,6 +263,18 @@ class _Attacks(StreamSteps):
             "red_lost": 0,
             "red_twice": 0,
         }
+
+
+def _believed(
+    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+) -> list[str]:
+    """Return which members have counted more hellos than the others have sent."""
+    found = []
+    for device, (counted, sent) in after.items():
+        more = (counted - before[device][0]) - (sent - before[device][1])
+        if more > HELLO_SLACK:
+            found.append(f"{device} believed {more} hellos that nobody sent")
+    return found
 
 
 def _costs(

@@ -5,7 +5,7 @@ Everything here is visible to whoever can tap the black cables: nothing is decry
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -99,6 +99,7 @@ class Scene:
     Attributes:
         channels: where the victims listen.
         heard: frames seen in all.
+        said: hellos seen, signed and light, by sender.
         recorded: the newest of them.
         esp: the newest ESP packets.
         macs: Ethernet address of each source.
@@ -113,6 +114,7 @@ class Scene:
 
     channels: Channels
     heard: int = 0
+    said: Counter[IPv6Address] = field(default_factory=Counter)
     recorded: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECORDED_MAX))
     esp: deque[bytes] = field(default_factory=lambda: deque(maxlen=ESP_MAX))
     macs: dict[IPv6Address, bytes] = field(default_factory=dict)
@@ -183,6 +185,7 @@ class Scene:
         try:
             if datagram.startswith(lighthello.HEADER):
                 self.lights[source] = LightHello.decode(datagram)
+                self.said[source] += 1
             elif datagram.startswith(notice.PREAMBLE):
                 Notice.decode(datagram)
                 self.notices.append((source, datagram))
@@ -201,6 +204,7 @@ class Scene:
             self.signed[key] = message
         if message.protocol == PROTOCOL_IDP and message.kind == MessageKind.HELLO:
             self.hellos[source] = Hello.decode(message.body)
+            self.said[source] += 1
         elif message.protocol == PROTOCOL_MIKE and message.kind == Kind.TREE:
             content = Tree.decode(message.body).announcement
             if self.tree is None or content.number >= self.tree[0].number:
