@@ -301,15 +301,20 @@ class AttackBench:
             for device in self.stayers
         }
 
-    def hellos(self) -> dict[str, tuple[int, int]]:
-        """Return of every member how many hellos it has counted, and how many others have sent."""
+    def believed(self) -> dict[str, tuple[int, int]]:
+        """Return how many messages each daemon has believed, and how many the others have sent.
+
+        Light hellos count as messages; what is no message for a daemon's state it does not open.
+        """
         said = self.attacker.status()["said"]
         found = {}
         for device in self.stayers:
-            counters = self._fleet.status(device)["counters"]
-            counted = sum(counters.get(f"idp.hello_{kind}", 0) for kind in ("signed", "light"))
-            own = said.get(self._fleet.addresses[device], 0)
-            found[device] = counted, sum(said.values()) - own
+            own = self._fleet.addresses[device]
+            for daemon in DAEMONS:
+                counters = self._fleet.status(device, daemon)["counters"]
+                opened = counters["auth.opened"] + counters.get("idp.hello_light", 0)
+                sent = sum(count for who, source, count in said if who == daemon and source != own)
+                found[f"{device}/{daemon}"] = opened, sent
         return found
 
     def refusals(self) -> int:

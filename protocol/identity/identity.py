@@ -117,6 +117,7 @@ class Identity:
         store: the certificates behind what we know; None where identities are made in memory.
             Whoever changes it calls `trust` with its devices.
         trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
+        opened: messages that were authentic, fresh and new.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Identity:
         self._devices: dict[bytes, KnownDevice] = {}
         self._by_address: dict[IPv6Address, KnownDevice] = {}
         self._barred: dict[IPv6Address, str] = {}
-        self.trusts = 0
+        self.trusts = self.opened = 0
         self.trust(devices)
 
     def __repr__(self) -> str:
@@ -380,6 +381,7 @@ class Identity:
 
     def _admit(self, message: Envelope, device: KnownDevice) -> None:
         """Note an authentic message; a larger start-up time-stamp restarts the window."""
+        self.opened += 1
         key = (message.protocol, device.peer.address)
         stream = self._streams.get(key)
         if stream is None or message.startup_wall_ns > stream.startup_wall_ns:
@@ -417,6 +419,11 @@ class Identity:
     def refusals(self) -> dict[str, int]:
         """Refused datagrams per rule."""
         return self._counters.as_dict()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Refused datagrams per rule, and under ``auth.opened`` those that were not refused."""
+        return {**self.refusals, "auth.opened": self.opened}
 
     @property
     def recent_refusals(self) -> list[dict[str, Any]]:

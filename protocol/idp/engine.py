@@ -204,7 +204,7 @@ class IdpEngine:
     def status(self, now: Instant) -> dict[str, Any]:
         """Describe the present state as plain JSON values; never key material."""
         counters = RuleCounters()
-        for source in (self._counters.as_dict(), self._identity.refusals):
+        for source in (self._counters.as_dict(), self._identity.counters):
             for name, amount in source.items():
                 counters.count(name, amount)
         refused = [entry.as_dict() for entry in self._refusals.recent()]

@@ -338,7 +338,7 @@ class MikeEngine(Renewer):
     def status(self, now: Instant) -> dict[str, Any]:
         """Describe the present state as plain JSON values; no key material."""
         role = "idle" if self.state is State.PARKED else self.state.value
-        counters = {**self.counters.as_dict(), **self.identity.refusals}
+        counters = {**self.counters.as_dict(), **self.identity.counters}
         refused = [entry.as_dict() for entry in self.refused.recent()]
         return {
             "address": text_of(self.own),

@@ -105,6 +105,20 @@ def to_nobody(frame: bytes) -> bytes:
     )
 
 
+def completed(data: bytes) -> bytes:
+    """Return a frame with the UDP checksum that a real wire would have shown.
+
+    Between namespaces the kernel leaves it to be computed by hardware that is not there, and takes
+    its own word for it; of a frame that comes from a packet socket it does not.
+    """
+    frame = read(data)
+    if frame is None or frame.udp_ports is None:
+        return data
+    way = Way(frame.source, frame.destination, frame.destination_mac, frame.source_mac)
+    source, destination = frame.udp_ports
+    return way.packet(UDP, way._udp(source, destination, frame.datagram))
+
+
 def multicast_mac(group: IPv6Address) -> bytes:
     """Return the Ethernet address of an IPv6 multicast group (RFC 2464 section 7)."""
     return b"\x33\x33" + group.packed[-4:]
@@ -144,14 +158,11 @@ class Way:
 
     def udp(self, port: int, datagram: bytes) -> list[bytes]:
         """Return a datagram between equal ports, in fragments if it is too long for one frame."""
-        length = UDP_BYTES + len(datagram)
-        head = _UDP.pack(port, port, length, 0)
-        checksum = self._checksum(head + datagram)
-        whole = _UDP.pack(port, port, length, checksum) + datagram
+        whole = self._udp(port, port, datagram)
         if IPV6_BYTES + len(whole) <= MTU:
             return [self.packet(UDP, whole)]
         room = (MTU - IPV6_BYTES - _FRAGMENT.size) & ~7
-        name = checksum << 16 | length
+        name = int.from_bytes(whole[4:8], "big")
         return [
             self.packet(
                 FRAGMENT,
@@ -163,6 +174,12 @@ class Way:
     def esp(self, spi: int, sequence: int, rest: bytes) -> bytes:
         """Return an ESP packet whose IV, ciphertext and ICV are these bytes."""
         return self.packet(ESP, _ESP.pack(spi, sequence) + rest)
+
+    def _udp(self, source: int, destination: int, datagram: bytes) -> bytes:
+        """Return header and datagram."""
+        length = UDP_BYTES + len(datagram)
+        checksum = self._checksum(_UDP.pack(source, destination, length, 0) + datagram)
+        return _UDP.pack(source, destination, length, checksum) + datagram
 
     def _checksum(self, whole: bytes) -> int:
         """Return the UDP checksum (RFC 8200 section 8.1), which IPv6 does not do without."""

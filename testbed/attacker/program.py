@@ -154,7 +154,7 @@ class Attacker:
         epoch = scene.epoch
         return {
             "heard": scene.heard,
-            "said": {str(address): count for address, count in scene.said.items()},
+            "said": [[daemon, str(who), count] for (daemon, who), count in scene.said.items()],
             "recorded": len(scene.recorded),
             "esp": len(scene.esp),
             "notices": len(scene.notices),

@@ -26,6 +26,10 @@ from testbed.attacker.frames import Frame, Way
 RECORDED_MAX: Final = 8192
 """Frames remembered, the newest ones."""
 
+IDP: Final = "idpd"
+MIKE: Final = "miked"
+"""Whose messages, by the daemon that reads them."""
+
 ESP_MAX: Final = 512
 NOTICES_MAX: Final = 512
 
@@ -99,7 +103,7 @@ class Scene:
     Attributes:
         channels: where the victims listen.
         heard: frames seen in all.
-        said: hellos seen, signed and light, by sender.
+        said: messages seen by channel (`IDP`, signed and light hellos, or `MIKE`) and sender.
         recorded: the newest of them.
         esp: the newest ESP packets.
         macs: Ethernet address of each source.
@@ -114,7 +118,7 @@ class Scene:
 
     channels: Channels
     heard: int = 0
-    said: Counter[IPv6Address] = field(default_factory=Counter)
+    said: Counter[tuple[str, IPv6Address]] = field(default_factory=Counter)
     recorded: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECORDED_MAX))
     esp: deque[bytes] = field(default_factory=lambda: deque(maxlen=ESP_MAX))
     macs: dict[IPv6Address, bytes] = field(default_factory=dict)
@@ -144,7 +148,7 @@ class Scene:
         wanted = (self.channels.idp_port, self.channels.mike_port)
         if ports is None or ports[0] != ports[1] or ports[0] not in wanted:
             return
-        self.recorded.append(data)
+        self.recorded.append(frames.completed(data))
         self._note_datagram(frame.source, frame.datagram)
 
     def way(self, source: IPv6Address, destination: IPv6Address) -> Way:
@@ -185,7 +189,7 @@ class Scene:
         try:
             if datagram.startswith(lighthello.HEADER):
                 self.lights[source] = LightHello.decode(datagram)
-                self.said[source] += 1
+                self.said[IDP, source] += 1
             elif datagram.startswith(notice.PREAMBLE):
                 Notice.decode(datagram)
                 self.notices.append((source, datagram))
@@ -197,6 +201,7 @@ class Scene:
     def _note_signed(self, source: IPv6Address, message: Envelope) -> None:
         if message.sender != source:
             return
+        self.said[IDP if message.protocol == PROTOCOL_IDP else MIKE, source] += 1
         key = (message.protocol, source)
         before = self.signed.get(key)
         number = (message.startup_wall_ns, message.sequence)
@@ -204,7 +209,6 @@ class Scene:
             self.signed[key] = message
         if message.protocol == PROTOCOL_IDP and message.kind == MessageKind.HELLO:
             self.hellos[source] = Hello.decode(message.body)
-            self.said[source] += 1
         elif message.protocol == PROTOCOL_MIKE and message.kind == Kind.TREE:
             content = Tree.decode(message.body).announcement
             if self.tree is None or content.number >= self.tree[0].number:

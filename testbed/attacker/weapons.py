@@ -149,8 +149,8 @@ class Weapon:
 
 
 def replay_all(at: Armoury) -> list[bytes]:
-    """Repeat everything that was ever recorded."""
-    return list(at.scene.recorded)
+    """Repeat everything that was ever recorded, the newest first: it is fresh still."""
+    return list(reversed(at.scene.recorded))
 
 
 def replay_esp(at: Armoury) -> list[bytes]:
@@ -420,7 +420,7 @@ def _joins(at: Armoury, sender: IPv6Address) -> list[bytes]:
 
 
 WEAPONS: Final[tuple[Weapon, ...]] = (
-    Weapon("replay-all", OUTSIDER, replay_all),
+    Weapon("replay-all", OUTSIDER, replay_all, rate_pps=500.0),
     Weapon("forged-hello", OUTSIDER, forged_hellos),
     Weapon("forged-leave", OUTSIDER, forged_leaves),
     Weapon("prefix-theft", EX_MEMBER, steal_prefixes),

@@ -99,8 +99,8 @@ class FakeBench:
         grown = self.case.growth_kib if self.attacker.done else 0
         return {"d1": Usage({"idpd": 10, "miked": 10}, {"idpd": 9000 + grown, "miked": 8000})}
 
-    def hellos(self) -> dict[str, tuple[int, int]]:
-        return {"d1": (20 + (self.case.believed if self.attacker.done else 0), 20)}
+    def believed(self) -> dict[str, tuple[int, int]]:
+        return {"d1/idpd": (20 + (self.case.believed if self.attacker.done else 0), 20)}
 
     def refusals(self) -> int:
         return 40
@@ -181,7 +181,7 @@ def test_floods_go_to_all_alone_and_to_both_ends_of_a_join() -> None:
         (Case(changed=True), "tm-foreign achieved: d1 miked tm: a became b"),
         (Case(changed_by_joins=True), "tm-foreign achieved: d1 miked tm: a became b"),
         (Case(epochs=1), "1 new epochs; 5 epochs of 4 joins and leaves"),
-        (Case(believed=9), "d1 believed 9 hellos that nobody sent"),
+        (Case(believed=9), "d1/idpd believed 9 messages that nobody sent"),
         (Case(red=RedCounts(twice=2)), "2 red packets delivered twice"),
         (Case(red=RedCounts(foreign=["stream 9 at d2"])), "stream 9 at d2"),
         (Case(growth_kib=9 * 1024), "a daemon grew by 9.0 MiB"),

@@ -84,6 +84,14 @@ def test_a_long_datagram_is_fragmented_and_nothing_is_lost() -> None:
     assert [at & ~7 for at in offsets] == [n * (offsets[1] & ~7) for n in range(7)]
 
 
+def test_a_captured_datagram_gets_the_checksum_that_no_hardware_made() -> None:
+    (made,) = Way(OWN, CHANNELS.idp_group).udp(47500, b"hello")
+    partial = made[:60] + b"\x12\x34" + made[62:]
+    assert frames.completed(partial) == made
+    esp = Way(OWN, CHANNELS.black_group).esp(300, 1, bytes(40))
+    assert frames.completed(esp) == esp
+
+
 def test_what_is_no_ipv6_is_not_read() -> None:
     assert frames.read(b"") is None
     assert frames.read(bytes(12) + b"\x08\x00" + bytes(60)) is None
