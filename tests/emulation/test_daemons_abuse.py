@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ import pytest
 from protocol.daemon import launch
 from protocol.daemon.control import ControlError
 from protocol.identity.pki import Authority
+from testbed.attacker.floods import fake_hellos
+from testbed.attacker.forger import Forger
+from testbed.attacker.program import open_sender
+from testbed.attacker.scene import Channels, Scene
+from testbed.attacker.weapons import Armoury
 from tests.support.devices import Device, Lan
 from tests.support.waiting import wait_until
 
@@ -138,6 +144,58 @@ def test_a_replayed_and_a_forged_hello_are_refused(lan: Lan) -> None:
         accept=lambda seen: seen.get("AUTH-9", 0) >= 1 and seen.get("AUTH-10", 0) >= 1,
     )
     assert "daemon.internal_error" not in counters
+
+
+def test_strangers_that_are_not_there_do_not_keep_our_hellos_in(lan: Lan) -> None:
+    """AUTH-18: questions wait for neighbours that never answer, in a send buffer of their own.
+
+    In the common one there was no room left for hellos: the others took us for down.
+    """
+    victim, attacker = lan.devices
+    for device in (victim, attacker):
+        device.launch_both()
+        device.start()
+    wait_until(lambda: up_peers(victim), 20.0, "they meet", accept=lambda p: p == [attacker.name])
+    channels = Channels.from_json(
+        {
+            "idp_group": "ff0e::1d0",
+            "idp_port": 47500,
+            "mike_group": "ff0e::319e",
+            "mike_port": 47510,
+            "black_group": "ff0e::1",
+            "other_ports": [],
+            "devices": [str(victim.address)],
+        }
+    )
+    draws = random.Random(4)
+    own = IPv6Address("2001:db8:b::bad")
+    sender = attacker.inside(lambda: open_sender("black0"))
+    assert isinstance(sender, socket.socket)
+
+    def counters() -> dict[str, int]:
+        made: dict[str, int] = victim.ask("idpd", "status")["counters"]
+        return made
+
+    def heard() -> int:
+        """Return how many hellos of the victim the other device has counted."""
+        found = attacker.ask("idpd", "status")["counters"]
+        return sum(found.get(f"idp.hello_{kind}", 0) for kind in ("signed", "light"))
+
+    def flood() -> bool:
+        """Send the thousand once more; say whether the buffer of strangers is full by now."""
+        at = Armoury(Scene(channels), Forger(draws), own, draws, time.time_ns())
+        for frame in fake_hellos(at):
+            sender.send(frame)
+        return counters().get("strangers.send_failed.EAGAIN", 0) > 0
+
+    with sender:
+        wait_until(flood, 30.0, "so many questions that no more fit into the buffer")
+        before = heard()
+        wait_until(lambda: flood() and heard() > before + 4, 30.0, "the victim's hellos come")
+    assert not any(name.startswith("group.send_failed") for name in counters())
+    assert up_peers(victim) == [attacker.name]
+    assert up_peers(attacker) == [victim.name]
+    assert counters()["strangers.put_off"] > 0
 
 
 def refusal_of(device: Device, name: str, expected: str) -> None:
