@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from testbed import isolation
 from testbed.neighbours import make_room
+from testbed.receivebuffers import raise_limit
 from testbed.runs import RUN_ID_VARIABLE, Run
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def begin(command: Sequence[str], run_id: str | None = None) -> Run:
     if "run" in _state:
         return _state["run"]
     make_room()  # before we leave the machine's own network namespace
+    raise_limit()
     run = Run.create(command, run_id)
     os.environ[RUN_ID_VARIABLE] = run.run_id
     try:

@@ -52,7 +52,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
             color=style.PAPER,
             lw=1.2,
             ls="--",
-            label=f"limit: {limit:g} times that",
+            label=f"{limit:g} times that",
         )
     axis.set_xscale("log")
     axis.set_yticks(range(len(names)), [_label(name, found["attacks"][name]) for name in names])
