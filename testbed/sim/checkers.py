@@ -38,8 +38,9 @@ EPOCHS_MAX = 4
 REFUSALS_MAX = 256
 """Entries in the lists of refusals of both engines, known devices and strangers."""
 
-ENTRIES_MAX, ENTRIES_PER_PEER = 300, 60
-"""Entries of all containers of both engines: thrice what was seen; a leak passes it in one run."""
+ENTRIES_MAX, ENTRIES_PER_PEER = 300, 100
+"""Entries of all containers of both engines: half as much again as was seen, with unicast and five
+prefixes a device; what grows with every hello passes it in one run."""
 
 SENT_PER_SECOND = 60
 """Datagrams a device may send in the mean of a sample, of whatever kind, for each other device."""
