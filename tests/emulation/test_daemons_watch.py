@@ -37,8 +37,6 @@ def here() -> Iterator[Namespace]:
     with namespace() as made:
         made.ip("link add xfrm0 type veth peer name other")
         for interface in ("xfrm0", "other"):
-            # Else the kernel itself adds routes some time later.
-            made.ip(f"link set {interface} addrgenmode none")
             made.ip(f"link set {interface} up")
         with in_namespace(made.path):
             yield made
@@ -68,14 +66,16 @@ def test_routes_of_others_are_heard_and_ours_are_not(here: Namespace) -> None:
     changes: list[None] = []
     watch = watch_routes(routes.port, lambda: changes.append(None))
     try:
-        prefixes = [ip_network("fd00:1::/64"), ip_network("10.1.0.0/16")]
+        prefixes = [ip_network(f"fd00:{n:x}::/64") for n in range(1, 41)]
         assert all(one.ok for one in routes.apply([AddRoute(prefix) for prefix in prefixes]))
-        assert not heard(watch)
-        here.ip("-6 route del fd00:1::/64 dev xfrm0")
-        here.ip("route add 10.9.0.0/16 dev other")
+        heard(watch)
+        noise = watch.counters["kernel.changes"]
+        assert noise < 10, "the kernel's own, of interfaces that have just come up, at most"
+        many(here, [f"route del {prefix} dev xfrm0" for prefix in prefixes])
+        calls = len(changes)
         assert heard(watch)
-        assert len(changes) == 1, "one call however much there is"
-        assert watch.counters["kernel.changes"] == 2
+        assert len(changes) == calls + 1, "one call however much there is"
+        assert watch.counters["kernel.changes"] - noise >= 40
     finally:
         watch.close()
         routes.close()
