@@ -90,6 +90,10 @@ class FaultKinds:
                 undo.callback(fleet.start, subject)
             case "clock":
                 self._set_clock(subject, CLOCK_MS[what], undo)
+                if what == "years":
+                    # As a device that boots with a dead clock battery: its start is wrong, too.
+                    fleet.stop(subject)
+                    fleet.start(subject)
             case "disk":
                 self._fill_disk(subject, undo)
             case "cut":

@@ -28,6 +28,9 @@ from testbed.wellness import Wellness
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
 
+DOUBLING = "duplicate-all"
+"""While it lasts red packets are sent too: none may come twice."""
+
 GROUP_DEADLINE_S = 90.0
 LOOK_S = 0.2
 
@@ -75,6 +78,8 @@ class _Faults(IdpSteps):
         try:
             with ExitStack() as undo:
                 kinds.begin(planned.method, subject, undo)
+                if planned.method == DOUBLING:
+                    self._check_packets(record)
                 if planned.method not in INSTANT:
                     self.clock.sleep(planned.amount / 1000)
             ended = self.clock.now_ns()
@@ -145,7 +150,12 @@ class _Faults(IdpSteps):
                 raise DeadlineError(f"SADs: {sads.reason}")
         if self._wellness is not None:
             self._await_wellness(self._wellness, deadline_s)
-        packets = fleet.packet_check(fleet.devices, deadline_s=deadline_s)
+        self._check_packets(record)
+
+    def _check_packets(self, record: StepRecord) -> None:
+        """Send a red packet from each device to all; none may come more often than it was sent."""
+        deadline_s = self.campaign.deadline_ms / 1000
+        packets = self.fleet.packet_check(self.fleet.devices, deadline_s=deadline_s)
         if packets.applicable:
             record.packet_ok = packets.ok
             if not packets.ok:

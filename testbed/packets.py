@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -44,7 +45,8 @@ class PacketCheck:
     """Whether red multicast reaches everybody through IPsec.
 
     Attributes:
-        ok: every packet arrived at every other device; always False when not applicable.
+        ok: every packet arrived at every other device, no more often than it was sent; always
+            False when not applicable.
         applicable: False for the memory backend: "not applicable: memory backend".
         reason: empty when ok.
         delivered: sender -> receiver -> milliseconds from the first sending, None for never.
@@ -213,8 +215,11 @@ def check(
     problems: list[str] = []
     for sender in senders:
         others = {name: point for name, point in endpoints.items() if name != sender}
-        times, count, problem = _one(endpoints[sender], sender, others, deadline_s)
+        times, count, problem, arrivals = _one(endpoints[sender], sender, others, deadline_s)
         delivered[sender], sendings[sender] = times, count
+        doubled = [name for name, number in arrivals.items() if number > count]
+        if doubled:
+            problems.append(f"from {sender} one packet came several times to {', '.join(doubled)}")
         missing = [name for name, value in times.items() if value is None]
         if missing:
             detail = f" ({problem})" if problem else ""
@@ -224,10 +229,12 @@ def check(
 
 def _one(
     source: Endpoint, sender: str, others: Mapping[str, Endpoint], deadline_s: float
-) -> tuple[dict[str, float | None], int, str]:
+) -> tuple[dict[str, float | None], int, str, Counter[str]]:
+    """Return when it arrived first, how often it was sent, why it was not, how often it came."""
     payload = _MAGIC + sender.encode() + b" " + secrets.token_hex(8).encode()
     times: dict[str, float | None] = dict.fromkeys(others)
     waiting = dict(others)
+    arrivals: Counter[str] = Counter()
     start = time.monotonic()
     next_send, count, problem = start, 0, ""
     while waiting and (now := time.monotonic()) < start + deadline_s:
@@ -238,7 +245,11 @@ def _one(
         pause = max(0.0, min(next_send, start + deadline_s) - time.monotonic())
         ready = select.select(list(waiting.values()), [], [], pause)[0]
         for name, endpoint in list(waiting.items()):
-            if endpoint in ready and payload in endpoint.receive():
+            if endpoint in ready:
+                arrivals[name] += endpoint.receive().count(payload)
+            if arrivals[name]:
                 times[name] = round((time.monotonic() - start) * 1e3, 3)
                 del waiting[name]
-    return times, count, problem
+    for name, endpoint in others.items():
+        arrivals[name] += endpoint.receive().count(payload)
+    return times, count, problem, arrivals

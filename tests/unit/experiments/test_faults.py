@@ -215,6 +215,7 @@ def test_what_does_not_recover_fails_and_the_group_is_formed_anew(
 def test_each_clock_is_set_and_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     _, fleet = measured(monkeypatch, "clock-years")
     steps = [what for what in fleet.done if what.startswith("clock")]
+    assert fleet.done[8:10] == ["stop d3", "start d3"]
     years = int(steps[0].split()[-1].strip("}"))
     assert abs(years) == 3 * 365 * 86_400_000
     assert steps == [

@@ -154,7 +154,12 @@ class Wire:
         return ""
 
     def receive(self) -> list[bytes]:
-        return [b"noise", self._outlet.recv(2048)]
+        packets = [b"noise"]
+        while True:
+            try:
+                packets.append(self._outlet.recv(2048))
+            except BlockingIOError:
+                return packets
 
     def fileno(self) -> int:
         return self._outlet.fileno()
@@ -190,6 +195,15 @@ def test_a_lost_first_packet_is_sent_again_and_counted(wires: dict[str, Wire]) -
     found = check(wires, ["d2"], 5)
     assert found.ok
     assert found.sendings == {"d2": 2}
+
+
+def test_a_packet_that_comes_more_often_than_it_was_sent_is_a_fault(wires: dict[str, Wire]) -> None:
+    wires["d1"].peers.append(wires["d3"].inlet)
+    found = check(wires, ["d1", "d2"], 5)
+    assert not found.ok
+    assert found.reason == "from d1 one packet came several times to d3"
+    wires["d2"].loses = 1
+    assert check(wires, ["d2"], 5).ok, "sent twice, arrived once"
 
 
 def test_a_deaf_device_is_named(wires: dict[str, Wire]) -> None:
