@@ -235,12 +235,19 @@ def _become(request: dict[str, Any], output: int, children: dict[int, int]) -> N
         Path("/proc/self/comm").write_text(daemon)
         with in_namespace(request["namespace"]):
             child_flags = frozenset({entry.EXIT_WITH_PARENT, entry.BATCH, *request["flags"]})
-            status = entry.run(daemon, Path(request["config"]), child_flags)
+            try:
+                status = entry.run(daemon, Path(request["config"]), child_flags)
+            except BaseException as error:
+                _complain(daemon, error)
             os._exit(status)  # here: another user than root may not go back to our namespace
     except BaseException as error:
-        os.write(2, f"{request.get('daemon')}: {error}\n".encode())
+        _complain(request.get("daemon"), error)
     finally:
         os._exit(status)
+
+
+def _complain(daemon: str | None, error: BaseException) -> None:
+    os.write(2, f"{daemon}: {type(error).__name__}: {error}\n".encode())
 
 
 def _end(children: dict[int, int]) -> int:

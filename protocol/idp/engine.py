@@ -133,6 +133,7 @@ class IdpEngine:
         )
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
+        self._begins = False
         calls = EngineCalls(
             refuse=self._refuse,
             rejoin=self._rejoin,
@@ -256,10 +257,17 @@ class IdpEngine:
             effects += self._group.sync.start()
         effects += self._mike.begin(self._me, self._startup_wall_ns, now)
         effects.append(SetTimer(TIMER_BEGIN, now.mono_ns))
+        self._begins = True
         return effects
 
     def _on_begin_due(self, now: Instant) -> list[Effect]:
-        """Say hello for the first time, and write the policies if that is still to be done."""
+        """Say hello for the first time, and write the policies if that is still to be done.
+
+        Once, also if MIKE is heard first: one that lives on is quicker than our timer.
+        """
+        if not self._begins:
+            return []
+        self._begins = False
         effects = self._hellos.first(now)
         effects.append(Report("t_hello"))
         if self._config.if_id is not None:
@@ -447,7 +455,8 @@ class IdpEngine:
         except PeerError as error:
             return self._refuse(str(event.source), error, now)
         if isinstance(message, GroupStatus) and self._running:
-            return self._group.on_status(message, now) + effects
+            effects += self._on_begin_due(now)
+            return effects + self._group.on_status(message, now)
         if isinstance(message, LinkOpened) and self._running:
             own = (self._me, self._startup_wall_ns)
             effects += self._exchange.repeat(now)

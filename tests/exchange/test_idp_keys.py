@@ -366,3 +366,19 @@ def test_policies_come_first_without_an_xfrm_interface() -> None:
     a._perform = lambda effect: (order.append(type(effect).__name__), original(effect))[1]  # type: ignore[method-assign]
     a.start()
     assert order.index("ApplySas") < order.index("SendDatagram")
+
+
+def test_a_mike_that_lives_on_may_be_quicker_than_our_beginning() -> None:
+    """The fault campaign found it: idpd alone was killed; MIKE answered before the policies."""
+    network, a, b = pair()
+    a.stop()
+    network.run(10)
+    a.start()
+    begin_ns = a.timers.pop("idp.begin")  # the process is held up between two events
+    a.status_from_mike(1, [a, b])
+    network.run(1)
+    assert a.labels[-2:] == ["policies", f"write:{epoch(1)}"]
+    assert pinned(a) == own_spi(a)
+    a._set_timer("idp.begin", begin_ns)
+    network.run(1)
+    assert a.labels.count("policies") == 1
