@@ -261,10 +261,7 @@ class IdpEngine:
         return effects
 
     def _on_begin_due(self, now: Instant) -> list[Effect]:
-        """Say hello for the first time, and write the policies if that is still to be done.
-
-        Once, also if MIKE is heard first: one that lives on is quicker than our timer.
-        """
+        """Say hello for the first time, write policies; a MIKE that lives on may be quicker."""
         if not self._begins:
             return []
         self._begins = False
