@@ -41,7 +41,7 @@ from protocol.mike.messages import (
     Status,
 )
 from protocol.mike.roster import Roster
-from protocol.mike.rules import check_join, founds_before, may_grow, next_mode
+from protocol.mike.rules import check_beacon, check_join, founds_before, may_grow, next_mode
 from protocol.mike.schedule import NodeSecret
 from protocol.mike.states import State
 from protocol.mike.transaction import Request
@@ -336,6 +336,9 @@ class Manager(Maker):
 
     def on_status(self, message: Status, sender: IPv6Address) -> None:
         """Beside what every member does: a TM yields to the one it handed over to after all."""
+        keys = None if self.current is None else self.current.keys
+        if keys is not None and message.epoch == self.held_epoch() and sender != self.tm:
+            check_beacon(keys, sender, message.confirmation)
         if (
             self.state is State.TM
             and message.epoch == self.held_epoch()

@@ -66,6 +66,7 @@ RULES: dict[str, str] = {
     "MIKE-35": "Epochs of KD follow each other at a bounded rate, with a bounded number of changes",
     "MIKE-36": "A TM unheard for half of tm_silence_ms is asked before it counts as lost",
     "MIKE-37": "A TM whose device began anew is asked at once, and lost if it does not answer",
+    "MIKE-38": "A STATUS of the epoch that we have counts only with its sender's confirmation",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -236,6 +237,12 @@ def check_confirmation(keys: EpochKeys, member: IPv6Address, tag: bytes) -> None
     """MIKE-8: refuse a tag of another root than ours, in constant time."""
     if not keys.confirms(member, tag):
         raise PeerError("MIKE-8", f"confirmation of {member} does not verify")
+
+
+def check_beacon(keys: EpochKeys, sender: IPv6Address, tag: bytes) -> None:
+    """MIKE-38: refuse the word of who is no TM of the epoch that we have, for it lacks its key."""
+    if not keys.confirms(sender, tag):
+        raise PeerError("MIKE-38", f"{sender} does not confirm the epoch of its STATUS")
 
 
 def check_announcement(announcement: Announcement) -> None:

@@ -203,6 +203,26 @@ def test_a_member_cannot_act_as_tm_while_the_tm_lives() -> None:
     assert world.agreed(0, 1, 2, 3)
 
 
+@pytest.mark.parametrize("has_key", [False, True])
+def test_a_tm_yields_only_to_who_has_the_key_of_the_epoch(has_key: bool) -> None:
+    """MIKE-38: a copy of a member's certificate alone takes nobody's role away."""
+    world = World(4)
+    world.form(4)
+    current = world[2].engine.current
+    assert current is not None
+    assert current.keys is not None
+    tag = current.keys.confirmation(address(2)) if has_key else bytes(16)
+    beacon = Status(current.epoch, 50, 4, tag)
+    before = snapshot(world[0])
+    world.deliver(world[0], address(2), seal(impostor(world, 2), world, beacon))
+    world.run(1)
+    if has_key:
+        assert world[0].engine.tm == address(2), "it may have handed over and not know"
+    else:
+        assert snapshot(world[0]) == before
+        assert world[0].counted("MIKE-38") == 1
+
+
 def test_a_tree_of_a_device_outside_the_group_is_refused() -> None:
     """MIKE-3."""
     world = World(4)
