@@ -40,7 +40,7 @@ REFUSALS_MAX = 256
 
 ENTRIES_MAX, ENTRIES_PER_PEER = 300, 100
 """Entries of all containers of both engines: half as much again as was seen, with unicast and five
-prefixes a device; what grows with every hello passes it in one run."""
+prefixes a device."""
 
 SENT_PER_SECOND = 60
 """Datagrams a device may send in the mean of a sample, of whatever kind, for each other device."""
