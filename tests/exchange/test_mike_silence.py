@@ -205,3 +205,36 @@ def test_who_founded_alone_while_the_tm_was_down_does_not_take_the_others_one_by
     took = world.run_until(lambda: world.agreed(*range(6)), 8000)
     assert took < 2500
     assert [world[index].counted("MIKE-21") for index in range(1, 5)] == [0] * 4
+
+
+def test_mike_37_who_holds_the_tree_of_a_successor_asks_its_tm() -> None:
+    """MIKE-37, MIKE-14: 3 began after 0 and cannot know that 0 is another instance now."""
+    world = World(4)
+    world.form(4)
+    for index in (1, 2):
+        world.signal(index, SignalKind.JOIN, 0)
+    world.run(1500)
+    world.crash(0)
+    world.run(500)
+    begin_ns = world.now_ns
+    # Nobody hears 0's MIKE any more, so nothing of its being another instance.
+    world.filters.append(lambda seen, receiver: seen.sender == 0)
+    world.join(0)
+    world.run_until(lambda: world.agreed(1, 2, 3), 8000)
+    # 1 and 2 have no answer after half a second; 1's TREE is held by 3, which asks in vain, too.
+    first_ns = next(at for at in world[3].points("t_key") if at > begin_ns)
+    assert first_ns - begin_ns < 1700 * MS
+    assert world[3].counted("MIKE-14") >= 1
+
+
+def test_mike_22_who_was_silent_as_tm_and_joined_again_is_no_more_gone() -> None:
+    """MIKE-22: 0's MIKE dies and comes back, its IDP lives; a later TM must not exclude it."""
+    world = World(4)
+    world.form(4)
+    world.crash(0)
+    world.run_until(lambda: world.agreed(1, 2, 3), 9000)
+    world.start(0)
+    world.signal(0, SignalKind.JOIN, 0)
+    world.run_until(lambda: world.agreed(0, 1, 2, 3), 3000)
+    for index in (1, 2, 3):  # whoever is TM next
+        assert world[0].address not in world[index].engine.gone()
