@@ -20,7 +20,7 @@ from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX
 from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree, publisher
-from protocol.mike.messages import Announcement, Handover, Join, Kind
+from protocol.mike.messages import NO_EPOCH, Announcement, Handover, Join, Kind
 from protocol.mike.rekeying import ENTRY_LENGTH, REKEY_OVERHEAD, RekeyAnnouncement
 from protocol.mike.roster import Roster
 from protocol.mike.schedule import EpochKeys
@@ -161,7 +161,8 @@ def authority(
 
     Yes: it answers our own JOIN (any authorised device may be TM of a group we enter); it is our
     TM, also by HANDOVER; our TM is gone and so is, or has let its turn pass, everybody ranked
-    before the sender (MIKE-13). Another member may be right before we know: hold (MIKE-14).
+    before the sender (MIKE-13). Another member may be right before we know: hold (MIKE-14). But no
+    member that founds a group succeeds anybody: it has begun anew, and is in no group of ours.
     """
     if grants(announcement, view.own, view.nonce):
         return Authority.FOLLOW
@@ -169,7 +170,7 @@ def authority(
         return Authority.REFUSE
     if sender == view.tm:
         return Authority.REFUSE if view.tm_deposed else Authority.FOLLOW
-    if sender not in view.members:
+    if sender not in view.members or announcement.previous == NO_EPOCH:
         return Authority.REFUSE
     if view.tm in view.gone:
         before = view.members[: view.members.index(sender)]

@@ -170,6 +170,8 @@ def test_mike_14_a_member_that_begins_anew_while_the_tm_is_dead_succeeds_nobody(
 def test_mike_13_the_first_in_order_that_begins_anew_while_the_tm_is_dead_is_passed_over() -> None:
     """MIKE-13: 1 would succeed 0, but knows nothing of the group any more; so 2 does, at once."""
     world = World(5)
+    for device in world.devices:
+        device.remembers = True  # or the numbers of its new group are refused by all
     world.form(5)
     for index in (2, 3, 4):
         world.signal(index, SignalKind.JOIN, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from protocol.mike.config import MikeConfig
 from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree
 from protocol.mike.membership import GroupFigures, Liveness, absent, candidate
-from protocol.mike.messages import Announcement, Kind
+from protocol.mike.messages import NO_EPOCH, Announcement, Kind
 from protocol.mike.rules import Authority, Standing, View, authority
 from protocol.mike.states import MOVES, State, may_move
 from protocol.mike.transaction import Request, Transaction
@@ -90,6 +91,16 @@ def view(**changes: object) -> View:
 def test_authority(changes: dict[str, object], sender: int, verdict: Authority) -> None:
     """MIKE-3, MIKE-13, MIKE-14."""
     assert authority(view(**changes), announcement(), A[sender]) is verdict
+
+
+def test_a_group_that_was_founded_anew_succeeds_none() -> None:
+    """MIKE-14: its epoch has none before it; a TM that began anew is none any more (MIKE-22)."""
+    ours, founded = announcement(), replace(announcement(), previous=NO_EPOCH)
+    dead = view(gone={A[0]})
+    assert authority(dead, ours, A[1]) is Authority.FOLLOW
+    assert authority(dead, founded, A[1]) is Authority.REFUSE
+    assert authority(view(), ours, A[0]) is Authority.FOLLOW
+    assert authority(view(tm_deposed=True), ours, A[0]) is Authority.REFUSE
 
 
 def test_a_granted_nonce_gives_authority() -> None:
