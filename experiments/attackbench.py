@@ -392,12 +392,13 @@ class AttackBench:
 
     # Joins.
 
-    def ends(self) -> list[str]:
-        """Return the addresses of those on whom a join depends: the TM's and the joiner's."""
-        return [
-            str(self._fleet.status(self.stayers[0], "miked")["tm"]),
-            self._fleet.addresses[self.joiner],
-        ]
+    def ends(self, *, joining: bool) -> list[str]:
+        """Return the addresses of two victims: the TM and the joiner, or else another member."""
+        addresses = self._fleet.addresses
+        tm = str(self._fleet.status(self.stayers[0], "miked")["tm"])
+        if joining:
+            return [tm, addresses[self.joiner]]
+        return [tm, next(addresses[name] for name in self.stayers if addresses[name] != tm)]
 
     def join(self, deadline_s: float | None = None) -> Join:
         """Let the device join; return when all devices have had the SAs.

@@ -177,8 +177,9 @@ def markdown(found: dict[str, Any]) -> list[str]:
         f"|{'---|' * len(names)}",
         *(f"| {' | '.join(row)} |" for row in _table(found)),
         "",
-        "*sent/s*: to all while nothing else happened, and to the TM and the joiner while a device "
-        "joined. *busy*: joins beside as many frames to a group that nobody is in. *us/frame*: "
-        "processor time of the idpd and the miked that paid most. The attacker computes only when "
-        "nobody else wants to, so these rates are those that the victims left it.",
+        "*sent/s*: while nothing else happened (floods: to the TM and another member), and while a "
+        "device joined (floods: to the TM and the joiner). *busy*: joins beside as many frames to "
+        "a group that nobody is in. *us/frame*: processor time of the idpd and the miked that paid "
+        "most. The attacker computes only when nobody else wants to, so these rates are those that "
+        "the victims left it.",
     ]

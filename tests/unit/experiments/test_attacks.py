@@ -35,6 +35,7 @@ class Case:
     changed: bool = False
     changed_by_joins: bool = False
     epochs: int = 0
+    epochs_anyway: int = 0
     red: RedCounts = field(default_factory=RedCounts)
     slow: float = 1.0
     slow_beside: float = 1.0
@@ -54,7 +55,7 @@ class FakeAttacker:
         self, attack: str, *, targets: Any = (), mute: bool = False, rate_pps: float | None = None
     ) -> None:
         self.now = "busy" if mute else "attack"
-        self.done.append(f"{self.now} {attack} to {len(targets) or 'all'}")
+        self.done.append(f"{self.now} {attack} to {' '.join(targets) or 'all'}")
 
     def end(self) -> dict[str, float]:
         self.now = ""
@@ -75,6 +76,7 @@ class FakeBench:
         self.stayers = ("d1", "d2", "d3", "d4")
         self.calls: list[str] = []
         self._attacked = False
+        self._under = ""
         self._joined = 0
 
     def open(self) -> None: ...
@@ -91,7 +93,7 @@ class FakeBench:
         return STATE
 
     def changes(self, before: Any, after: Any, *, joined: bool = False) -> list[str]:
-        self._attacked = not joined
+        self._attacked, self._under, self._joined = not joined, "", 0
         changed = self.case.changed_by_joins if joined else self.case.changed
         return ["d1 miked tm: a became b"] if changed else []
 
@@ -109,19 +111,21 @@ class FakeBench:
 
     def epochs_since(self, wall_ns: int) -> int:
         joins, self._joined = self._joined, 0
-        return self.case.epochs if self._attacked else 2 * joins + self.case.epochs
+        under = self._attacked or self._under == "attack"
+        return 2 * joins + (self.case.epochs if under else self.case.epochs_anyway)
 
     def red(self) -> RedCounts:
         return self.case.red
 
-    def ends(self) -> list[str]:
-        return ["d1", "d5"]
+    def ends(self, *, joining: bool) -> list[str]:
+        return ["d1", "d5" if joining else "d2"]
 
     def join(self) -> Join:
         factor = {"": 1.0, "attack": self.case.slow, "busy": self.case.slow_beside}
         if self.case.stuck and self.attacker.now == "attack":
             raise DeadlineError("d5 did not get into the group")
         self._joined += 1
+        self._attacked, self._under = False, self.attacker.now
         took = 100 * factor[self.attacker.now]
         return Join(took - 5, took - 3, took)
 
@@ -165,11 +169,11 @@ def test_an_attack_that_changes_nothing_passes() -> None:
     assert bench.attacker.now == ""
 
 
-def test_floods_go_to_all_alone_and_to_both_ends_of_a_join() -> None:
+def test_floods_go_to_two_members_and_to_both_ends_of_a_join() -> None:
     _, bench = measured(Case(), "notice-flood", "forged-hello")
     assert bench.attacker.done == [
-        "attack notice-flood to all",
-        *["attack notice-flood to 2", "busy notice-flood to 2"] * 2,
+        "attack notice-flood to d1 d2",
+        *["attack notice-flood to d1 d5", "busy notice-flood to d1 d5"] * 2,
         "attack forged-hello to all",
         "attack forged-hello to all",
     ]
@@ -180,7 +184,7 @@ def test_floods_go_to_all_alone_and_to_both_ends_of_a_join() -> None:
     [
         (Case(changed=True), "tm-foreign achieved: d1 miked tm: a became b"),
         (Case(changed_by_joins=True), "tm-foreign achieved: d1 miked tm: a became b"),
-        (Case(epochs=1), "1 new epochs; 5 epochs of 4 joins and leaves"),
+        (Case(epochs=1), "1 new epochs; 1 epochs more than joins and leaves"),
         (Case(believed=9), "d1/idpd believed 9 messages that nobody sent"),
         (Case(red=RedCounts(twice=2)), "2 red packets delivered twice"),
         (Case(red=RedCounts(foreign=["stream 9 at d2"])), "stream 9 at d2"),
@@ -193,6 +197,11 @@ def test_whatever_an_attack_achieves_fails_its_step(case: Case, text: str) -> No
     assert outcome.steps[0].status == "failed"
     assert text in outcome.steps[0].reason
     assert bench.calls == (["renew"] if case.stuck else [])
+
+
+def test_what_a_starved_machine_does_without_an_attack_is_not_its_doing() -> None:
+    outcome, _ = measured(Case(epochs_anyway=1), "tm-foreign")
+    assert outcome.steps[0].status == "ok"
 
 
 @pytest.mark.parametrize(
