@@ -93,6 +93,7 @@ class AttackBench:
         self._campaign = repetition.campaign
         self._seed = repetition.index
         self._clock = context.clock
+        self._unicast_off = repetition.variant.unicast == "off"
         self._stack = ExitStack()
         *stay, self.joiner, self._former = fleet.devices
         self.stayers = tuple(stay)
@@ -251,17 +252,23 @@ class AttackBench:
         return found
 
     def settle(self) -> None:
-        """Wait until hellos have told every member of every other one's epoch."""
+        """Wait until hellos have told of everybody's epoch, and older SAs are deleted."""
+        others = len(self.stayers) - 1
+        sas = 1 + others + (0 if self._unicast_off else 2 * others)
 
         def settled() -> bool:
             for device in self.stayers:
+                if self._fleet.options.kernel:
+                    state = kernel_state(self._fleet.network.pid(device))
+                    if len(state["SAs"]) != sas:
+                        return False
                 status = self._fleet.status(device)
                 for peer in status["peers"]:
                     if peer["state"] == "up" and peer["epoch"] != status["active_epoch"]:
                         return False
             return True
 
-        wait_until(settled, GROUP_DEADLINE_S, "the members' hellos do not agree", pause_s=0.2)
+        wait_until(settled, GROUP_DEADLINE_S, "the members do not settle", pause_s=0.2)
 
     def changes(
         self,

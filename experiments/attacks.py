@@ -143,8 +143,9 @@ class _Attacks(StreamSteps):
         bench.settle()
         before, used = bench.look(), bench.usage()
         extra: Counter[str] = Counter()
-        for _ in range(planned.amount):
-            for condition in (QUIET, ATTACK, *([BUSY] if flood else [])):
+        for number in range(planned.amount):
+            beside = flood and (number == 0 or number < planned.amount - 1)
+            for condition in (QUIET, ATTACK, *([BUSY] if beside else [])):
                 began_ns = self.clock.now_ns()
                 self._join(record, condition, row)
                 extra[condition] += max(0, bench.epochs_since(began_ns) - EPOCHS_PER_JOIN)
