@@ -152,14 +152,14 @@ class Scene:
         self._note_datagram(frame.source, frame.datagram)
 
     def way(self, source: IPv6Address, destination: IPv6Address) -> Way:
-        """Return how a packet goes that claims this source, down to its Ethernet address."""
-        mac = None if destination.is_multicast else self.macs.get(destination)
-        if mac is None and not destination.is_multicast:
-            mac = b"\xff" * 6
-        mine = self.macs.get(source)
-        return (
-            Way(source, destination, mac) if mine is None else Way(source, destination, mac, mine)
-        )
+        """Return how a packet goes that claims this source, to the right Ethernet address.
+
+        The attacker's own Ethernet address is the source: under others' the switch would learn
+        that they are at its port, and send it what is meant for them, its own flood among it.
+        """
+        if destination.is_multicast:
+            return Way(source, destination)
+        return Way(source, destination, self.macs.get(destination, b"\xff" * 6))
 
     @property
     def epoch(self) -> EpochId | None:
