@@ -91,7 +91,7 @@ def test_the_seeds_above_draw_every_theme_and_switch_every_class_of_faults_on_an
     scenarios = [draw(seed) for seed in MODELLED]
     assert {scenario.theme for scenario in scenarios} == set(Theme)
     mixed = [scenario for scenario in scenarios if scenario.theme is Theme.ANY]
-    for kind in Kind:
+    for kind in set(Kind) - {Kind.KILL_GATEWAYD}:  # gateways have seeds of their own
         having = sum(any(f.kind is kind for f in scenario.faults) for scenario in mixed)
         assert 0 < having < len(mixed), kind
     assert {scenario.members for scenario in scenarios} == set(range(2, 11))
