@@ -104,7 +104,10 @@ def text(found: dict[str, Any]) -> list[str]:
         f"{_number(found['growth_mib_max'], 1)} MiB (limit {found['growth_mib_limit']:g})"
     ]
     if found["not_run"]:
-        lines.append(f"not run, for there are no kernel SAs: {', '.join(found['not_run'])}")
+        lines.append(
+            "not judged, for there are no kernel SAs or the step failed: "
+            + ", ".join(found["not_run"])
+        )
     head = ("attack", *_COLUMNS)
     table = [head, *_table(found)]
     widths = [max(len(row[place]) for row in table) for place in range(len(head))]
@@ -165,7 +168,7 @@ def markdown(found: dict[str, Any]) -> list[str]:
     if not found:
         return []
     lines = text(found)
-    head = [line for line in lines if line.startswith(("attacks:", "not run,"))]
+    head = [line for line in lines if line.startswith(("attacks:", "not judged,"))]
     names = ("attack", *_COLUMNS)
     return [
         "",

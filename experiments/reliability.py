@@ -145,7 +145,7 @@ def _faults(summary: dict[str, Any]) -> list[Row]:
 
 def _attacks(summary: dict[str, Any]) -> list[Row]:
     found = summary["attacks"]
-    left_out = f", {len(found['not_run'])} not run" if found["not_run"] else ""
+    left_out = f", {len(found['not_run'])} not judged" if found["not_run"] else ""
     ratio, ratio_limit = found["join_ratio_max"], found["join_ratio_limit"]
     growth, growth_limit = found["growth_mib_max"], found["growth_mib_limit"]
     return [

@@ -62,7 +62,8 @@ def draw(run: Run, folder: Path) -> list[Path]:
     subtitle = (
         f"{found['tried']} attacks, {found['successes']} achieved something; in brackets: what was "
         "achieved, frames per second while joins were measured\n"
-        f"not run, for lack of kernel SAs: {', '.join(found['not_run']) or 'none'}"
+        "not judged, for lack of kernel SAs or because the step failed: "
+        f"{', '.join(found['not_run']) or 'none'}"
     )
     style.dress(made, run, "Joins under attack", subtitle, legend_columns=2)
     return style.save(made, run, "attacks", folder)
@@ -70,5 +71,6 @@ def draw(run: Run, folder: Path) -> list[Path]:
 
 def _label(name: str, attack: dict[str, Any]) -> str:
     rate = attack["join_rate_pps"]
-    achieved = "nothing" if not attack["achieved"] else "SOMETHING"
+    verdicts = {None: "not judged", True: "SOMETHING", False: "nothing"}
+    achieved = verdicts[None if attack["achieved"] is None else bool(attack["achieved"])]
     return f"{name} ({achieved}{f', {rate:.0f}/s' if rate else ''})"
