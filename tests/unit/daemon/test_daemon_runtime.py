@@ -37,6 +37,7 @@ from protocol.ipsec.model import (
     Selector,
     Suite,
 )
+from tests.support.waiting import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +174,17 @@ def test_stamped_socket_tells_how_long_a_datagram_waited_also_when_the_clock_is_
     monkeypatch.setattr(time, "time_ns", lambda: real() + ahead_h * 3_600_000_000_000)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
 
-        def waited_ns() -> int:
+        def waited_ns(ms: int = 30) -> int:
             other.sendto(b"datagram", stamped.getsockname()[:2])
             sent_ns = time.monotonic_ns()
-            while time.monotonic_ns() < sent_ns + 30_000_000:
+            while time.monotonic_ns() < sent_ns + ms * 1_000_000:
                 pass
             received = reader.receive()
             assert received is not None
             return received.waited_ns
 
+        # The kernel begins to stamp a moment after it was asked to (net_enable_timestamp).
+        wait_until(lambda: waited_ns(1) >= 1_000_000, 10, "datagrams without stamps")
         begin_ns = time.monotonic_ns()
         assert 30_000_000 <= waited_ns() <= time.monotonic_ns() - begin_ns
         ahead_h = 5  # not for longer than since the one before it was read
