@@ -188,7 +188,7 @@ class Group:
 
     def on_sa_expired(self, event: SaExpired, now: Instant) -> list[Effect]:
         """IDP-63: an SA that we send with has carried much, or all that it may."""
-        epoch = self.sync.epoch_of(event.id) or self._unicast.epoch_of(event.id)
+        epoch = self.sync.plan.epoch_of(event.id) or self._unicast.epoch_of(event.id)
         if epoch is None:
             return []
         fields = {"spi": event.id.spi, "epoch": str(epoch), "hard": event.hard}

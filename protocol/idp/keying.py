@@ -20,7 +20,6 @@ from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.idpmike import EpochId, GroupStatus
 from protocol.ipsec.backend import Operation, Outcome
 from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
-from protocol.ipsec.model import SaId
 from protocol.ipsec.schedule import sender_sas, shared_sa
 
 NS_PER_MS = 1_000_000
@@ -96,10 +95,6 @@ class GroupSync:
             return None
         self._fresh = None
         return fresh
-
-    def epoch_of(self, sa_id: SaId) -> EpochId | None:
-        """Return the epoch in which we send, or sent, to the group with this SA."""
-        return self.plan.epoch_of(sa_id)
 
     @property
     def wake_mono_ns(self) -> int | None:

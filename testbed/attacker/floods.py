@@ -20,8 +20,7 @@ from protocol.idp.documents import Request, Subject
 from protocol.idp.messages import MessageKind
 from protocol.idp.notice import Notice
 from protocol.idpmike import EpochId
-from protocol.mike.messages import Join, Kind
-from testbed.attacker.weapons import EX_MEMBER, FOREIGN, OUTSIDER, Armoury, Make, Weapon
+from testbed.attacker.weapons import EX_MEMBER, FOREIGN, OUTSIDER, Armoury, Make, Weapon, joins
 
 POOL: Final = 400
 """Different frames in a flood."""
@@ -32,18 +31,12 @@ RENEW_S: Final = 20.0
 """What is signed stays fresh for 30 s."""
 
 
-def _join_body(at: Armoury) -> bytes:
-    epoch = at.scene.epoch
-    return Join(at.draws.randbytes(16), at.key(), 0 if epoch is None else epoch.number).encode()
-
-
 def join_flood(at: Armoury) -> list[bytes]:
     """Ask to join, with other nonces and keys each time."""
     senders = at.senders()
     found = []
     for number in range(POOL):
-        sender = senders[number % len(senders)]
-        found += at.signed(PROTOCOL_MIKE, Kind.JOIN, _join_body(at), sender=sender)
+        found += joins(at, senders[number % len(senders)])
     return found
 
 

@@ -408,11 +408,12 @@ def come_back(at: Armoury) -> list[bytes]:
     for sender in at.senders():
         hello = replace(at.hello(sender), asking=True)
         found += at.signed(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), sender=sender)
-        found += _joins(at, sender)
+        found += joins(at, sender)
     return found
 
 
-def _joins(at: Armoury, sender: IPv6Address) -> list[bytes]:
+def joins(at: Armoury, sender: IPv6Address) -> list[bytes]:
+    """Ask to join once, with a nonce and a key that were not used before."""
     epoch = at.scene.epoch
     number = 0 if epoch is None else epoch.number
     body = Join(at.draws.randbytes(16), at.key(), number).encode()
