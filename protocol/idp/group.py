@@ -151,13 +151,15 @@ class Group:
 
     def on_notice(self, event: DatagramReceived, name: str, now: Instant) -> list[Effect]:
         """A device that is up says that it has an epoch's SAs."""
+        knew = self.sync.is_confirmed_by(event.source)
         try:
             effects = self.sync.on_notice(event.payload, event.source, now.mono_ns)
         except PeerError as error:
             return self._refuse(name, error, now)
         # All but the last of an epoch's notices change nothing here.
         effects = self._planned(effects, now) if effects else []
-        if self.sync.is_confirmed_by(event.source):
+        # A repeated one, or one of another epoch, says nothing of a device that has confirmed.
+        if not knew and self.sync.is_confirmed_by(event.source):
             effects += self._unicast.on_confirmed(event.source, now)
         return effects
 

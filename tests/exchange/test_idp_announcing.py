@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from protocol.core.engine import SendDatagram
-from tests.support.fakelink import MS, Device, Network
+from protocol.core.engine import DatagramReceived, SendDatagram
+from protocol.idp.notice import Notice, notice_key
+from tests.support.fakelink import MS, Device, Network, epoch, group_key
 from tests.support.pairs import GROUP, keyed, routes
 
 CALM = replace(GROUP, hello_interval_ms=2000, news_delay_ms=500)
@@ -36,6 +37,11 @@ def with_newcomer(size: int) -> tuple[Network, list[Device], Device]:
     for device in network.devices:
         device.announced.clear()
     return network, old, new
+
+
+def made(number: int, sender: Device) -> bytes:
+    key = notice_key(group_key(number), epoch(number))
+    return Notice.made(key, epoch(number), sender.address, question=0).encode()
 
 
 def said(devices: list[Device]) -> list[SendDatagram]:
@@ -63,6 +69,24 @@ def test_the_newcomer_waits_for_a_slower_ones_notice() -> None:
     slow.status_from_mike(2, network.devices)
     network.run(40)
     assert len(routes(new)) == 3
+    assert [one.destination for one in new.announced].count(slow.address) == 1
+
+
+@pytest.mark.parametrize("repeated_epoch", [1, 2])
+def test_a_repeated_notice_hurries_nobody(repeated_epoch: int) -> None:
+    """Anybody on the wire can repeat one, and invent one of another epoch: that does nothing."""
+    network, (slow, *others), new = with_newcomer(4)
+    for device in (*others, new):
+        device.status_from_mike(2, network.devices)
+    network.run(40)
+    first = made(2, slow)
+    # slow --> new: notice(2), and the newcomer will speak at once
+    new.feed(DatagramReceived("group", slow.address, first))
+    # wire --> new: the same once more, or an older one, before it did
+    repeated = first if repeated_epoch == 2 else made(1, slow)
+    again = DatagramReceived("group", slow.address, repeated)
+    assert new.engine.handle(again, network.now) == []
+    network.run(20)
     assert [one.destination for one in new.announced].count(slow.address) == 1
 
 
