@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from experiments.attackbench import AttackBench, Join
 from experiments.campaign import DECRYPTION, FLOODS, PlannedStep, Repetition
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, Tables, fail
+from experiments.outcome import STEP_ERRORS, Context, Outcome, Tables, fail
 from experiments.streamsteps import StreamSteps
 from testbed.attacker.evidence import Usage
 from testbed.attacker.program import ALL
 from testbed.attacker.weapons import MEMBER
 from testbed.device import DAEMONS
-from testbed.errors import DaemonDiedError, TestbedError
+from testbed.errors import DaemonDiedError, one_line
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
@@ -68,8 +68,9 @@ class _Attacks(StreamSteps):
                     self._attack(planned, record)
                 except DaemonDiedError:
                     raise
-                except TestbedError as error:
-                    fail(record, f"{record.method}: the group did not recover: {error}")
+                except STEP_ERRORS as error:
+                    why = one_line(error)
+                    fail(record, f"{record.method}: the group did not recover: {why}")
                     bench.attacker.end()
                     bench.renew()
                 self.finish(record)

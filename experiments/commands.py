@@ -165,7 +165,7 @@ def plot(run_path: Path | None, newest: bool, output: Path | None) -> None:
 
 def _guarded(name: str, options: dict[str, Any]) -> int:
     """Run a campaign; every expected error is one line and a non-zero exit status."""
-    from testbed.errors import TestbedError
+    from testbed.errors import TestbedError, one_line
     from testbed.vm.layout import TestbedEnvironmentError
 
     try:
@@ -173,7 +173,7 @@ def _guarded(name: str, options: dict[str, Any]) -> int:
     except (ExperimentError, TestbedError, TestbedEnvironmentError) as error:
         click.echo(f"testbed: error: {error}", err=True)
     except OSError as error:
-        click.echo(f"testbed: error: {error.strerror or error}", err=True)
+        click.echo(f"testbed: error: {one_line(error)}", err=True)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 1

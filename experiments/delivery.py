@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from experiments.campaign import PlannedStep, Repetition
 from experiments.latencies import StepRecord
 from experiments.ledger import Ledger
-from experiments.outcome import NS_PER_S, Context, Outcome, blank, fail
+from experiments.outcome import NS_PER_S, STEP_ERRORS, Context, Outcome, blank, fail
 from experiments.redside import GROUPS, RedSide
 from experiments.streams import Arrivals, Flow
 from experiments.verdicts import Verdicts
-from testbed.errors import DaemonDiedError, TestbedError
+from testbed.errors import DaemonDiedError, TestbedError, one_line
 from testbed.wait import wait_until
 from testbed.witness import KeyCollector
 
@@ -105,8 +105,8 @@ class Delivery:
             for device in reversed(self._members):
                 self._fleet.stop(device)
             self._keys.poll()
-        except TestbedError as error:
-            self._broken = self._broken or str(error)
+        except STEP_ERRORS as error:
+            self._broken = self._broken or one_line(error)
         outcome = Outcome({}, self._records, self._broken, dict(self._about))
         outcome.after = lambda: self._judge(outcome)
         return outcome
@@ -126,8 +126,8 @@ class Delivery:
             self._fleet.check_alive()
             act(planned, record)
             self._keys.poll()
-        except TestbedError as error:
-            fail(record, str(error))
+        except STEP_ERRORS as error:
+            fail(record, one_line(error))
             fit = False
             if isinstance(error, DaemonDiedError):
                 self._broken = str(error)
@@ -402,8 +402,8 @@ class Delivery:
             try:
                 for reason in judge():
                     fail(record, reason)
-            except TestbedError as error:
-                fail(record, str(error))
+            except STEP_ERRORS as error:
+                fail(record, one_line(error))
             record.end_wall_ns = self._context.clock.now_ns()
             self._context.on_step(record)
         if all(by_method[m].status == "ok" for m in ("leaks", "witness")):

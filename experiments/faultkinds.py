@@ -7,7 +7,6 @@ leaves nothing to end, and the time drawn for the fault is not waited for.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from testbed.sabotage import Sabotage, fill_disk
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
+    from testbed.processes import OwnedProcess
 
 BOTH = ("idpd", "miked")
 DAEMONS = {"idpd": ("idpd",), "miked": ("miked",), "both": BOTH, "tm": BOTH}
@@ -137,9 +137,9 @@ class FaultKinds:
             self._fleet.start_daemon(subject, daemon)
 
     def _pause(self, subject: str, daemons: Sequence[str], undo: ExitStack) -> None:
-        pids = [self._fleet.processes[f"{subject}/{daemon}"].pid for daemon in daemons]
-        _signal(pids, signal.SIGSTOP)
-        undo.callback(_signal, pids, signal.SIGCONT)
+        paused = [self._fleet.processes[f"{subject}/{daemon}"] for daemon in daemons]
+        undo.callback(_signal, paused, signal.SIGCONT)
+        _signal(paused, signal.SIGSTOP)
 
     def _kill_at(self, moment: Moment, subject: str, undo: ExitStack) -> None:
         """Have another device begin anew, and kill the TM at this moment of its epoch."""
@@ -148,11 +148,13 @@ class FaultKinds:
         interface = fleet.network.port(subject).interface
         watch = MomentWatch(interface, fleet.network.pid(subject), fleet.addresses[subject])
         undo.callback(watch.close)
-        pids = [fleet.processes[f"{subject}/{daemon}"].pid for daemon in BOTH]
+        victims = [fleet.processes[f"{subject}/{daemon}"] for daemon in BOTH]
         fleet.stop(other)
         undo.callback(self._start_if_parked, other)
         fleet.start(other, time.time_ns() + LEAD_NS)
-        self.died_ns = watch.act(moment, lambda: _signal(pids, signal.SIGKILL), MOMENT_DEADLINE_S)
+        self.died_ns = watch.act(
+            moment, lambda: _signal(victims, signal.SIGKILL), MOMENT_DEADLINE_S
+        )
         self._kill(subject, BOTH, undo)
 
     def _start_if_parked(self, device: str) -> None:
@@ -201,6 +203,12 @@ class FaultKinds:
         return sum(int(counters.get(name, 0)) for counters in found)
 
 
-def _signal(pids: list[int], which: int) -> None:
-    for pid in pids:
-        os.kill(pid, which)
+def _signal(processes: Sequence[OwnedProcess], which: int) -> None:
+    """Signal all of them, whichever is gone.
+
+    Raises:
+        ProcessGoneError: names the first that was.
+    """
+    with ExitStack() as all_of_them:
+        for process in reversed(processes):
+            all_of_them.callback(process.signal, which)

@@ -19,9 +19,9 @@ from experiments.faultkinds import BOTH, INSTANT, FaultKinds
 from experiments.idpsteps import IdpSteps
 from experiments.idpsummary import new_key_limit_ms
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, fail
+from experiments.outcome import STEP_ERRORS, Context, Outcome, fail
 from experiments.verdicts import judge_leaks
-from testbed.errors import DeadlineError, TestbedError
+from testbed.errors import DeadlineError, TestbedError, one_line
 from testbed.wait import wait_until
 from testbed.wellness import Wellness
 
@@ -84,7 +84,7 @@ class _Faults(IdpSteps):
                     self.clock.sleep(planned.amount / 1000)
             ended = self.clock.now_ns()
             self._await_well(record)
-        except TestbedError:
+        except STEP_ERRORS:
             self._formed = False
             raise
         now = self.clock.now_ns()
@@ -103,9 +103,12 @@ class _Faults(IdpSteps):
         last = all(record.status != "not-run" for record in self.records)
         if last or not self._formed:
             self._formed = False
-            for device in self.fleet.devices:
-                if not all(f"{device}/{daemon}" in self.fleet.processes for daemon in BOTH):
-                    self.fleet.revive(device)
+            try:
+                for device in self.fleet.devices:
+                    if not all(f"{device}/{daemon}" in self.fleet.processes for daemon in BOTH):
+                        self.fleet.revive(device)
+            except STEP_ERRORS as error:
+                self.broken = self.broken or f"reviving: {one_line(error)}"
             super().park()
 
     def _form(self) -> None:

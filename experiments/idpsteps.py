@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING
 from experiments.campaign import PlannedStep, Repetition
 from experiments.errors import ExperimentError
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, fail
+from experiments.outcome import STEP_ERRORS, Context, Outcome, fail
 from experiments.repetitionsteps import RepetitionSteps
-from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
+from testbed.errors import (
+    DaemonDiedError,
+    DeadlineError,
+    TestbedError,
+    naming_the_gone,
+    one_line,
+)
 from testbed.trace import Event
 
 if TYPE_CHECKING:
@@ -45,8 +51,8 @@ class IdpSteps(RepetitionSteps):
                 self.fleet.events()
                 self.step(planned, record)
                 record.status = "ok"
-            except TestbedError as error:
-                fail(record, str(error))
+            except STEP_ERRORS as error:
+                fail(record, one_line(error))
                 if isinstance(error, DaemonDiedError):
                     self.broken = str(error)
             self.park()
@@ -62,8 +68,8 @@ class IdpSteps(RepetitionSteps):
             for device in self._cut:
                 self.fleet.heal(device)
             self._cut.clear()
-        except TestbedError as error:
-            self.broken = self.broken or f"parking: {error}"
+        except STEP_ERRORS as error:
+            self.broken = self.broken or f"parking: {one_line(error)}"
 
     # What a step uses.
 
@@ -173,8 +179,14 @@ class IdpSteps(RepetitionSteps):
 
 
 def transmitted_bytes(pid: int, interface: str) -> int:
-    """Return the bytes that a process's network namespace has sent on an interface so far."""
-    for line in Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines():
+    """Return the bytes that a process's network namespace has sent on an interface so far.
+
+    Raises:
+        ProcessGoneError: it has ended.
+    """
+    with naming_the_gone(f"process {pid}", "its network counters cannot be read"):
+        lines = Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines()
+    for line in lines:
         name, _, counters = line.partition(":")
         if name.strip() == interface:
             return int(counters.split()[8])

@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from experiments.campaign import PlannedStep, Repetition
 from experiments.latencies import StepRecord
+from protocol.core.errors import LocalError
+from testbed.errors import TestbedError
 
 NS_PER_S = 1_000_000_000
+
+STEP_ERRORS: Final = (TestbedError, LocalError, OSError)
+"""What fails a step and not the campaign: also the system's bare errors, such as ESRCH, which tell
+that something ended while it was looked at. `testbed.errors.one_line` says them."""
 
 Tables = dict[str, list[dict[str, Any]]]
 """Rows by file name; the columns are those of `experiments.schema`."""

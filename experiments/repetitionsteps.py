@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from experiments.campaign import PlannedStep, Repetition
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, blank
-from testbed.errors import TestbedError
+from experiments.outcome import STEP_ERRORS, Context, Outcome, blank
+from testbed.errors import one_line
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
@@ -57,8 +57,8 @@ class RepetitionSteps:
         try:
             for device in reversed(self.fleet.devices):
                 self.fleet.stop(device)
-        except TestbedError as error:
-            self.broken = self.broken or f"parking: {error}"
+        except STEP_ERRORS as error:
+            self.broken = self.broken or f"parking: {one_line(error)}"
 
     def outcome(self) -> Outcome:
         """Return what is recorded."""

@@ -16,9 +16,9 @@ from experiments.campaign import Campaign, Repetition
 from experiments.errors import ExperimentError, RecordError
 from experiments.kinds import KINDS
 from experiments.latencies import StepRecord
-from experiments.outcome import Context, Outcome, Time
+from experiments.outcome import STEP_ERRORS, Context, Outcome, Time, fail
 from experiments.record import SA_WRITE_KEY, RunDirectory
-from testbed.errors import TestbedError
+from testbed.errors import one_line
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
@@ -95,9 +95,11 @@ class Runner:
             self._sa_writes()
             self._repetitions(record)
             state = "complete"
-        except TestbedError as error:
+        except STEP_ERRORS as error:
             state = "failed"
-            raise ExperimentError(f"{error} (finished repetitions are kept: --resume)") from error
+            raise ExperimentError(
+                f"{one_line(error)} (finished repetitions are kept: --resume)"
+            ) from error
         except ExperimentError:
             state = "failed"
             raise
@@ -125,26 +127,35 @@ class Runner:
             self._display.stage(f"{first.campaign.kind} {variant.name}: loading daemons")
             began, began_ns = time.monotonic(), self._time.now_ns()
             finished: tuple[Repetition, Outcome] | None = None
-            with self._load_fleet(first, f"{number:02d}-{variant.name}") as fleet:
-                load = {
-                    "variant": variant.name,
-                    "seconds": round(time.monotonic() - began, 3),
-                    "facts": fleet.facts,
-                }
-                record["loads"].append(load)
-                self._run.save_manifest()
-                broken = ""
-                while todo and _share_fleet(first, todo[0]) and not broken and finished is None:
-                    repetition = todo.pop(0)
-                    outcome = self._measure(fleet, repetition, began_ns)
-                    broken = outcome.broken
-                    broken_in_row = broken_in_row + 1 if broken else 0
-                    if outcome.after is None:
-                        self._record(repetition, outcome)
-                    else:
-                        finished = repetition, outcome
+            measured, trouble, broken = False, "", ""
+            try:
+                with self._load_fleet(first, f"{number:02d}-{variant.name}") as fleet:
+                    load = {
+                        "variant": variant.name,
+                        "seconds": round(time.monotonic() - began, 3),
+                        "facts": fleet.facts,
+                    }
+                    record["loads"].append(load)
+                    self._run.save_manifest()
+                    while todo and _share_fleet(first, todo[0]) and not broken and finished is None:
+                        repetition = todo.pop(0)
+                        outcome = self._measure(fleet, repetition, began_ns)
+                        broken = outcome.broken
+                        broken_in_row = broken_in_row + 1 if broken else 0
+                        if outcome.after is None:
+                            self._record(repetition, outcome)
+                        else:
+                            finished = repetition, outcome
+                    measured = True
+            except STEP_ERRORS as error:
+                if not measured:
+                    raise
+                broken = trouble = f"ending the daemons and the network: {one_line(error)}"
+                broken_in_row += 1
             if finished is not None:
-                self._conclude(*finished)
+                self._conclude(*finished, trouble)
+            elif trouble:
+                self._display.note(f"{first.campaign.kind} {variant.name}: {trouble}")
             if broken_in_row >= BROKEN_MAX:
                 raise ExperimentError(f"the daemons broke {BROKEN_MAX} times in a row: {broken}")
 
@@ -166,11 +177,23 @@ class Runner:
         outcome: Outcome = measure(fleet, repetition, Context(self._time, on_step, load_began_ns))
         return outcome
 
-    def _conclude(self, repetition: Repetition, outcome: Outcome) -> None:
-        """Do what had to wait for the end of the fleet, then record."""
+    def _conclude(self, repetition: Repetition, outcome: Outcome, trouble: str) -> None:
+        """Do what had to wait for the end of the fleet, then record.
+
+        What cannot be judged, because the fleet did not end well or for another reason, fails the
+        last step, and nothing more.
+        """
         self._display.stage(f"{repetition.campaign.kind}: judging what was captured")
         assert outcome.after is not None
-        outcome.after()
+        if not trouble:
+            try:
+                outcome.after()
+            except STEP_ERRORS as error:
+                trouble = f"judging what was captured: {one_line(error)}"
+        if trouble:
+            fail(outcome.steps[-1], trouble)
+            outcome.tables["steps.csv"] = [step.row() for step in outcome.steps]
+            self._display.note(f"{repetition.campaign.kind} {repetition.variant.name}: {trouble}")
         self._record(repetition, outcome)
 
     def _record(self, repetition: Repetition, outcome: Outcome) -> None:

@@ -20,10 +20,10 @@ from experiments.latencies import (
     event_rows,
     repetition_rows,
 )
-from experiments.outcome import NS_PER_S, Context, Outcome, Time, blank, fail
+from experiments.outcome import NS_PER_S, STEP_ERRORS, Context, Outcome, Time, blank, fail
 from experiments.unicast import UnicastJoins
 from experiments.wan import Wan
-from testbed.errors import DaemonDiedError, DeadlineError, TestbedError
+from testbed.errors import DaemonDiedError, DeadlineError, one_line
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
@@ -94,17 +94,17 @@ class RepetitionRunner:
             for planned, record in zip(self._repetition.steps, self._records, strict=True):
                 if not self._step(planned, record):
                     break
-        except TestbedError as error:
-            self._fail_first(f"preparation: {error}")
+        except STEP_ERRORS as error:
+            self._fail_first(f"preparation: {one_line(error)}")
             self._note_broken(error)
         try:
             self._red.close()
             self._park()
             self._wan.clear()
             after = self._fleet.clock_offsets()
-        except TestbedError as error:
+        except STEP_ERRORS as error:
             self._note_broken(error)
-            self._broken = self._broken or f"parking: {error}"
+            self._broken = self._broken or f"parking: {one_line(error)}"
         self._drain()
         return self._outcome({"before": before, "wan": probes, "after": after})
 
@@ -168,8 +168,8 @@ class RepetitionRunner:
             intact = self._check_members(record)
             self._red.after(record)
             self._after_leave(record)
-        except TestbedError as error:
-            fail(record, str(error))
+        except STEP_ERRORS as error:
+            fail(record, one_line(error))
             self._note_broken(error)
             intact = intact and not self._broken
         self._red.end_step()
@@ -323,7 +323,7 @@ class RepetitionRunner:
                 self._on_step(record)
                 return
 
-    def _note_broken(self, error: TestbedError) -> None:
+    def _note_broken(self, error: Exception) -> None:
         if isinstance(error, DaemonDiedError):
             self._broken = str(error)
 
@@ -348,8 +348,8 @@ class RepetitionRunner:
         try:
             self._collect()
             self._collect_kernel()
-        except TestbedError as error:
-            self._broken = self._broken or f"traces: {error}"
+        except STEP_ERRORS as error:
+            self._broken = self._broken or f"traces: {one_line(error)}"
 
     def _outcome(self, exchanges: Mapping[str, Any]) -> Outcome:
         before, after = exchanges["before"], exchanges["after"]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from experiments.campaign import PlannedStep
 from experiments.latencies import StepRecord
-from experiments.outcome import Outcome, fail
+from experiments.outcome import STEP_ERRORS, Outcome, fail
 from experiments.repetitionsteps import RepetitionSteps
-from testbed.errors import DaemonDiedError, TestbedError
+from testbed.errors import DaemonDiedError, one_line
 
 
 class StreamSteps(RepetitionSteps):
@@ -26,9 +26,9 @@ class StreamSteps(RepetitionSteps):
         """Measure, then park the devices; only KeyboardInterrupt and errors of ours pass."""
         try:
             self.measure()
-        except TestbedError as error:
+        except STEP_ERRORS as error:
             self.broken = str(error) if isinstance(error, DaemonDiedError) else ""
-            self._give_up(str(error))
+            self._give_up(one_line(error))
         self.park()
         return self.outcome()
 

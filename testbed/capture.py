@@ -7,7 +7,6 @@ kernel dropped before it could, and one that ended early is an error. A link may
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal
@@ -161,7 +160,7 @@ class Capture:
             if counts and _missed(counts) == counts["dropped by kernel"]:
                 drained.add(point.link)
             elif point.link not in drained:
-                os.kill(self._processes[point.link].pid, signal.SIGUSR1)
+                self._processes[point.link].signal(signal.SIGUSR1)
         return len(drained) == len(self._points)
 
     def _counts(self, point: CapturePoint) -> dict[str, int]:

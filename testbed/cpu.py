@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from testbed.errors import naming_the_gone
+
 INTERVAL_S: Final = 0.5
 _STAT: Final = Path("/proc/stat")
 _IDLE: Final = 3
@@ -87,5 +89,10 @@ def idle_percent(before: tuple[int, int], after: tuple[int, int]) -> float:
 
 
 def processor_ns(pid: int) -> int:
-    """Return the processor time of a process so far (Linux ``/proc/PID/schedstat``), in ns."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])
+    """Return the processor time of a process so far (Linux ``/proc/PID/schedstat``), in ns.
+
+    Raises:
+        ProcessGoneError: it has ended.
+    """
+    with naming_the_gone(f"process {pid}", "its processor time cannot be read"):
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0])

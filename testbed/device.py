@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Interface
 from pathlib import Path
@@ -229,8 +230,7 @@ class NurseryChild:
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
     def wait(self, timeout: float) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
@@ -242,10 +242,28 @@ class NurseryChild:
             raise subprocess.TimeoutExpired("daemon", timeout) from None
 
     def kill_all(self) -> None:
-        """Kill it; return when it is gone."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+        """Kill it; return when it is gone.
+
+        Raises:
+            TestbedError: it does not end.
+        """
+        self._send(signal.SIGKILL)
+        try:
             self.wait(_KILL_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise TestbedError(
+                f"process {self.pid} was killed and has not ended after {_KILL_DEADLINE_S:g} s"
+            ) from None
+
+    def _send(self, number: int) -> None:
+        """Send a signal, unless it has ended.
+
+        The nursery has reaped it a moment before it tells us so: until then `poll` takes it for
+        alive, and the kernel knows no such process any more.
+        """
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class Device:

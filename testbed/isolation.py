@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -146,7 +147,8 @@ def _guard(child: int, at_end: Callable[[], object] | None) -> NoReturn:
         nonlocal asked
         asked += 1
         first = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        os.kill(child, first if asked == 1 else signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended, and we go too
+            os.kill(child, first if asked == 1 else signal.SIGKILL)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)

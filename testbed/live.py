@@ -7,6 +7,7 @@ code holds the fleet and serves the same mailbox through a shared directory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -182,7 +183,8 @@ def take_down(run: Run) -> str:
     except (TestbedError, DeadlineError):
         pid = run.record().get("pid")
         if run.alive() and isinstance(pid, int):
-            os.kill(pid, signal.SIGKILL)  # the kernel ends its namespaces with it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # the kernel ends its namespaces with it
         gone = run.reap()
         return f"did not answer; killed, {gone.processes} processes removed"
     run.reap()

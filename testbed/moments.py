@@ -16,13 +16,14 @@ from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Final
 
+from protocol.core.errors import LocalError
 from protocol.identity.envelope import KIND_OFFSET, PROTOCOL_MIKE
 from protocol.idp.notice import PREAMBLE as NOTICE
 from protocol.ipsec.model import Policy, SaId, SecurityAssociation
 from protocol.mike.messages import Kind
 from protocol.xfrm.messages import DelSa, Message, NewPolicy, NewSa, UpdPolicy
 from protocol.xfrm.observer import XfrmObserver
-from testbed.errors import DeadlineError, TestbedError
+from testbed.errors import DeadlineError, TestbedError, one_line
 
 _ETH_P_ALL: Final = 3
 """A socket for one protocol would see nothing: the bridge takes frames before it does."""
@@ -96,9 +97,9 @@ class MomentWatch:
             self._wire.bind((interface, _ETH_P_ALL))
             self._kernel = XfrmObserver(pid)
             self._stack.callback(self._kernel.close)
-        except OSError as error:
+        except (LocalError, OSError) as error:
             self._stack.close()
-            raise TestbedError(f"cannot watch {interface}: {error.strerror}") from None
+            raise TestbedError(f"cannot watch {interface}: {one_line(error)}") from None
 
     def close(self) -> None:
         """Stop watching; idempotent."""

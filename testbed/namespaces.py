@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from testbed.errors import naming_the_gone
+
 CLONE_NEWNS: Final = 0x0002_0000
 CLONE_NEWPID: Final = 0x2000_0000
 CLONE_NEWNET: Final = 0x4000_0000
@@ -83,8 +85,13 @@ class NetNamespace:
 
     @classmethod
     def of(cls, name: str, pid: int) -> NetNamespace:
-        """Return the namespace of a process."""
-        return cls(name, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        """Return the namespace of a process.
+
+        Raises:
+            ProcessGoneError: it has ended.
+        """
+        with naming_the_gone(f"{name} (process {pid})", "its network namespace cannot be entered"):
+            return cls(name, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
     @classmethod
     def current(cls) -> NetNamespace:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from testbed.errors import DaemonDiedError, TestbedError
+from testbed.errors import DaemonDiedError, ProcessGoneError, TestbedError, naming_the_gone
 from testbed.runs import RUN_ID_VARIABLE
 
 MNEXEC: Final = "mnexec"
@@ -36,13 +36,17 @@ class Handle(Protocol):
         """Return how it ended (negative: the signal), None while it runs."""
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
+        """Ask it to end (SIGTERM); nothing happens if it has ended."""
 
     def wait(self, timeout: float) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
 
     def kill_all(self) -> None:
-        """Kill it and its children; return when it is gone."""
+        """Kill it and its children; return when it is gone.
+
+        Raises:
+            TestbedError: it does not end.
+        """
 
 
 class Child:
@@ -91,6 +95,18 @@ class OwnedProcess:
     def pid(self) -> int:
         """Process id in the run's PID namespace."""
         return self.handle.pid
+
+    def signal(self, number: int) -> None:
+        """Send it a signal.
+
+        Raises:
+            ProcessGoneError: it has ended, and how, if that is known.
+        """
+        doing = f"cannot send it {signal.Signals(number).name}"
+        if (code := self.handle.poll()) is not None:
+            raise ProcessGoneError(self.name, f"{doing}, it ended with {code}")
+        with naming_the_gone(self.name, doing):
+            os.kill(self.pid, number)
 
 
 def find_mnexec() -> str:
@@ -162,6 +178,13 @@ class ProcessTable:
         return process
 
     def __getitem__(self, name: str) -> OwnedProcess:
+        """Return a process.
+
+        Raises:
+            ProcessGoneError: there is none of this name: not started, or killed.
+        """
+        if name not in self._processes:
+            raise ProcessGoneError(name)
         return self._processes[name]
 
     def __contains__(self, name: str) -> bool:
@@ -182,8 +205,15 @@ class ProcessTable:
                 raise DaemonDiedError(process.name, code, last_line(process.output))
 
     def kill(self, name: str) -> None:
-        """Kill a process on purpose (fault injection) and forget it."""
-        self._processes.pop(name).handle.kill_all()
+        """Kill a process on purpose (fault injection) and forget it.
+
+        Raises:
+            ProcessGoneError: there is none of this name.
+            TestbedError: it does not end.
+        """
+        handle = self[name].handle
+        del self._processes[name]
+        handle.kill_all()
 
     def stop(self, names: Iterable[str] | None = None, grace_s: float = 3.0) -> list[str]:
         """Stop processes, all by default: SIGTERM, a bounded wait, SIGKILL.
@@ -193,8 +223,7 @@ class ProcessTable:
         """
         chosen = [self._processes.pop(name) for name in (list(names) if names else self.names())]
         for process in chosen:
-            with contextlib.suppress(ProcessLookupError):
-                process.handle.terminate()
+            process.handle.terminate()
         deadline = time.monotonic() + grace_s
         killed = []
         for process in chosen:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from protocol.daemon.launch import environment
 from testbed import redtraffic
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, naming_the_gone
 from testbed.network import Network
 from testbed.network_nodes import XFRM
 from testbed.processes import OwnedProcess, ProcessTable, last_line
@@ -81,7 +81,7 @@ class Part:
         Raises:
             TestbedError: it gives none.
         """
-        os.kill(self._process.pid, signal.SIGUSR1)
+        self._process.signal(signal.SIGUSR1)
         return self._next("has given no report", _REPORT_DEADLINE_S)
 
     def finish(self, deadline_s: float) -> dict[str, Any]:
@@ -95,8 +95,13 @@ class Part:
         return report
 
     def pin(self, cpu: int) -> None:
-        """Let it run on this processor only."""
-        os.sched_setaffinity(self._process.pid, {cpu})
+        """Let it run on this processor only.
+
+        Raises:
+            ProcessGoneError: it has ended.
+        """
+        with naming_the_gone(self._process.name, f"cannot put it on processor {cpu}"):
+            os.sched_setaffinity(self._process.pid, {cpu})
 
     def stop(self) -> dict[str, Any]:
         """End it and return its last report.

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from protocol.ipsec.backend import AddSa, DeletePolicy, DeleteSa, Operation
 from protocol.ipsec.model import SecurityAssociation
 from protocol.xfrm.netlink import NetlinkBackend
 from testbed import namespaces, network_batch
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, one_line
 from testbed.network import XFRM, Network
 from testbed.wait import wait_until
 
@@ -69,12 +69,13 @@ class Sabotage:
 
     def remove_route(self, device: str) -> None:
         """Delete one of the routes to red prefixes that idpd made."""
-        with self._network.namespace(device).entered():
-            routes = KernelRoutes(socket.if_nametoindex(XFRM))
         try:
-            (outcome,) = routes.apply([RemoveRoute(self._any(routes.dump()))])
-        finally:
-            routes.close()
+            with self._network.namespace(device).entered():
+                routes = KernelRoutes(socket.if_nametoindex(XFRM))
+            with closing(routes):
+                (outcome,) = routes.apply([RemoveRoute(self._any(routes.dump()))])
+        except (LocalError, OSError) as error:
+            raise TestbedError(f"{device}: {one_line(error)}") from None
         if not outcome.ok:
             raise TestbedError(f"{device}: the kernel refused: {outcome.text}")
 
@@ -107,13 +108,11 @@ class Sabotage:
         return self._chance.choice(found)
 
     def _change(self, device: str, choose: Callable[[NetlinkBackend], list[Operation]]) -> None:
-        kernel = NetlinkBackend(self._network.pid(device))
         try:
-            failed = [one.text for one in kernel.apply(choose(kernel)) if not one.ok]
+            with closing(NetlinkBackend(self._network.pid(device))) as kernel:
+                failed = [one.text for one in kernel.apply(choose(kernel)) if not one.ok]
         except LocalError as error:
             raise TestbedError(f"{device}: {error}") from None
-        finally:
-            kernel.close()
         if failed:
             raise TestbedError(f"{device}: the kernel refused: {failed[0]}")
 

@@ -14,7 +14,7 @@ from protocol.core.errors import LocalError
 from protocol.ipsec.snapshot import SadSnapshot
 from protocol.xfrm.netlink import NetlinkBackend
 from testbed.cpu import processor_ns
-from testbed.errors import TestbedError
+from testbed.errors import ProcessGoneError, TestbedError, naming_the_gone
 
 _MOVING: Final = frozenset({"last_hello_ms"})
 """Fields of a peer that change by the time alone."""
@@ -70,7 +70,8 @@ def kernel_state(pid: int) -> dict[str, Any]:
             backend.close()
     except LocalError as error:
         raise TestbedError(f"cannot read SAs and policies: {error}") from None
-    routes = Path(f"/proc/{pid}/net/ipv6_route").read_text(encoding="ascii").splitlines()
+    with naming_the_gone(f"process {pid}", "its routes cannot be read"):
+        routes = Path(f"/proc/{pid}/net/ipv6_route").read_text(encoding="ascii").splitlines()
     return {
         "SAs": [tuple(entry) for entry in snapshot.entries],
         "policies": policies,
@@ -137,11 +138,18 @@ def _is_refusal(name: str) -> bool:
 
 
 def resident_kib(pid: int) -> int:
-    """Return the resident memory of a process (``VmRSS`` of ``/proc/PID/status``), in KiB."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+    """Return the resident memory of a process (``VmRSS`` of ``/proc/PID/status``), in KiB.
+
+    Raises:
+        ProcessGoneError: it has ended.
+    """
+    name, doing = f"process {pid}", "its memory cannot be read"
+    with naming_the_gone(name, doing):
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    for line in lines:
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
-    raise TestbedError(f"process {pid} has no memory: it has ended")
+    raise ProcessGoneError(name, doing)  # it waits to be reaped
 
 
 def _table(pid: int, name: str) -> dict[str, int]:
@@ -149,5 +157,6 @@ def _table(pid: int, name: str) -> dict[str, int]:
     path = Path(f"/proc/{pid}/net/{name}")
     if not path.exists():
         return {}
-    rows = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    with naming_the_gone(f"process {pid}", f"its {name} cannot be read"):
+        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2}

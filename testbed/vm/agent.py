@@ -6,6 +6,7 @@ carries one line a message: to the host `ready` and `exit N`, from the host `tim
 `signal N`.
 """
 
+import contextlib
 import os
 import select
 import sys
@@ -116,8 +117,8 @@ class Relay:
         for line in lines:
             verb, _, argument = line.partition(b" ")
             if verb == b"signal":
-                # The command is not reaped yet, so its group is there.
-                os.killpg(self._process, int(argument))
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(self._process, int(argument))
 
 
 def main() -> int:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.errors import ExperimentError, RecordError
+from experiments.kinds import KINDS, Kind
+from experiments.outcome import Outcome
 from experiments.record import RunDirectory
 from experiments.runner import failed_steps, missing_parts, step_count
-from tests.unit.experiments.fake_fleet import NullDisplay, World
+from tests.unit.experiments.fake_fleet import FakeFleet, NullDisplay, World
 from tests.unit.experiments.support import SESSION, make_run, runner, small_plan
 
 
@@ -149,6 +152,65 @@ def test_a_dead_daemon_means_a_new_fleet(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", small_plan(), world)
     assert world.loads == 2
     assert "signal 9" in table(run.path, "steps.csv")[0]["reason"]
+    assert missing_parts(run) == 0
+
+
+@pytest.mark.parametrize("kind", ["join", "leave"])
+def test_a_process_that_ends_while_it_is_looked_at_fails_one_step_only(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = FakeFleet.sad_check, []
+
+    def racing(self: FakeFleet, *arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ProcessLookupError(3, "No such process")
+        return honest(self, *arguments, **more)
+
+    monkeypatch.setattr(FakeFleet, "sad_check", racing)
+    run = make_run(tmp_path / "run", small_plan(kind, devices=5))
+    failed = [s["reason"] for s in table(run.path, "steps.csv") if s["status"] == "failed"]
+    assert len(failed) == 1
+    assert failed[0].startswith("No such process (raised in ")
+    assert missing_parts(run) == 0
+
+
+def test_a_fleet_that_does_not_end_well_costs_a_note_and_a_new_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, display, once = World(), NullDisplay(), iter([True])
+
+    def leave(self: FakeFleet, *_: object) -> None:
+        if next(once, False):
+            raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(FakeFleet, "__exit__", leave)
+    run = RunDirectory.create(tmp_path / "run", small_plan("experiment"), {})
+    runner(run, world, display).execute(SESSION)
+    assert missing_parts(run) == failed_steps(run) == 0
+    assert any("ending the daemons and the network: No such" in note for note in display.notes)
+
+
+@pytest.mark.parametrize("where", ["ending the daemons and the network", "judging what was"])
+def test_what_cannot_be_judged_fails_the_last_step_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def gone(*_: object) -> None:
+        raise ProcessLookupError(3, "No such process")
+
+    def measure(*arguments: Any) -> Outcome:
+        outcome: Outcome = honest(*arguments)
+        outcome.after = gone if where.startswith("judging") else lambda: None
+        return outcome
+
+    honest = KINDS["join"].load()
+    monkeypatch.setattr(Kind, "load", lambda _self: measure)
+    if not where.startswith("judging"):
+        monkeypatch.setattr(FakeFleet, "__exit__", gone)
+    run = make_run(tmp_path / "run", small_plan(devices=4))
+    steps = table(run.path, "steps.csv")
+    assert [step["status"] for step in steps] == ["ok", "failed"] * 2
+    assert all(step["reason"].startswith(where) for step in steps[1::2])
     assert missing_parts(run) == 0
 
 
