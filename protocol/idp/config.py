@@ -96,9 +96,12 @@ class IdpConfig:
         activation_delay_ms: at the longest so long after "SAs of the new epoch written" our policy
             uses them (RFC 5374 section 4.2.1); as soon as all members have confirmed that they
             have them (docs/idp.md section 8.1).
-        deactivation_delay_ms: from there to the removal of the SAs of the older epochs. Another
-            sender may switch up to an activation delay later than we, and packets may still be
-            under way: twice the activation delay.
+        deactivation_delay_ms: at the longest so long after that the SAs of the older epochs are
+            removed. Another sender may switch up to an activation delay later than we, and packets
+            may still be under way: twice the activation delay.
+        deactivation_min_ms: when all members have said that they have switched, the older SAs stay
+            as long as that took, and at least so long (IDP-46): for packets that were overtaken.
+            200: above the reordering inside one network.
         max_peers: size of the connectivity table. 256: the paper's network has "a few dozens".
         max_epochs: epochs of SAs kept side by side when rekeys come faster than the delays; the
             SPI's two epoch bits (protocol.ipsec.schedule) keep four apart.
@@ -130,6 +133,7 @@ class IdpConfig:
     news_delay_ms: int = 500
     activation_delay_ms: int = 500
     deactivation_delay_ms: int = 1000
+    deactivation_min_ms: int = 200
     max_peers: int = 256
     max_epochs: int = 4
     retry_ms: int = 100
@@ -239,6 +243,7 @@ _RANGES: tuple[tuple[str, int, int], ...] = (
     ("news_delay_ms", 0, 60_000),
     ("activation_delay_ms", 0, 60_000),
     ("deactivation_delay_ms", 0, 300_000),
+    ("deactivation_min_ms", 0, 300_000),
     ("max_peers", 1, 4096),
     ("max_epochs", 2, 4),
     ("retry_ms", 1, 60_000),
@@ -257,6 +262,7 @@ _IPSEC_FIELDS = {
     "sa_directions": "sa_directions",
     "activation_delay_ms": "activation_delay_ms",
     "deactivation_delay_ms": "deactivation_delay_ms",
+    "deactivation_min_ms": "deactivation_min_ms",
     "max_epochs": "max_epochs",
     "sa_lifetime_s": "sa_lifetime_s",
     "sa_lifetime_bytes": "sa_lifetime_bytes",

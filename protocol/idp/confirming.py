@@ -1,19 +1,20 @@
-"""Who has the SAs of the newest epoch: a sender switches to it when everybody has.
+"""Who has the SAs of the newest epoch, and who sends with them.
 
-The delay between the writing of an epoch and its use (RFC 5374 section 4.2.1) is measured anew
-each time instead of guessed: each member says by a notice that it has written the SAs. Pure state,
-owned and driven by `protocol.idp.keying`.
+The two delays of RFC 5374 section 4.2.1 are measured anew each time instead of guessed. Each member
+says by a notice that it has written an epoch's SAs: a sender switches when everybody has. Each says
+so when it has switched: the older SAs go when everybody has, and as much time again has passed for
+what is under way. Pure state, owned and driven by `protocol.idp.keying`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from ipaddress import IPv6Address
 
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import CancelTimer, Effect, Report, SendDatagram, SetTimer
 from protocol.idp import rules
-from protocol.idp.notice import QUESTION_MAX, Notice, notice_key
+from protocol.idp.notice import HAVE, QUESTION_MAX, SEND, Notice, notice_key
 from protocol.idpmike import EpochId
 
 NS_PER_MS = 1_000_000
@@ -57,11 +58,13 @@ class Confirmations:
         self._group_key = self._key = b""
         self._others: dict[IPv6Address, None] = {}
         self._confirmed: set[IPv6Address] = set()
+        self._senders: set[IPv6Address] = set()
         self._answered: dict[IPv6Address, int] = {}
         self._held: dict[IPv6Address, Notice] = {}
         self._written_mono_ns: int | None = None
         self._pause_ns = self._question = 0
-        self._said = self._over = False
+        self._active_mono_ns: int | None = None
+        self._said = self._over = self._drained = False
 
     def expect(self, epoch: EpochId, members: Sequence[IPv6Address], group_key: bytes) -> None:
         """The SAs of a new epoch are going to be written; take what came too early."""
@@ -71,7 +74,7 @@ class Confirmations:
         self._others = dict.fromkeys(address for address in members if address != self._own)
         for sender, notice in held.items():
             if notice.epoch == epoch and self._is_authentic(notice, sender):
-                self._confirmed.add(sender)
+                self._note(notice, sender)
 
     def written(self, epoch: EpochId | None, now_mono_ns: int, *, waits: bool) -> list[Effect]:
         """The SAs of an epoch are written; say so soon, if it is the newest.
@@ -91,7 +94,8 @@ class Confirmations:
 
     def complete(self, now_mono_ns: int) -> tuple[EpochId | None, list[Effect]]:
         """Return the epoch once everybody has it, once, and what follows."""
-        if self._over or self._written_mono_ns is None or not rules.is_confirmed(self._missing()):
+        waiting = self._missing(self._confirmed)
+        if self._over or self._written_mono_ns is None or not rules.is_confirmed(waiting):
             return None, []
         self._over = True
         fields = {
@@ -102,6 +106,38 @@ class Confirmations:
         }
         effects: list[Effect] = [Report("idp.confirmed", fields)]
         return self._epoch, [*effects, CancelTimer(TIMER_NOTICE)] if self._said else effects
+
+    def active(self, epoch: EpochId | None, now_mono_ns: int) -> list[Effect]:
+        """We send with an epoch; say so, if it is the newest and the others wait for it."""
+        if epoch is None or epoch != self._epoch or self._active_mono_ns is not None:
+            return []
+        self._active_mono_ns = now_mono_ns
+        # If it is not said yet that we have the SAs, one notice will say both.
+        return [self._notice(None)] if self._said else []
+
+    def drained(self, now_mono_ns: int, least_ns: int) -> tuple[int | None, list[Effect]]:
+        """IDP-46: return when nothing of older epochs is under way, once everybody sends with this.
+
+        That took a time from our own switch; as much again has what was sent before.
+
+        Args:
+            now_mono_ns: the time.
+            least_ns: what is under way has at least so long.
+        """
+        if self._drained or self._active_mono_ns is None or not self._others:
+            return None, []
+        if not rules.is_confirmed(self._missing(self._senders)):
+            return None, []
+        self._drained = True
+        measured_ns = now_mono_ns - self._active_mono_ns
+        wait_ns = rules.drain_ns(measured_ns, least_ns)
+        fields = {
+            "epoch": str(self._epoch),
+            "senders": len(self._senders),
+            "spread_ms": measured_ns / NS_PER_MS,
+            "wait_ms": wait_ns / NS_PER_MS,
+        }
+        return now_mono_ns + wait_ns, [Report("idp.drained", fields)]
 
     def heard(self, payload: bytes, sender: IPv6Address) -> list[Effect]:
         """Take a notice from the address of a device that is up.
@@ -115,7 +151,7 @@ class Confirmations:
                 self._hold(notice, sender)
             return []
         rules.check_notice(sender in self._others and self._is_authentic(notice, sender))
-        self._confirmed.add(sender)
+        self._note(notice, sender)
         if not notice.question or self._written_mono_ns is None:
             return []
         if not rules.is_new_question(notice.question, self._answered.get(sender, 0)):
@@ -139,7 +175,8 @@ class Confirmations:
             effects.append(self._notice(None))
         else:
             self._question += 1
-            effects += [self._notice(address, self._question) for address in self._missing()]
+            waiting = self._missing(self._confirmed)
+            effects += [self._notice(address, self._question) for address in waiting]
             self._pause_ns *= 2
         if not self._over and self._question < QUESTION_MAX:
             effects.append(SetTimer(TIMER_NOTICE, now_mono_ns + self._pause_ns))
@@ -150,11 +187,17 @@ class Confirmations:
         if self._over or self._written_mono_ns is None:
             return []
         self._over = True
-        self._counters.count("IDP-43", sum(1 for _ in self._missing()))
+        self._counters.count("IDP-43", sum(1 for _ in self._missing(self._confirmed)))
         return [CancelTimer(TIMER_NOTICE)] if self._said else []
 
-    def _missing(self) -> Iterator[IPv6Address]:
-        return (a for a in self._others if a not in self._confirmed and not self._is_lost(a))
+    def _note(self, notice: Notice, sender: IPv6Address) -> None:
+        self._confirmed.add(sender)
+        if notice.sends:
+            self._senders.add(sender)
+
+    def _missing(self, known: Container[IPv6Address]) -> Iterator[IPv6Address]:
+        """Yield the other members that are not lost and not among these."""
+        return (a for a in self._others if a not in known and not self._is_lost(a))
 
     def _hold(self, notice: Notice, sender: IPv6Address) -> None:
         if sender in self._held or len(self._held) < self._held_max:
@@ -172,5 +215,6 @@ class Confirmations:
 
     def _notice(self, destination: IPv6Address | None, question: int = 0) -> SendDatagram:
         assert self._epoch is not None
-        notice = Notice.made(self._notice_key(), self._epoch, self._own, question=question)
+        word = question or (HAVE if self._active_mono_ns is None else SEND)
+        notice = Notice.made(self._notice_key(), self._epoch, self._own, word=word)
         return SendDatagram(CHANNEL, notice.encode(), destination)

@@ -64,6 +64,7 @@ class GroupSync:
         self._config = config
         self._own = own
         self._counters = counters
+        self._least_ns = config.deactivation_min_ms * NS_PER_MS
         self._confirmations = Confirmations(own, is_lost, counters, config.max_peers)
         path = GroupPath(
             own=own,
@@ -201,7 +202,7 @@ class GroupSync:
         return self.plan.due(now_mono_ns)
 
     def on_notice(self, payload: bytes, sender: IPv6Address, now_mono_ns: int) -> list[Effect]:
-        """Take a device's notice that it has an epoch's SAs.
+        """Take a device's notice that it has an epoch's SAs, or sends with them.
 
         Raises:
             PeerError: it is none (IDP-41), or not a member's (IDP-42).
@@ -218,9 +219,18 @@ class GroupSync:
         return self._confirmations.due(now_mono_ns)
 
     def reconsider(self, now_mono_ns: int) -> list[Effect]:
-        """IDP-43: switch to an epoch that everybody has, or that is in use all the same."""
-        if self.plan.active_epoch == self.plan.written_epoch:
-            return self._confirmations.give_up()
+        """IDP-43: switch to an epoch that everybody has, or that is in use all the same.
+
+        IDP-46: let the older SAs go when everybody has switched.
+        """
+        active = self.plan.active_epoch
+        if active == self.plan.written_epoch:
+            effects = self._confirmations.give_up()
+            effects += self._confirmations.active(active, now_mono_ns)
+            at_mono_ns, more = self._confirmations.drained(now_mono_ns, self._least_ns)
+            if active is not None and at_mono_ns is not None:
+                self.plan.drained(active, at_mono_ns)
+            return effects + more
         epoch, effects = self._confirmations.complete(now_mono_ns)
         return effects if epoch is None else effects + self.plan.confirm(epoch, now_mono_ns)
 

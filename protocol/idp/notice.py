@@ -1,4 +1,4 @@
-"""The notice: "I have the SAs of this epoch". Its bytes, and the key that makes it authentic.
+"""The notice: "I have this epoch's SAs", "I send with them". Its bytes, and its authenticity.
 
 Its key comes from the epoch's group key, so only a member of the epoch can make one, and none is
 of use in another epoch. What a notice may cause: docs/idp.md section 8.1.
@@ -20,10 +20,16 @@ KIND = 9
 """Of `protocol.idp.messages.MessageKind`."""
 
 PREAMBLE = bytes((1, PROTOCOL_IDP, KIND))
-"""How every notice begins, and no envelope that we read does; the question's number follows."""
+"""How every notice begins, and no envelope that we read does; its word follows."""
 
 QUESTION_MAX = 8
 """So often a device asks the same one in one epoch."""
+
+HAVE = 0
+"""Word: I have the SAs. From 1 to `QUESTION_MAX` it asks besides, for the receiver's notice."""
+
+SEND = QUESTION_MAX + 1
+"""Word: I have them, and send with them only."""
 
 RULE_SYNTAX = "IDP-41"
 
@@ -46,27 +52,37 @@ class Notice:
 
     Attributes:
         epoch: which.
-        question: 0; or, from 1, for which time the sender asks for the receiver's notice.
+        word: `HAVE`, `SEND`, or between them for which time the sender asks for the receiver's.
         mac: of the above and the sender's black address.
     """
 
     epoch: EpochId
-    question: int
+    word: int
     mac: bytes = field(repr=False)
 
     @classmethod
-    def made(cls, key: bytes, epoch: EpochId, sender: IPv6Address, *, question: int) -> Notice:
+    def made(cls, key: bytes, epoch: EpochId, sender: IPv6Address, *, word: int) -> Notice:
         """Return a notice of ours."""
-        return cls(epoch, question, _mac(key, _head(epoch, question), sender))
+        return cls(epoch, word, _mac(key, _head(epoch, word), sender))
+
+    @property
+    def question(self) -> int:
+        """For which time its sender asks; 0: it does not."""
+        return self.word if self.word <= QUESTION_MAX else 0
+
+    @property
+    def sends(self) -> bool:
+        """Whether its sender sends with no older epoch any more."""
+        return self.word == SEND
 
     def is_of(self, key: bytes, sender: IPv6Address) -> bool:
         """Return whether a device at this address made it with this key."""
-        expected = _mac(key, _head(self.epoch, self.question), sender)
+        expected = _mac(key, _head(self.epoch, self.word), sender)
         return hmac.compare_digest(expected, self.mac)
 
     def encode(self) -> bytes:
         """Return the datagram."""
-        return _head(self.epoch, self.question) + self.mac
+        return _head(self.epoch, self.word) + self.mac
 
     @classmethod
     def decode(cls, datagram: bytes) -> Notice:
@@ -78,20 +94,20 @@ class Notice:
         reader = Reader(datagram, RULE_SYNTAX)
         if reader.pull_bytes(len(PREAMBLE), "preamble") != PREAMBLE:
             reader.fail("preamble", "not that of a notice")
-        question = reader.pull_u8("question")
-        if question > QUESTION_MAX:
-            reader.fail("question", f"{question} is above {QUESTION_MAX}")
+        word = reader.pull_u8("word")
+        if word > SEND:
+            reader.fail("word", f"{word} is above {SEND}")
         number = reader.pull_u64("epoch_number")
         tag = reader.pull_bytes(TAG_LENGTH, "epoch_tag")
         mac = reader.pull_bytes(MAC_LENGTH, "mac")
         reader.finish()
-        return cls(EpochId(number, tag), question, mac)
+        return cls(EpochId(number, tag), word, mac)
 
 
-def _head(epoch: EpochId, question: int) -> bytes:
+def _head(epoch: EpochId, word: int) -> bytes:
     writer = Writer()
     writer.push_bytes(PREAMBLE)
-    writer.push_u8(question, "question")
+    writer.push_u8(word, "word")
     writer.push_u64(epoch.number, "epoch_number")
     writer.push_bytes(epoch.tag, TAG_LENGTH, "epoch_tag")
     return writer.finish()

@@ -81,6 +81,8 @@ RULES: dict[str, str] = {
     "IDP-44": "A member's question for our notice is answered once; it asks at most 8 times in an"
     " epoch",
     "IDP-45": "A prefix announcement is authentic under the pair's key, and counts once, in order",
+    "IDP-46": "Older SAs go when every member that is not lost sends with newer ones and as long"
+    " again has passed, or the delay is over",
     "IDP-50": "Messages of kinds 4 to 7, and documents in them, are exactly as in section 12",
     "IDP-51": "A stranger is asked for its certificate by no longer message than it sent",
     "IDP-52": "A stranger is asked once in 500 ms, all 50 times a second, none again if refused",
@@ -467,8 +469,13 @@ def check_notice(authentic: bool) -> None:
 
 
 def is_confirmed(missing: Iterable[IPv6Address]) -> bool:
-    """IDP-43: whether every member that can be waited for has the epoch's SAs."""
+    """IDP-43, IDP-46: whether every member that can be waited for has said so."""
     return next(iter(missing), None) is None
+
+
+def drain_ns(measured_ns: int, least_ns: int) -> int:
+    """IDP-46: how long what was sent under older SAs may be under way."""
+    return max(measured_ns, least_ns)
 
 
 def is_new_question(question: int, answered: int) -> bool:

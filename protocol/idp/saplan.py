@@ -7,8 +7,9 @@ hold is always a known set, nothing is left behind and nothing is deleted twice.
 
 SA mode ``per-sender`` makes before it breaks (RFC 5374 section 4.2.1): write the new epoch's SAs;
 once all members have them (`protocol.idp.confirming`), at the latest after the activation delay,
-pin our policy to our new SPI; after the deactivation delay delete the older epochs' SAs. SA mode
-``paper`` deletes the shared SA, then writes the new one.
+pin our policy to our new SPI; once all members send with it and nothing older is under way, at the
+latest after the deactivation delay, delete the older epochs' SAs. SA mode ``paper`` deletes the
+shared SA, then writes the new one.
 
 Where the new epoch cannot be installed, the older SAs go all the same when their time is over:
 rather silent than under a key that an excluded device may know.
@@ -17,7 +18,7 @@ rather silent than under a key that an excluded device may know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from protocol.core.engine import Effect, Log, Report
@@ -237,6 +238,11 @@ class SaPlan:
                 generation.at_mono_ns = min(generation.at_mono_ns, now_mono_ns)
         return self._advance(now_mono_ns)
 
+    def drained(self, epoch: EpochId, at_mono_ns: int) -> None:
+        """Nobody needs what is older than the epoch we send with any longer than until then."""
+        for generation in self._of(Phase.TRAILING) if self.active_epoch == epoch else []:
+            generation.at_mono_ns = min(generation.at_mono_ns, at_mono_ns)
+
     def due(self, now_mono_ns: int) -> list[Effect]:
         """Take the steps whose time has come."""
         return self._advance(now_mono_ns)
@@ -273,14 +279,7 @@ class SaPlan:
             if not batch.repeated and not self._removing:
                 again = [step for operation, _ in failed for step in repetition(operation)]
                 subject = label.partition(":")[2] or label
-                repair = _Batch(
-                    batch.purpose,
-                    f"repair:{subject}",
-                    again,
-                    batch.generations,
-                    batch.switches,
-                    repeated=True,
-                )
+                repair = replace(batch, label=f"repair:{subject}", operations=again, repeated=True)
                 return [*effects, *self._hand_out(repair)]
         effects += self._conclude(batch, [operation for operation, _ in failed], now_mono_ns)
         return effects + self._advance(now_mono_ns)

@@ -107,7 +107,7 @@ def notices(at: Armoury) -> list[bytes]:
     for number in range(POOL):
         sender = senders[number % len(senders)]
         which = epoch if number % 2 else EpochId(epoch.number + number, at.draws.randbytes(8))
-        made = Notice.made(at.key(), which, sender, question=number % (notice.QUESTION_MAX + 1))
+        made = Notice.made(at.key(), which, sender, word=number % (notice.SEND + 1))
         found += at.datagram(PROTOCOL_IDP, made.encode(), sender=sender)
     return found
 

@@ -218,9 +218,9 @@ def _forged_notices(at: Armoury, sender: IPv6Address) -> list[bytes]:
         return []
     later = EpochId(epoch.number + 1, at.draws.randbytes(8))
     made = [
-        notice.Notice.made(at.key(), which, sender, question=question).encode()
+        notice.Notice.made(at.key(), which, sender, word=word).encode()
         for which in (epoch, later)
-        for question in (0, notice.QUESTION_MAX)
+        for word in (notice.HAVE, notice.QUESTION_MAX, notice.SEND)
     ]
     return [
         frame for each in made for frame in at.datagram(PROTOCOL_IDP, each, sender=sender)

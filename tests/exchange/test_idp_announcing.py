@@ -41,7 +41,7 @@ def with_newcomer(size: int) -> tuple[Network, list[Device], Device]:
 
 def made(number: int, sender: Device) -> bytes:
     key = notice_key(group_key(number), epoch(number))
-    return Notice.made(key, epoch(number), sender.address, question=0).encode()
+    return Notice.made(key, epoch(number), sender.address, word=0).encode()
 
 
 def said(devices: list[Device]) -> list[SendDatagram]:

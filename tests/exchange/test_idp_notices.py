@@ -10,7 +10,7 @@ import pytest
 
 from protocol.core.engine import DatagramReceived
 from protocol.core.errors import DecodeError
-from protocol.idp.notice import QUESTION_MAX, Notice, notice_key
+from protocol.idp.notice import HAVE, QUESTION_MAX, SEND, Notice, notice_key
 from protocol.idpmike import EpochId
 from tests.support.fakelink import Device, Network, epoch, group_key
 from tests.support.identities import address
@@ -43,9 +43,19 @@ def waited_ms(device: Device, number: int) -> int:
     return used_ms - device.time_of("t_written", epoch=str(epoch(number)))
 
 
-def made(number: int, sender: Device, *, question: int = 0, key_of: int | None = None) -> bytes:
+def made(number: int, sender: Device, *, word: int = 0, key_of: int | None = None) -> bytes:
     key = notice_key(group_key(key_of or number), epoch(number))
-    return Notice.made(key, epoch(number), sender.address, question=question).encode()
+    return Notice.made(key, epoch(number), sender.address, word=word).encode()
+
+
+def said(device: Device) -> list[int]:
+    return [Notice.decode(notice.payload).word for notice in device.notices]
+
+
+def kept_ms(device: Device, number: int) -> int:
+    """Return how long the SAs of the epoch before were kept when an epoch was used."""
+    gone_ms = device.time_of("t_deleted", epoch=str(epoch(number - 1)))
+    return gone_ms - device.time_of("t_active", epoch=str(epoch(number)))
 
 
 def hear(device: Device, payload: bytes, source: Device) -> None:
@@ -54,11 +64,12 @@ def hear(device: Device, payload: bytes, source: Device) -> None:
 
 def test_all_switch_as_soon_as_all_have_it() -> None:
     network, devices = in_epoch_1(4)
-    # each --> all: notice(2)
+    # each --> all: notice(2, have), notice(2, send)
     rekey(devices, 2)
     network.run(100)
     assert [waited_ms(device, 2) <= 25 for device in devices] == [True] * 4
-    assert [[notice.destination for notice in d.notices] for d in devices] == [[None]] * 4
+    assert [[notice.destination for notice in d.notices] for d in devices] == [[None, None]] * 4
+    assert [said(device) for device in devices] == [[HAVE, SEND]] * 4
     assert [d.points("idp.confirmed")[0][1]["confirmed"] for d in devices] == [3] * 4
 
 
@@ -82,10 +93,11 @@ def test_idp_43_who_never_confirms_is_not_waited_for_longer_than_the_delay() -> 
     rekey([a, c], 2, [a, b, c])
     network.run(600)
     assert waited_ms(a, 2) == a.config.activation_delay_ms
-    assert [notice.destination for notice in a.notices] == [None, *[b.address] * 3]
+    assert [notice.destination for notice in a.notices] == [None, *[b.address] * 3, None]
+    assert said(a) == [HAVE, 1, 2, 3, SEND]
     assert a.counter("IDP-43") == 1
     network.run(2000)
-    assert len(a.notices) == 4, "nobody is asked any more"
+    assert len(a.notices) == 5, "nobody is asked any more"
 
 
 def test_idp_43_lost_device_is_not_waited_for() -> None:
@@ -200,7 +212,7 @@ def test_idp_44_questions_are_answered_a_few_times() -> None:
     network.run(100)
     a.notices.clear()
     for number in range(1, 21):
-        hear(a, made(2, b, question=min(number, QUESTION_MAX)), b)
+        hear(a, made(2, b, word=min(number, QUESTION_MAX)), b)
     assert len(a.notices) == QUESTION_MAX
     assert {notice.destination for notice in a.notices} == {b.address}
     assert a.counter("IDP-44") == 20 - QUESTION_MAX
@@ -214,7 +226,7 @@ def test_idp_41_other_lengths_and_flags_are_refused(change: str) -> None:
     payload = {
         "short": whole[:-1],
         "long": whole + b"\0",
-        "question": whole[:3] + b"\x09" + whole[4:],
+        "question": whole[:3] + b"\x0a" + whole[4:],
         "kind": whole,
     }[change]
     if change == "kind":
@@ -236,3 +248,97 @@ def test_vector_of_the_document() -> None:
     key = notice_key(b"\x07" * 32, notice.epoch)
     assert notice.is_of(key, IPv6Address("2001:db8:b::1"))
     assert not notice.is_of(key, address(1))
+
+
+# When the SAs of the epoch before go (IDP-46).
+
+
+def test_idp_46_older_sas_go_when_everybody_has_switched() -> None:
+    """IDP-46: near each other, the least time is what counts."""
+    network, devices = in_epoch_1(4)
+    # each --> all: notice(2, have), notice(2, send); a fifth of the delay later: the SAs go
+    rekey(devices, 2)
+    network.run(2000)
+    least = devices[0].config.deactivation_min_ms
+    assert least < devices[0].config.deactivation_delay_ms
+    assert [least <= kept_ms(device, 2) <= least + 5 for device in devices] == [True] * 4
+    assert [d.points("idp.drained")[0][1]["senders"] for d in devices] == [3] * 4
+
+
+@pytest.mark.parametrize("way_ms", [40, 150])
+def test_idp_46_the_farther_the_members_the_longer_they_are_kept(way_ms: int) -> None:
+    """IDP-46: the last to write sees that its word travels, and waits as long again."""
+    network, (a, b, last) = in_epoch_1(3)
+    network.latency_ns = way_ms * 1_000_000
+    rekey([a, b], 2, [a, b, last])
+    network.run(2 * way_ms + 40)
+    rekey([last], 2, [a, b, last])
+    network.run(2000)
+    # last --> all: notice(2, send), 20 ms after it wrote, or when it is asked; all --> last: the
+    # same. As long again has what they sent before.
+    assert waited_ms(last, 2) <= 1
+    least, there_and_back = last.config.deactivation_min_ms, 2 * way_ms
+    took_ms = last.points("idp.drained")[0][1]["spread_ms"]
+    assert there_and_back <= took_ms <= 20 + there_and_back + 5
+    assert kept_ms(last, 2) == pytest.approx(took_ms + max(took_ms, least), abs=2)
+    # What the last one sent with the older epoch was there before its notice.
+    assert [least <= kept_ms(one, 2) <= least + 2 * way_ms + 5 for one in (a, b)] == [True, True]
+
+
+def test_idp_46_who_says_nothing_is_waited_for_until_the_delay_is_over() -> None:
+    """IDP-46: B has the SAs, and its word that it sends with them is lost."""
+    network, (a, b) = in_epoch_1(2)
+    rekey([a, b], 2)
+    while not b.notices:
+        network.run(0.1)
+    network.drops = lambda sender, _: sender is b
+    network.run(20)
+    network.drops = lambda *_: False
+    assert said(b) == [HAVE, SEND]
+    network.run(3000)
+    assert kept_ms(a, 2) == a.config.deactivation_delay_ms
+    assert a.points("idp.drained") == []
+
+
+def test_idp_46_who_still_sends_with_the_older_epoch_is_heard() -> None:
+    """IDP-46: C confirms, B does not: the two that switch keep what B sends with."""
+    network, (a, b, c) = in_epoch_1(3)
+    rekey([a, c], 2, [a, b, c])
+    network.run(a.config.activation_delay_ms + a.config.deactivation_delay_ms)
+    assert a.points("t_deleted") == []
+    rekey([b], 2, [a, b, c])
+    network.run(100)
+    assert [kept_ms(one, 2) for one in (a, c)] == [a.config.deactivation_delay_ms] * 2
+
+
+def test_idp_46_lost_member_keeps_no_older_sas() -> None:
+    """IDP-46: a member that has fallen silent sends with nothing."""
+    network, (a, b, c) = in_epoch_1(3)
+    b.connected = False
+    network.run(5000)
+    rekey([a, c], 2, [a, b, c])
+    network.run(2000)
+    least = a.config.deactivation_min_ms
+    assert [least <= kept_ms(one, 2) <= least + 5 for one in (a, c)] == [True, True]
+
+
+def test_idp_46_word_of_the_next_epoch_counts_for_the_next_epoch() -> None:
+    """IDP-46: that B sends with epoch 3 is kept until A has it, and judged then."""
+    network, (a, b) = in_epoch_1(2)
+    rekey([a, b], 2)
+    network.run(2000)
+    hear(a, made(3, b, word=SEND), b)
+    rekey([a], 3, [a, b])
+    network.run(100)
+    assert waited_ms(a, 3) <= 1, "who sends with an epoch has its SAs"
+    assert a.points("idp.drained")[-1][1]["epoch"] == str(epoch(3))
+
+
+def test_idp_46_sas_of_three_epochs_go_together() -> None:
+    """IDP-46: rekeys faster than any delay leave nothing behind."""
+    network, devices = in_epoch_1(3)
+    for number in (2, 3):
+        rekey(devices, number)
+        network.run(60)
+    network.run(300)
+    assert [sum(row["sas"] for row in device.status()["sas"]) for device in devices] == [3] * 3

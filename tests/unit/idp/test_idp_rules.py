@@ -46,7 +46,7 @@ def test_timing_table_of_the_document_has_the_defaults() -> None:
     config = IdpConfig(sa_group=SA_GROUP)
     rows = re.findall(r"^\| (\w+) \| (\d+) \| .+ \|$", DOCUMENT, re.MULTILINE)
     named = {name: int(value) for name, value in rows if hasattr(config, name)}
-    assert len(named) == 13
+    assert len(named) == 14
     assert named == {name: getattr(config, name) for name in named}
 
 

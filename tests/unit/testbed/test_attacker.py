@@ -121,7 +121,7 @@ def scene_of(world: World) -> Scene:
         hello = Hello(1000, 4, epoch=EPOCH)
         sealed = identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), world.instant)
         light = LightHello(identity.me.fingerprint, 1000 + index, 0, 1, bytes(32))
-        made = Notice.made(notice_key(GROUP_KEY, EPOCH), EPOCH, address(index), question=0)
+        made = Notice.made(notice_key(GROUP_KEY, EPOCH), EPOCH, address(index), word=0)
         for datagram in (sealed, light.encode(), made.encode()):
             (frame,) = Way(address(index), CHANNELS.idp_group).udp(47500, datagram)
             scene.observe(frame)
@@ -323,7 +323,7 @@ def test_old_keys_open_their_own_epoch_and_no_later_one() -> None:
     assert old.derives(packets[8], epochs, members, CHANNELS.black_group) == 0
     assert old.derives(packets[7], [EPOCH], members, CHANNELS.black_group) == 1
     notices = [
-        (members[0], Notice.made(notice_key(secret, epoch), epoch, members[0], question=0).encode())
+        (members[0], Notice.made(notice_key(secret, epoch), epoch, members[0], word=0).encode())
         for secret, epoch in ((GROUP_KEY, EPOCH), (bytes(32), epochs[0]))
     ]
     assert old.verifies(notices) == 1
