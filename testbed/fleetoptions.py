@@ -97,6 +97,8 @@ class FleetOptions:
             "key_bits_min": 112,
             "sa_lifetime_min_s": 10,
             "sa_lifetime_max_s": 30 * 86_400,
+            "sa_lifetime_min_bytes": 1 << 20,
+            "sa_lifetime_max_bytes": 1 << 62,
             "hello_interval_min_ms": 50,
             "hello_interval_max_ms": 60_000,
         }

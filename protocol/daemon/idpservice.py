@@ -135,10 +135,13 @@ class IdpService(Service):
 
     def _watch_expiry(self, stack: ExitStack) -> None:
         """Have the kernel tell us when an SA has carried the bytes of its limit."""
-        if not self.config.idp.sa_lifetime_bytes:
+        wanted = self.config.idp.sa_lifetime_bytes
+        if not wanted and self.config.policy is None:
             return
         if not self._backend.kernel:
-            self.log.write("warning", "sa_lifetime_bytes: without kernel SAs nobody counts bytes")
+            if wanted:
+                text = "sa_lifetime_bytes: without kernel SAs nobody counts bytes"
+                self.log.write("warning", text)
             return
         from protocol.daemon.saexpiry import SaExpiryWatch
 

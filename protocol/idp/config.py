@@ -112,8 +112,8 @@ class IdpConfig:
         max_routes: red prefixes of all other devices together.
         sa_lifetime_s: the group's SAs are not used longer (IDP-61, IDP-62); 0: as long as the
             domain policy allows, without one for ever.
-        sa_lifetime_bytes: no SA that we send with carries more (IDP-63); the kernel counts. 0: any
-            number.
+        sa_lifetime_bytes: no SA that we send with carries more (IDP-63); the kernel counts. 0: as
+            much as the domain policy allows, without one any number.
     """
 
     sa_group: IPv6Address

@@ -57,7 +57,7 @@ from protocol.idp.followers import Followers
 from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
 from protocol.idp.hellos import GROUP, TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
-from protocol.idp.keying import TIMER_KEY
+from protocol.idp.keying import NS_PER_MS, TIMER_KEY
 from protocol.idp.lifetimes import TIMER_LIFETIME, TIMER_WORN, Lifetimes
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
@@ -68,8 +68,6 @@ from protocol.idp.unicast import EngineCalls, UnicastPairs
 from protocol.idpmike import CHANNEL as LOCAL
 from protocol.idpmike import TIMER as LOCAL_TIMER
 from protocol.idpmike import GroupStatus, LinkOpened, SignalKind
-
-NS_PER_MS = 1_000_000
 
 TIMER_BEGIN = "idp.begin"
 TIMERS = (
@@ -134,11 +132,13 @@ class IdpEngine:
         self._state = StateCell(INSTANCE)
         self._startup_wall_ns = 0
         self._begins = False
+        lifetimes = Lifetimes(config, self._exchange.policy, self._hellos.random_below)
         calls = EngineCalls(
             refuse=self._refuse,
             rejoin=self._rejoin,
             answer_early=self._hellos.answer_early,
             has_epoch=lambda address: self._group.sync.is_confirmed_by(address),  # noqa: PLW0108
+            byte_limit=lifetimes.byte_limit,
         )
         self.unicast = UnicastPairs(config, identity, keys, self._counters, calls)
         self._group = Group(
@@ -148,7 +148,7 @@ class IdpEngine:
             mike=self._mike,
             news=self._news,
             unicast=self.unicast,
-            lifetimes=Lifetimes(config, self._exchange.policy, self._hellos.random_below),
+            lifetimes=lifetimes,
             refuse=self._refuse,
             rejoin=self._rejoin,
             up=lambda: self._table.addresses_up(),  # noqa: PLW0108 - the table is replaced
@@ -208,8 +208,7 @@ class IdpEngine:
         for source in (self._counters.as_dict(), self._identity.counters):
             for name, amount in source.items():
                 counters.count(name, amount)
-        refused = [entry.as_dict() for entry in self._refusals.recent()]
-        refused += self._identity.recent_refusals
+        recent = [entry.as_dict() for entry in self._refusals.recent()]
         return {
             "daemon": "idpd",
             "device": self._identity.me.name,
@@ -217,7 +216,7 @@ class IdpEngine:
             "state": self._state.state.value,
             "startup_wall_ns": self._startup_wall_ns,
             "counters": counters.as_dict(),
-            "refused": refused,
+            "refused": [*recent, *self._identity.recent_refusals],
             "peers": [
                 entry.describe(now.mono_ns) | self.unicast.describe(entry.address)
                 for entry in self._table.entries()

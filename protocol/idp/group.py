@@ -92,7 +92,7 @@ class Group:
         self._rejoin = rejoin
         self._up = up
         self._absentees = Absentees(own, config.dead_interval_ms * NS_PER_MS)
-        self.sync = GroupSync(config, own, counters, is_lost)
+        self.sync = GroupSync(config, own, counters, is_lost, lifetimes.byte_limit)
         self.audit = Audit(self.sync.plan, unicast.plan, counters, rejoin)
         self.forget()
 

@@ -5,7 +5,7 @@ Pure state, owned and driven by the engine. At most one status is being followed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
@@ -18,7 +18,7 @@ from protocol.idp.confirming import Confirmations, IsLost
 from protocol.idp.events import ApplySas, FetchKey
 from protocol.idp.saplan import EpochSas, SaPlan
 from protocol.idpmike import EpochId, GroupStatus
-from protocol.ipsec.backend import Operation, Outcome
+from protocol.ipsec.backend import ByteLimit, Operation, Outcome
 from protocol.ipsec.grouppolicy import ALL_IPV4_MULTICAST, ALL_MULTICAST, GroupPath
 from protocol.ipsec.schedule import sender_sas, shared_sa
 
@@ -59,9 +59,15 @@ class GroupSync:
     """
 
     def __init__(
-        self, config: IdpConfig, own: IPv6Address, counters: RuleCounters, is_lost: IsLost
+        self,
+        config: IdpConfig,
+        own: IPv6Address,
+        counters: RuleCounters,
+        is_lost: IsLost,
+        byte_limit: Callable[[], ByteLimit | None],
     ) -> None:
         self._config = config
+        self._byte_limit = byte_limit
         self._own = own
         self._counters = counters
         self._least_ns = config.deactivation_min_ms * NS_PER_MS
@@ -270,7 +276,7 @@ class GroupSync:
     def _sas(self, status: GroupStatus, group_key: bytes) -> EpochSas:
         """Derive the SAs of an epoch."""
         config = self._config
-        limit = rules.byte_limit(config.sa_lifetime_bytes)
+        limit = self._byte_limit()
         if config.sa_mode is SaMode.PAPER:
             shared = shared_sa(
                 group_key,

@@ -18,6 +18,7 @@ from protocol.idp import rules
 from protocol.idp.config import IdpConfig
 from protocol.idp.policy import DomainPolicy
 from protocol.idpmike import EpochId
+from protocol.ipsec.backend import ByteLimit
 
 TIMER_LIFETIME = "idp.lifetime"
 TIMER_WORN = "idp.worn"
@@ -54,6 +55,12 @@ class Lifetimes:
         self._end_mono_ns: int | None = None
         self._limit_ns = 0
         self._worn = False
+
+    def byte_limit(self) -> ByteLimit | None:
+        """Return what an SA that we send with may carry from now on (IDP-63); None: any number."""
+        policy = self._policy()
+        most = 0 if policy is None else policy.sa_lifetime_max_bytes
+        return rules.byte_limit(self._config.sa_lifetime_bytes or most)
 
     def follow(self, epoch: EpochId | None, is_tm: bool, now: Instant) -> list[Effect]:
         """Note the epoch whose key we have; its time begins with the first call that names it."""

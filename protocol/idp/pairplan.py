@@ -12,7 +12,7 @@ delay. The first one is used at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
@@ -21,10 +21,11 @@ from protocol.core.engine import Effect, Log, Report
 from protocol.idp.config import IdpConfig
 from protocol.idp.events import AddRoute, ApplyRoutes, ApplySas, RemoveRoute, RouteOperation
 from protocol.idp.pairrecord import PAIR, Generation, Link, PairPhase, Record
-from protocol.idp.rules import byte_limit, is_done, repetition
+from protocol.idp.rules import is_done, repetition
 from protocol.ipsec.backend import (
     LOST,
     AddSa,
+    ByteLimit,
     DeletePolicy,
     DeleteSa,
     Operation,
@@ -61,14 +62,22 @@ class _Batch:
 
 
 class PairPlan:
-    """The unicast SAs, policies and routes of one device."""
+    """The unicast SAs, policies and routes of one device.
 
-    def __init__(self, config: IdpConfig, own: IPv6Address) -> None:
+    Args:
+        config: settings.
+        own: our black address.
+        byte_limit: returns what an SA that we send with may carry.
+    """
+
+    def __init__(
+        self, config: IdpConfig, own: IPv6Address, byte_limit: Callable[[], ByteLimit | None]
+    ) -> None:
         self._config = config
         self._own = own
         self._activation_ns = config.activation_delay_ms * NS_PER_MS
         self._deactivation_ns = config.deactivation_delay_ms * NS_PER_MS
-        self._limit = byte_limit(config.sa_lifetime_bytes)
+        self._byte_limit = byte_limit
         self._serial = self.batches = 0
         self.failures = 0
         self._forget()
@@ -304,7 +313,7 @@ class PairPlan:
             for sa_id, sa in wanted.sas.items():
                 if record.sas.get(sa_id) != sa:
                     new += [DeleteSa(sa_id)] if sa_id in record.sas else []
-                    new.append(AddSa(sa, self._limit if sa_id in outbound else None))
+                    new.append(AddSa(sa, self._byte_limit() if sa_id in outbound else None))
             policies += [
                 PutPolicy(policy)
                 for name, policy in wanted.policies.items()

@@ -24,10 +24,12 @@ from protocol.idp.config import (
 from protocol.idp.messages import DIGEST_LENGTH
 from protocol.ipsec.model import Suite
 
-FORMAT = 1
+FORMAT = 2
 DOMAIN_MAX = 63
 LIFETIME_S_MAX = 30 * 86_400
 LIFETIME_S_MIN = 10
+LIFETIME_BYTES_MAX = 1 << 62
+LIFETIME_BYTES_MIN = 1 << 20
 KEY_BITS_MAX = 256
 
 RULE_SYNTAX = "IDP-50"
@@ -58,6 +60,8 @@ class DomainPolicy:
         key_bits_min: effective key length that a suite must have.
         sa_lifetime_min_s: bounds of the lifetime of an SA, seconds.
         sa_lifetime_max_s: an SA is never used longer.
+        sa_lifetime_min_bytes: bounds of what an SA carries, bytes.
+        sa_lifetime_max_bytes: no SA ever carries more.
         hello_interval_min_ms: bounds of the hello interval.
         hello_interval_max_ms: the same.
     """
@@ -70,6 +74,8 @@ class DomainPolicy:
     key_bits_min: int
     sa_lifetime_min_s: int
     sa_lifetime_max_s: int
+    sa_lifetime_min_bytes: int
+    sa_lifetime_max_bytes: int
     hello_interval_min_ms: int
     hello_interval_max_ms: int
 
@@ -108,8 +114,9 @@ class DomainPolicy:
             writer.push_u16(_mask(getattr(self, name), kind), name)
         writer.push_u16(self.key_bits_min, "key_bits_min")
         for pair in _PAIRS:
+            push = writer.push_u64 if pair in _LONG else writer.push_u32
             for name in pair:
-                writer.push_u32(getattr(self, name), name)
+                push(getattr(self, name), name)
         return writer.finish()
 
     @classmethod
@@ -136,8 +143,9 @@ class DomainPolicy:
             values[name] = tuple(one for bit, one in enumerate(kind) if mask & 1 << bit)
         values["key_bits_min"] = reader.pull_u16("key_bits_min")
         for pair in _PAIRS:
+            pull = reader.pull_u64 if pair in _LONG else reader.pull_u32
             for name in pair:
-                values[name] = reader.pull_u32(name)
+                values[name] = pull(name)
         reader.finish()
         try:
             return cls(**values)
@@ -201,6 +209,12 @@ class DomainPolicy:
                 self.sa_lifetime_min_s,
                 self.sa_lifetime_max_s,
             ),
+            (
+                "[ipsec] sa_lifetime_bytes",
+                config.sa_lifetime_bytes or self.sa_lifetime_max_bytes,
+                self.sa_lifetime_min_bytes,
+                self.sa_lifetime_max_bytes,
+            ),
         ):
             if not low <= value <= high:
                 found.append((field, f"{value} is not between {low} and {high}"))
@@ -230,6 +244,8 @@ _RANGES = (
     ("key_bits_min", 0, KEY_BITS_MAX),
     ("sa_lifetime_min_s", LIFETIME_S_MIN, LIFETIME_S_MAX),
     ("sa_lifetime_max_s", LIFETIME_S_MIN, LIFETIME_S_MAX),
+    ("sa_lifetime_min_bytes", LIFETIME_BYTES_MIN, LIFETIME_BYTES_MAX),
+    ("sa_lifetime_max_bytes", LIFETIME_BYTES_MIN, LIFETIME_BYTES_MAX),
     ("hello_interval_min_ms", HELLO_INTERVAL_MS_MIN, HELLO_INTERVAL_MS_MAX),
     ("hello_interval_max_ms", HELLO_INTERVAL_MS_MIN, HELLO_INTERVAL_MS_MAX),
 )
@@ -238,8 +254,10 @@ _SETS: tuple[tuple[str, type[StrEnum]], ...] = (
     ("sa_modes", SaMode),
     ("unicast", Unicast),
 )
+_LONG = (("sa_lifetime_min_bytes", "sa_lifetime_max_bytes"),)
 _PAIRS = (
     ("sa_lifetime_min_s", "sa_lifetime_max_s"),
+    *_LONG,
     ("hello_interval_min_ms", "hello_interval_max_ms"),
 )
 

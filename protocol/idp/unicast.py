@@ -39,6 +39,7 @@ from protocol.idp.messages import PREFIXES_MAX, PrefixAnnouncement
 from protocol.idp.pairkeys import PairKeys, PeerKeys
 from protocol.idp.pairplan import LABEL, PairPlan
 from protocol.idp.prefixes import PrefixTable
+from protocol.ipsec.backend import ByteLimit
 from protocol.ipsec.model import Prefix, SaId
 
 CHANNEL = "pair"
@@ -56,12 +57,14 @@ class EngineCalls(NamedTuple):
         rejoin: makes MIKE rejoin.
         answer_early: says hello to new devices that have become members.
         has_epoch: whether a device has said that it has the newest epoch's SAs.
+        byte_limit: what an SA that we send with may carry.
     """
 
     refuse: Callable[[str, PeerError, Instant], list[Effect]]
     rejoin: Callable[[Instant], list[Effect]]
     answer_early: Callable[[Container[IPv6Address], Instant], list[Effect]]
     has_epoch: Callable[[IPv6Address], bool]
+    byte_limit: Callable[[], ByteLimit | None]
 
 
 @dataclass(slots=True)
@@ -110,9 +113,9 @@ class UnicastPairs:
         self._config = config
         self._identity = identity
         self._counters = counters
-        self._refuse, self._rejoin, self._answer_early, self._has_epoch = calls
+        self._refuse, self._rejoin, self._answer_early, self._has_epoch, byte_limit = calls
         self._own = identity.me.address
-        self.plan = PairPlan(config, self._own)
+        self.plan = PairPlan(config, self._own, byte_limit)
         self._announcer = announcer = Announcer(config)
         self._judging = PrefixJudge(identity, config.max_routes, lambda: announcer.prefixes)
         settling_ms = config.activation_delay_ms + config.deactivation_delay_ms

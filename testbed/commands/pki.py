@@ -77,6 +77,8 @@ def policy(source: Path, directory: Path, receivers: tuple[str, ...]) -> None:
       key_bits_min = 128
       sa_lifetime_min_s = 600
       sa_lifetime_max_s = 86400
+      sa_lifetime_min_bytes = 1000000000
+      sa_lifetime_max_bytes = 1000000000000
       hello_interval_min_ms = 500
       hello_interval_max_ms = 5000
 

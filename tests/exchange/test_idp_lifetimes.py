@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocol.idp.config import IdpConfig, SaMode, Unicast
-from protocol.idp.events import SaExpired
+from protocol.idp.events import SaExpired, TrustReread
 from protocol.ipsec.backend import AddSa, ByteLimit
 from protocol.ipsec.model import SaId, Suite
 from tests.support.coalition import certificate, make_identity, own_policy, policy
@@ -149,6 +149,42 @@ def test_what_we_send_with_has_a_limit_and_what_we_receive_with_has_none() -> No
         BYTES, sa_mode=SaMode.PAPER, suite=Suite.TDES_SHA1, unicast=Unicast.OFF, if_id=None
     )
     assert list(limits(pair(shared)[1]).values()) == [LIMIT]
+
+
+def under_policy(**changes: object) -> tuple[Network, Device, Device]:
+    """Return two devices without a limit of their own that keep a policy."""
+    everybody = [certificate(0), certificate(1)]
+    identities = [make_identity(index, knows=everybody) for index in range(2)]
+    network = Network(2, replace(BYTES, sa_lifetime_bytes=0), identities=identities)
+    for device in network.devices:
+        device.policy = own_policy(policy(**changes))
+        device.new_engine()
+    return form(network)
+
+
+def test_the_policy_bounds_what_an_sa_carries() -> None:
+    """IDP-63: as it bounds the time; the group's SA, and the pair's."""
+    most = 10_000_000
+    network, a, b = under_policy(sa_lifetime_min_bytes=1 << 20, sa_lifetime_max_bytes=most)
+    sending = {sa.id for sa in a.backend.dump_sas() if sa.source == a.address}
+    assert len(sending) == 2
+    assert limits(a) == dict.fromkeys(sending, ByteLimit(8_000_000, most))
+    b.feed(SaExpired(own_sa(b), hard=False))
+    network.run(100)
+    assert b.signals == [("RESTORE", B)]
+
+
+def test_a_policy_that_is_adopted_bounds_the_next_sas() -> None:
+    """IDP-60, IDP-63: those that are there keep what the kernel was told."""
+    network, a, b = under_policy(sa_lifetime_max_bytes=20_000_000)
+    newer = own_policy(policy(version=4, sa_lifetime_max_bytes=10_000_000))
+    a.feed(TrustReread(policy=newer))
+    network.run(4000)
+    assert {limit.hard for limit in limits(b).values()} == {20_000_000}
+    for device in (a, b):
+        device.status_from_mike(2, [a, b])
+    network.run(4000)
+    assert limits(a)[own_sa(a)].hard == limits(b)[own_sa(b)].hard == 10_000_000
 
 
 def test_a_worn_sa_makes_its_sender_ask_until_there_is_a_new_epoch() -> None:

@@ -219,9 +219,9 @@ CLIENT_AUTH = policy_authority(ExtendedKeyUsageOID.CLIENT_AUTH)
         (GOOD + b"\0", "IDP-59", "trailing bytes"),
         (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "IDP-59", "the signature does not verify"),
         (
-            policy_authority().sign(b"\x02" + NEWER.encode()[1:]),
+            policy_authority().sign(b"\x01" + NEWER.encode()[1:]),
             "IDP-50",
-            "unknown format 2",
+            "unknown format 1",
         ),
         (policy_authority().sign(NEWER.encode() + b"\0"), "IDP-50", "trailing bytes"),
         (FOREIGN.sign(NEWER.encode()), "IDP-59", "not signed by the 'policy CA' we trust"),

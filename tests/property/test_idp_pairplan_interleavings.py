@@ -56,7 +56,7 @@ class PairMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0
-        self.plan = PairPlan(CONFIG, OWN)
+        self.plan = PairPlan(CONFIG, OWN, lambda: None)
         self.backend = MemoryBackend()
         self.routes: dict[Prefix, None] = {}
         self.waiting: list[Effect] = []

@@ -41,6 +41,7 @@ def policies(draw: st.DrawFn) -> DomainPolicy:
         draw(some(Unicast)),
         draw(st.integers(0, max(KEY_BITS[suite] for suite in suites))),
         *life,
+        *draw(ordered(1 << 20, 1 << 62)),
         *hello,
     )
 
@@ -102,6 +103,10 @@ def test_settings_are_held_against_every_field(
     if life <= 30 * 86_400:
         longer = replace(config, sa_lifetime_s=life)
         assert {field for field, _ in made.defects(longer)} - broken == {"[ipsec] sa_lifetime_s"}
+    for carried in (made.sa_lifetime_min_bytes - 1, made.sa_lifetime_max_bytes + 1):
+        if carried <= 1 << 62:
+            found = {field for field, _ in made.defects(replace(config, sa_lifetime_bytes=carried))}
+            assert found - broken == {"[ipsec] sa_lifetime_bytes"}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,9 @@ def test_settings_are_held_against_every_field(
         ({"key_bits_min": 192, "suites": ["aes-gcm-128"]}, "no allowed suite has 192 bits"),
         ({"sa_lifetime_min_s": 5}, "sa_lifetime_min_s: 5 is not"),
         ({"sa_lifetime_min_s": 7200}, "sa_lifetime_min_s: larger than sa_lifetime_max_s"),
+        ({"sa_lifetime_min_bytes": 5}, "sa_lifetime_min_bytes: 5 is not"),
+        ({"sa_lifetime_max_bytes": 1 << 63}, "from 1048576 to 4611686018427387904"),
+        ({"sa_lifetime_max_bytes": 1 << 20}, "larger than sa_lifetime_max_bytes"),
         ({"hello_interval_min_ms": 49}, "hello_interval_min_ms: 49 is not"),
         ({"colour": "red"}, "colour: unknown (known: domain, version"),
         ({"unicast": None}, "unicast: must be a list"),

@@ -53,6 +53,8 @@ POLICY: dict[str, Any] = {
     "key_bits_min": 128,
     "sa_lifetime_min_s": 60,
     "sa_lifetime_max_s": 3600,
+    "sa_lifetime_min_bytes": 10_000_000,
+    "sa_lifetime_max_bytes": 1_000_000_000_000,
     "hello_interval_min_ms": 500,
     "hello_interval_max_ms": 2000,
 }
