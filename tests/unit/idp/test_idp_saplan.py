@@ -97,6 +97,31 @@ def test_epoch_that_everybody_has_waits_no_longer() -> None:
     assert bench.plan.wake_mono_ns == 20 * MS + 2 * DELAY_NS, "the deactivation delay"
 
 
+def test_idp_46_all_that_is_older_than_what_we_send_with_goes_together() -> None:
+    """IDP-46."""
+    bench = Bench()
+    for number in (1, 2, 3):
+        spi = 290 + 10 * number
+        bench.run(bench.plan.want(wanted(number, spi, spi + 1), number * MS), number * MS)
+        bench.run(bench.plan.confirm(epoch(number), number * MS), number * MS)
+    assert bench.steps()[-1] == "pin 320"
+    bench.plan.drained(epoch(3), 50 * MS)
+    assert bench.plan.wake_mono_ns == 50 * MS
+    bench.run(bench.plan.due(50 * MS), 50 * MS)
+    assert bench.steps() == ["delete 300", "delete 301", "delete 310", "delete 311"]
+    assert bench.plan.wake_mono_ns is None
+
+
+def test_idp_46_word_of_another_epoch_than_we_send_with_hurries_nothing() -> None:
+    """IDP-46: least of all the activation of one that is only written."""
+    bench = Bench()
+    bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
+    bench.run(bench.plan.want(wanted(2, 310, 311), 5), 5)
+    for number in (1, 2):
+        bench.plan.drained(epoch(number), 10 * MS)
+        assert bench.plan.wake_mono_ns == 5 + DELAY_NS
+
+
 def test_spi_of_an_old_inbound_sa_is_taken_over() -> None:
     bench = Bench()
     bench.run(bench.plan.want(wanted(1, 300, 301), 0), 0)
