@@ -12,7 +12,7 @@ from typing import Any
 from testbed.sim.gateways.world import GatewayWorld
 from testbed.sim.rest import Violation, ViolationError
 from testbed.sim.scenario import Scenario
-from testbed.sim.sharing import shared_decoding
+from testbed.sim.sharing import shared_work
 from testbed.sim.thawing import thawed
 from testbed.sim.world import World
 
@@ -82,7 +82,7 @@ def _run(world: World | GatewayWorld) -> Verdict:
     violation = None
     begun_s = time.process_time()
     try:
-        with shared_decoding(), thawed():
+        with shared_work(), thawed():
             world.run()
     except ViolationError as error:
         violation = error.violation

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from protocol.identity import envelope
+from protocol.idp import lighthello
 from protocol.idp.lighthello import LightHello
 from protocol.idp.messages import Hello
 from protocol.mike.messages import DECODERS
 from testbed.sim.run import run
 from testbed.sim.scenario import Theme, draw
-from testbed.sim.sharing import shared_decoding
+from testbed.sim.sharing import shared_work
 
 Read = list[tuple[bytes, Any, Callable[[bytes], Any]]]
 
@@ -42,8 +44,12 @@ def test_a_message_that_many_got_is_as_it_was_read(monkeypatch: pytest.MonkeyPat
         assert decode(data) == message
 
 
-def test_decoders_remember_only_meanwhile() -> None:
-    before = (dict(DECODERS), envelope.decode, LightHello.decode, Hello.decode)
-    with shared_decoding():
-        assert envelope.decode is not before[1]
-    assert (dict(DECODERS), envelope.decode, LightHello.decode, Hello.decode) == before
+def test_functions_remember_only_meanwhile() -> None:
+    def present() -> list[Any]:
+        decoders = [dict(DECODERS), envelope.decode, LightHello.decode, Hello.decode]
+        return [*decoders, lighthello.leads_to, hmac.digest]
+
+    before = present()
+    with shared_work():
+        assert not any(one == other for one, other in zip(before, present(), strict=True))
+    assert present() == before
