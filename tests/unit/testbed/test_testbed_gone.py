@@ -77,6 +77,17 @@ def test_a_daemon_that_the_nursery_has_reaped_but_not_reported_is_killed_without
     assert table.stop(["d1/idpd"]) == []
 
 
+def test_a_real_nursery_reaps_before_it_reports_and_nothing_is_raised(tmp_path: Path) -> None:
+    """Signalled until its end is told, each of these meets that moment nearly always."""
+    with Nursery(tmp_path / "errors") as nursery:
+        for _ in range(10):
+            pid = nursery.spawn("idpd", tmp_path / "none.toml", output=tmp_path / "out")
+            daemon = NurseryChild(nursery, pid)
+            while daemon.poll() is None:
+                daemon.terminate()
+            daemon.kill_all()
+
+
 def test_a_daemon_that_was_killed_and_does_not_end_is_an_error_of_ours(gone: int) -> None:
     with pytest.raises(TestbedError, match=f"process {gone} was killed and has not ended"):
         child(gone, knows=False).kill_all()
