@@ -66,6 +66,12 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         is_flag=True,
         help="Keep the captures of the black wire, clean or not (delivery).",
     ),
+    click.option(
+        "--attacks",
+        metavar="NAME,...",
+        callback=lambda _context, _option, text: tuple(text.split(",")) if text else (),
+        help="Only these (attacks).",
+    ),
     click.option("--quick", is_flag=True, help="Few repetitions."),
     click.option(
         "--resume",

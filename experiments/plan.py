@@ -169,6 +169,7 @@ class Overrides:
     hello_interval_ms: int | None = None
     topology: str | None = None
     keep_captures: bool = False
+    attacks: tuple[str, ...] = ()
     quick: bool = False
 
 
@@ -212,6 +213,8 @@ def _override(plan: Plan, options: Overrides) -> Plan:
             changed = _without(changed, KERNEL_FAULTS)
         if options.keep_captures:
             changed = replace(changed, keep_captures=True)
+        if options.attacks and changed.attacks:
+            changed = replace(changed, attacks=options.attacks)
         changed = replace(changed, variants=_override_variants(campaign.variants, options))
         campaigns.append(changed)
     return replace(

@@ -8,6 +8,7 @@ behind.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -51,10 +52,14 @@ STRANGERS_TIMER = "daemon.strangers"
 STRANGERS_PER_S = 100
 """Datagrams of strangers read in a second, with the burst of `Bucket`; what comes beyond waits, and
 is lost when their socket is full. Enough for the certificates of a hundred new devices in seconds
-(docs/idp.md section 12), and no more than a few percent of a processor."""
+(docs/idp.md section 12)."""
 
 STRANGERS_PAUSE_NS = 20_000_000
 """What is not read now is looked at again so much later."""
+
+STRANGERS_SHARE = 20
+"""One part in so many of the processor's time is theirs, however slow it is: a question for a
+certificate is a signature, and on a slow machine hundreds of them take longer than a join."""
 
 CLOCK_TIMER = "daemon.clock"
 
@@ -287,22 +292,22 @@ class Service(DaemonProcess):
     def _strangers_readable(self) -> None:
         """Read one datagram, or none for a while: nobody whom we know waits for a stranger."""
         assert self.group.strangers is not None
-        now_mono_ns = self.clock.now().mono_ns
-        if self._strangers.take(now_mono_ns):
-            # How long it waited says nothing about how far behind we are with known devices.
-            self._take(self.group.strangers, waited=False)
-            return
+        pause_ns = STRANGERS_PAUSE_NS
+        if self._strangers.take(self.clock.now().mono_ns):
+            began_ns = time.thread_time_ns()
+            self._take(self.group.strangers)
+            pause_ns = (time.thread_time_ns() - began_ns) * (STRANGERS_SHARE - 1)
+        else:
+            self._ignored["strangers.put_off"] += 1
         self.loop.remove_reader(self.group.strangers.fileno())
-        self._ignored["strangers.put_off"] += 1
-        self.loop.set_timer(STRANGERS_TIMER, now_mono_ns + STRANGERS_PAUSE_NS, self._hear_strangers)
+        at_mono_ns = self.clock.now().mono_ns + pause_ns
+        self.loop.set_timer(STRANGERS_TIMER, at_mono_ns, self._hear_strangers)
 
-    def _take(self, sock: DatagramSocket, *, waited: bool = True) -> bool:
+    def _take(self, sock: DatagramSocket) -> bool:
         """Read a datagram and hand it in; say whether there was one."""
         received = sock.receive()
         if received is None:
             return False
-        if not waited:
-            received = received._replace(waited_ns=0)
         if self.state is State.RUNNING:
             self._deliver(self.channel_of(received.payload), received)
         else:

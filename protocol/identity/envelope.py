@@ -15,6 +15,7 @@ Layout, all integers big-endian (normative: docs/identity.md)::
     60     2     body_length
     62     n     body
     62+n   64    signature           Ed25519 over LABEL and every byte before
+    126+n  6k    marks               for k receivers (`protocol.identity.marks`)
 
 This module neither signs nor verifies; `protocol.identity.identity` does.
 """
@@ -41,7 +42,15 @@ HEADER_LENGTH = 62
 KIND_OFFSET = 2
 """Where the kind stands in a datagram, for filters that look at nothing else."""
 
+FINGERPRINT = slice(20, 36)
+"""Where the fingerprint stands in a datagram, likewise."""
+
 OVERHEAD = HEADER_LENGTH + SIGNATURE_LENGTH
+"""Without marks, which are only where there is room for them."""
+
+MARK_LENGTH = 6
+MARKS_MAX = 64
+"""Marks that a message may have."""
 
 DATAGRAM_MAX = 8192
 """Largest datagram we read. Above the path's MTU it travels as IPv6 fragments."""
@@ -72,6 +81,7 @@ class Envelope:
         sent_wall_ns: the sender's UTC when it sealed the message.
         body: the protocol's message.
         signature: over `signed_part`.
+        marks: for its receivers.
     """
 
     protocol: int
@@ -83,6 +93,7 @@ class Envelope:
     sent_wall_ns: int
     body: bytes = field(repr=False)
     signature: bytes = field(default=bytes(SIGNATURE_LENGTH), repr=False)
+    marks: bytes = field(default=b"", repr=False)
 
     def encode_unsigned(self) -> bytes:
         """Return every byte before the signature."""
@@ -100,6 +111,7 @@ class Envelope:
         writer = Writer()
         writer.push_bytes(self.encode_unsigned())
         writer.push_bytes(self.signature, SIGNATURE_LENGTH, "signature")
+        writer.push_bytes(self.marks)
         return writer.finish()
 
 
@@ -115,7 +127,24 @@ def to_sign(unsigned: bytes) -> bytes:
 
 def signed_part(datagram: bytes) -> bytes:
     """Return what the signature of a decoded datagram covers."""
-    return LABEL + datagram[:-SIGNATURE_LENGTH]
+    return LABEL + datagram[: marks_offset(datagram) - SIGNATURE_LENGTH]
+
+
+def marks_offset(datagram: bytes) -> int:
+    """Return where a datagram says that its signature ends; beyond its end if it lies."""
+    return OVERHEAD + int.from_bytes(datagram[HEADER_LENGTH - 2 : HEADER_LENGTH], "big")
+
+
+def may_decode(datagram: bytes) -> bool:
+    """Say whether `decode` takes a datagram; a few comparisons, and no reason given."""
+    marks = len(datagram) - marks_offset(datagram)
+    return (
+        OVERHEAD <= len(datagram) <= DATAGRAM_MAX
+        and datagram[0] == VERSION
+        and not datagram[KIND_OFFSET + 1]
+        and 0 <= marks <= MARKS_MAX * MARK_LENGTH
+        and not marks % MARK_LENGTH
+    )
 
 
 def decode(datagram: bytes) -> Envelope:
@@ -143,6 +172,13 @@ def decode(datagram: bytes) -> Envelope:
         sent_wall_ns=reader.pull_u64("sent_wall_ns"),
         body=reader.pull_vector(BODY_MAX, "body"),
         signature=reader.pull_bytes(SIGNATURE_LENGTH, "signature"),
+        marks=_pull_marks(reader),
     )
     reader.finish()
     return envelope
+
+
+def _pull_marks(reader: Reader) -> bytes:
+    """Read the marks; what is no whole number of them is left for `Reader.finish` to refuse."""
+    count, odd = divmod(reader.remaining, MARK_LENGTH)
+    return b"" if odd or count > MARKS_MAX else reader.pull_rest("marks")

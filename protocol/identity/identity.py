@@ -12,9 +12,10 @@ Absent on purpose: X.509, files, clocks, randomness. An Identity can be built fr
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -24,8 +25,10 @@ from protocol.core.counters import RefusalLog, RuleCounters
 from protocol.core.engine import Effect, Instant, Log
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.identity import envelope
-from protocol.identity.envelope import Envelope
+from protocol.identity.envelope import MARKS_MAX, Envelope
 from protocol.identity.known import KnownDevice, Peer, SigningKey
+from protocol.identity.marks import Agree, Marks, static_secret
+from protocol.identity.shedding import Shedding
 
 if TYPE_CHECKING:
     from protocol.identity.trust import TrustStore
@@ -128,6 +131,7 @@ class Identity:
         *,
         freshness_ms: int = FRESHNESS_MS_DEFAULT,
         store: TrustStore | None = None,
+        agree: Agree = static_secret,
     ) -> None:
         self.me = own.peer
         self.store = store
@@ -144,6 +148,9 @@ class Identity:
         self._devices: dict[bytes, KnownDevice] = {}
         self._by_address: dict[IPv6Address, KnownDevice] = {}
         self._barred: dict[IPv6Address, str] = {}
+        self._marks = Marks(own, signing_key, agree)
+        self._receivers: tuple[KnownDevice, ...] = ()
+        self._shedding = Shedding(self._marks, self._counters)
         self.trusts = self.opened = 0
         self.trust(devices)
 
@@ -169,6 +176,16 @@ class Identity:
         known = {d.peer.address for d in ordered}
         self._streams = {key: s for key, s in self._streams.items() if key[1] in known}
         self._barred = {who: why for who, why in self._barred.items() if who in known}
+        self._receivers = tuple(
+            device for _, device in sorted(self._by_address.items()) if device is not self._own
+        )
+        self._marks.keep(self._devices)
+        self._shedding.know(self._devices)
+
+    def agree(self) -> None:
+        """Compute what marks are made with now, rather than when a message is urgent."""
+        for device in self._receivers:
+            self._marks.key(device)
 
     def peer_by_address(self, address: IPv6Address) -> Peer | None:
         """Return the trusted device (or us) with this black address."""
@@ -183,8 +200,8 @@ class Identity:
         """
         return tuple(
             device.peer
-            for _, device in sorted(self._by_address.items())
-            if device is not self._own and (now is None or device.problem(now.wall_ns) is None)
+            for device in self._receivers
+            if now is None or device.problem(now.wall_ns) is None
         )
 
     def knows(self, fingerprint: bytes) -> bool:
@@ -252,8 +269,25 @@ class Identity:
             last = max(last, self.startup_wall_ns)
         return max(trigger_wall_ns, last + 1)
 
-    def seal(self, protocol: int, kind: int, body: bytes, now: Instant) -> bytes:
-        """Number, time-stamp and sign a message; return the datagram.
+    def seal(
+        self,
+        protocol: int,
+        kind: int,
+        body: bytes,
+        now: Instant,
+        to: IPv6Address | None = None,
+        *,
+        marked: bool = True,
+    ) -> bytes:
+        """Number, time-stamp, sign and mark a message; return the datagram.
+
+        Args:
+            protocol: its number.
+            kind: of the message.
+            body: the protocol's message.
+            now: goes with it.
+            to: the device that gets it; None: everybody.
+            marked: whether it has marks, which make it longer.
 
         Raises:
             LocalError: `begin` was not called, or the body is too long.
@@ -271,7 +305,17 @@ class Identity:
             body=body,
         ).encode_unsigned()
         self._sequence += 1
-        return unsigned + self._signing_key.sign(envelope.to_sign(unsigned))
+        signed = unsigned + self._signing_key.sign(envelope.to_sign(unsigned))
+        return signed + self._marks.made(signed, self._addressed(to)) if marked else signed
+
+    def _addressed(self, to: IPv6Address | None) -> Iterator[KnownDevice]:
+        """Return whom a message is marked for; if not all fit, other messages are for the rest."""
+        if to is not None:
+            device = self._by_address.get(to)
+            return iter(() if device is None else (device,))
+        everybody = self._receivers
+        first = self._sequence % len(everybody) if len(everybody) > MARKS_MAX else 0
+        return chain(everybody[first:], everybody[:first])
 
     # Receiving.
 
@@ -288,11 +332,14 @@ class Identity:
 
         Returns:
             None for our own message (multicast loops back) and for a kind that is not in
-            ``wanted``: both are dropped before any cryptography and without a count.
+            ``wanted``: both are dropped before any cryptography and without a count. None also for
+            what is too much (`protocol.identity.shedding`): that is counted.
 
         Raises:
             RefusedError: (a `PeerError`) anything else; already counted.
         """
+        if self._shedding.drops(datagram, now):
+            return None
         try:
             message = envelope.decode(datagram)
         except DecodeError as error:
@@ -313,6 +360,7 @@ class Identity:
         try:
             device.verify_key.verify(message.signature, envelope.signed_part(datagram))
         except InvalidSignature:
+            self._shedding.in_vain(device, now)
             self._refuse(RULE_SIGNATURE, "signature does not verify", device, now)
         self._admit(message, device)
         return Opened(

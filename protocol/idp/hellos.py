@@ -260,7 +260,8 @@ class Hellos:
         if series is not None and content == series.content:
             chain = series.commitment(now.mono_ns)
         hello = content.marked(triggered=triggered, asking=asking, chain=chain)
-        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, hello.encode(), now)
+        body = hello.encode()
+        payload = self._identity.seal(PROTOCOL_IDP, MessageKind.HELLO, body, now, destination)
         effects.append(SendDatagram(GROUP, payload, destination))
         if destination is None:
             self._note_sent(hello, now)

@@ -191,7 +191,7 @@ class PolicyKeeper:
             return []
         self._counters.count("idp.policy_asked")
         body = Request(Subject.POLICY).encode()
-        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, body, now)
+        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, body, now, to)
         return [SendDatagram(GROUP, sealed, to)]
 
     # Documents.
@@ -201,12 +201,11 @@ class PolicyKeeper:
         if self._own is None:
             return []
         self._counters.count("idp.policy_sent")
-        seal = self._identity.seal
+        seal, to = self._identity.seal, peer.address
+        bodies = [part.encode() for part in split(self._own.document)]
         return [
-            SendDatagram(
-                GROUP, seal(PROTOCOL_IDP, MessageKind.POLICY, part.encode(), now), peer.address
-            )
-            for part in split(self._own.document)
+            SendDatagram(GROUP, seal(PROTOCOL_IDP, MessageKind.POLICY, body, now, to), to)
+            for body in bodies
         ]
 
     def on_document(self, peer: Peer, document: bytes, now: Instant) -> list[Effect]:

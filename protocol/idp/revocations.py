@@ -108,7 +108,8 @@ class Revocations:
     def _ask(self, to: IPv6Address, now: Instant) -> list[Effect]:
         self._counters.count("idp.revocations_asked")
         request = Request(Subject.REVOCATIONS, entries=self._entries())
-        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, request.encode(), now)
+        body = request.encode()
+        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, body, now, to)
         return [SendDatagram(GROUP, sealed, to)]
 
     def _entries(self) -> tuple[CrlEntry, ...]:
@@ -146,6 +147,6 @@ class Revocations:
         parts = [part.encode() for part in split(der)]
         seal = self._identity.seal
         return [
-            SendDatagram(GROUP, seal(PROTOCOL_IDP, MessageKind.REVOCATIONS, body, now), to)
+            SendDatagram(GROUP, seal(PROTOCOL_IDP, MessageKind.REVOCATIONS, body, now, to), to)
             for body in parts
         ]

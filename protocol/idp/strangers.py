@@ -314,11 +314,12 @@ class Strangers:
         return hmac.digest(self._secret, _COOKIE_LABEL + claim, "sha256")[:COOKIE_LENGTH]
 
     def _send(self, request: Request, to: IPv6Address, now: Instant) -> SendDatagram:
+        """Send a question or a cookie: never marked, for it may not be longer than its cause."""
         body = request.encode()
-        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, body, now)
+        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.REQUEST, body, now, marked=False)
         return SendDatagram(GROUP, sealed, to)
 
     def _part(self, part: Part, to: IPv6Address, now: Instant) -> SendDatagram:
         body = part.encode()
-        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.CERTIFICATE, body, now)
+        sealed = self._identity.seal(PROTOCOL_IDP, MessageKind.CERTIFICATE, body, now, to)
         return SendDatagram(GROUP, sealed, to)

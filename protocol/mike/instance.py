@@ -231,7 +231,7 @@ class Instance:
         body = message.encode()
         kind = Kind[type(message).__name__.upper()]
         if len(body) + OVERHEAD <= self.config.datagram_size_max:
-            self.emit(SendDatagram(CHANNEL, self.sealed(kind, body), destination))
+            self.emit(SendDatagram(CHANNEL, self.sealed(kind, body, destination), destination))
             return True
         fragments = split(kind, body, self.config.datagram_size_max) if kind in FRAGMENTED else ()
         if not fragments:
@@ -250,12 +250,12 @@ class Instance:
     ) -> None:
         """Sign and send fragments."""
         for fragment in fragments:
-            datagram = self.sealed(Kind.FRAGMENT, fragment.encode())
+            datagram = self.sealed(Kind.FRAGMENT, fragment.encode(), destination)
             self.emit(SendDatagram(CHANNEL, datagram, destination))
 
-    def sealed(self, kind: Kind, body: bytes) -> bytes:
-        """Sign a message that fits into a datagram."""
-        return self.identity.seal(PROTOCOL_MIKE, kind, body, self.now)
+    def sealed(self, kind: Kind, body: bytes, to: IPv6Address | None = None) -> bytes:
+        """Sign a message that fits into a datagram, for one device or for all."""
+        return self.identity.seal(PROTOCOL_MIKE, kind, body, self.now, to)
 
     # Chance.
 

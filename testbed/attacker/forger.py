@@ -6,6 +6,7 @@ instance and the time whatever it likes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from random import Random
@@ -16,7 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from protocol.identity import envelope
-from protocol.identity.envelope import FINGERPRINT_LENGTH, SIGNATURE_LENGTH, Envelope
+from protocol.identity.envelope import (
+    FINGERPRINT_LENGTH,
+    MARK_LENGTH,
+    SIGNATURE_LENGTH,
+    Envelope,
+)
+from protocol.identity.marks import HINT_LENGTH
 from protocol.identity.pki import Authority, DeviceSpec
 from protocol.identity.profile import fingerprint
 from testbed.attacker.scene import Scene
@@ -26,8 +33,29 @@ AHEAD: Final = 8
 """A copy of a device that is still there numbers its messages so far ahead of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What shall be said, and in whose name.
+
+    Attributes:
+        protocol: IDP or MIKE.
+        kind: of the message.
+        body: of the message.
+        sender: claimed.
+        now_ns: UTC; the message is fresh.
+        newer: claim a later instance, as after a restart.
+    """
+
+    protocol: int
+    kind: int
+    body: bytes
+    sender: IPv6Address
+    now_ns: int
+    newer: bool = False
+
+
 class Forger:
-    """Nobody: claims to be a device, with its fingerprint and a signature out of thin air."""
+    """Nobody: claims to be a device; signature and marks are out of thin air."""
 
     def __init__(self, draws: Random) -> None:
         self.draws = draws
@@ -37,56 +65,23 @@ class Forger:
         """Return as whom it speaks: as each device that there is."""
         return list(scene.known)
 
-    def seal(
-        self,
-        scene: Scene,
-        protocol: int,
-        kind: int,
-        body: bytes,
-        *,
-        sender: IPv6Address,
-        now_ns: int,
-        newer: bool = False,
-    ) -> bytes:
-        """Return a datagram that claims to be a fresh message of this sender.
+    def seal(self, scene: Scene, wanted: Wanted) -> bytes:
+        """Return a datagram that claims to be a fresh message of the sender."""
+        return self._sealed(self._claims(scene, wanted), scene)
 
-        Args:
-            scene: what is known of it.
-            protocol: IDP or MIKE.
-            kind: of the message.
-            body: of the message.
-            sender: claimed.
-            now_ns: UTC; the message is fresh.
-            newer: claim a later instance, as after a restart.
-        """
-        return self._sealed(
-            self._claims(scene, protocol, kind, body, sender=sender, now_ns=now_ns, newer=newer)
-        )
-
-    def _claims(
-        self,
-        scene: Scene,
-        protocol: int,
-        kind: int,
-        body: bytes,
-        *,
-        sender: IPv6Address,
-        now_ns: int,
-        newer: bool,
-    ) -> Envelope:
+    def _claims(self, scene: Scene, wanted: Wanted) -> Envelope:
+        """Return what it says before it is signed; ours of another instance than the sender's."""
         self._sequence += 1
-        last = scene.signed.get((protocol, sender))
-        startup_ns = now_ns - 1_000_000 if newer or last is None else last.startup_wall_ns
-        ahead = 0 if newer or last is None else last.sequence + AHEAD
+        last = None if wanted.newer else scene.signed.get((wanted.protocol, wanted.sender))
         return Envelope(
-            protocol=protocol,
-            kind=kind,
-            sender=sender,
-            fingerprint=self._fingerprint(scene, sender),
-            startup_wall_ns=startup_ns,
-            sequence=ahead + self._sequence,
-            sent_wall_ns=now_ns,
-            body=body,
+            protocol=wanted.protocol,
+            kind=wanted.kind,
+            sender=wanted.sender,
+            fingerprint=self._fingerprint(scene, wanted.sender),
+            startup_wall_ns=wanted.now_ns - 1_000_000 if last is None else last.startup_wall_ns,
+            sequence=self._sequence + (0 if last is None else last.sequence + AHEAD),
+            sent_wall_ns=wanted.now_ns,
+            body=wanted.body,
         )
 
     def _fingerprint(self, scene: Scene, sender: IPv6Address) -> bytes:
@@ -95,8 +90,15 @@ class Forger:
                 return message.fingerprint
         return self.draws.randbytes(FINGERPRINT_LENGTH)
 
-    def _sealed(self, message: Envelope) -> bytes:
-        return message.encode_unsigned() + self.draws.randbytes(SIGNATURE_LENGTH)
+    def _sealed(self, message: Envelope, scene: Scene) -> bytes:
+        signature = self.draws.randbytes(SIGNATURE_LENGTH)
+        return replace(message, signature=signature, marks=self._marks(scene)).encode()
+
+    def _marks(self, scene: Scene) -> bytes:
+        """Return a mark for every device, as good as one can be without its key."""
+        known = {message.fingerprint: None for message in scene.signed.values()}
+        length = MARK_LENGTH - HINT_LENGTH
+        return b"".join(each[:HINT_LENGTH] + self.draws.randbytes(length) for each in known)
 
 
 class Holder(Forger):
@@ -147,39 +149,18 @@ class Holder(Forger):
         del scene
         return [self._own]
 
-    def _claims(
-        self,
-        scene: Scene,
-        protocol: int,
-        kind: int,
-        body: bytes,
-        *,
-        sender: IPv6Address,
-        now_ns: int,
-        newer: bool,
-    ) -> Envelope:
+    def _claims(self, scene: Scene, wanted: Wanted) -> Envelope:
         """Speak as the copied instance, or as one of our own that goes on for ever."""
-        message = super()._claims(
-            scene, protocol, kind, body, sender=sender, now_ns=now_ns, newer=newer
-        )
-        if self._copied and not newer:
+        message = super()._claims(scene, wanted)
+        if self._copied and not wanted.newer:
             return message
-        self._startup_ns = self._startup_ns or now_ns
-        return Envelope(
-            protocol=protocol,
-            kind=kind,
-            sender=sender,
-            fingerprint=self._print,
-            startup_wall_ns=self._startup_ns,
-            sequence=self._sequence,
-            sent_wall_ns=now_ns,
-            body=body,
-        )
+        self._startup_ns = self._startup_ns or wanted.now_ns
+        return replace(message, startup_wall_ns=self._startup_ns, sequence=self._sequence)
 
     def _fingerprint(self, scene: Scene, sender: IPv6Address) -> bytes:
         del scene, sender
         return self._print
 
-    def _sealed(self, message: Envelope) -> bytes:
+    def _sealed(self, message: Envelope, scene: Scene) -> bytes:
         unsigned = message.encode_unsigned()
-        return unsigned + self._key.sign(envelope.to_sign(unsigned))
+        return unsigned + self._key.sign(envelope.to_sign(unsigned)) + self._marks(scene)

@@ -36,7 +36,7 @@ from protocol.mike.messages import (
 from protocol.mike.rekeying import Rekey, RekeyAnnouncement, Wrap
 from protocol.mike.treemath import NodeName
 from testbed.attacker import espkeys
-from testbed.attacker.forger import Forger
+from testbed.attacker.forger import Forger, Wanted
 from testbed.attacker.scene import Scene
 
 OUTSIDER: Final = "outsider"
@@ -94,9 +94,8 @@ class Armoury:
         newer: bool = False,
     ) -> list[bytes]:
         """Return the frames of one sealed message, to the protocol's group or to one device."""
-        datagram = self.forger.seal(
-            self.scene, protocol, kind, body, sender=sender, now_ns=self.now_ns, newer=newer
-        )
+        wanted = Wanted(protocol, kind, body, sender, self.now_ns, newer)
+        datagram = self.forger.seal(self.scene, wanted)
         return self.datagram(protocol, datagram, sender=sender, to=to)
 
     def datagram(

@@ -35,6 +35,11 @@ class ModelledSigner:
         if signature != hashlib.blake2b(data, key=self._key).digest():
             raise InvalidSignature
 
+    def agree(self, other: ModelledSigner) -> bytes:
+        """Return the same on both sides."""
+        low, high = sorted((self._key, other._key))
+        return hashlib.sha256(b"idpmike modelled agreement" + low + high).digest()
+
 
 class ModelledSecret(NodeSecret):
     """A node secret whose blinded key is the secret, disguised: exchanging is a hash of both."""

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from protocol.core.addresses import address_of
 from protocol.identity import Identity, KnownDevice, Peer
 from protocol.identity.identity import RULE_REVOKED
-from protocol.identity.known import SigningKey
+from protocol.identity.known import SigningKey, VerifyKey
+from protocol.identity.marks import static_secret
 from protocol.ipsec.model import Prefix
 from protocol.mike.schedule import NodeSecret
 from testbed.sim.modelled import ModelledSecret, ModelledSigner
@@ -49,10 +50,14 @@ class Person:
 
 
 class SharedVerifier:
-    """Verifies each signature once, however many devices receive it: the answer is the same."""
+    """Verifies each signature once, however many devices receive it: the answer is the same.
+
+    Attributes:
+        key: which verifies.
+    """
 
     def __init__(self, key: Ed25519PublicKey) -> None:
-        self._key = key
+        self.key = key
         self._good: dict[tuple[bytes, bytes], None] = {}
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
@@ -60,10 +65,17 @@ class SharedVerifier:
         said = (signature, data)
         if said in self._good:
             return
-        self._key.verify(signature, data)
+        self.key.verify(signature, data)
         self._good[said] = None
         if len(self._good) > VERIFIED_MAX:
             del self._good[next(iter(self._good))]
+
+
+def agree(own: SigningKey, other: VerifyKey) -> bytes | None:
+    """Return the secret that two devices share, whichever cryptography they use."""
+    if isinstance(own, ModelledSigner) and isinstance(other, ModelledSigner):
+        return own.agree(other)
+    return static_secret(own, other.key if isinstance(other, SharedVerifier) else other)
 
 
 @cache
@@ -158,7 +170,7 @@ class People:
         """Return the identity of one daemon of a device; it trusts all others but the revoked."""
         own = _person(self, index, crypto)
         others = self.known(crypto, revoked)
-        return Identity(own.known, own.signing_key, others, freshness_ms=freshness_ms)
+        return Identity(own.known, own.signing_key, others, freshness_ms=freshness_ms, agree=agree)
 
     def known(self, crypto: Crypto, revoked: Collection[int] = ()) -> list[KnownDevice]:
         """Return every device as its certificate and a revocation list say."""

@@ -18,7 +18,7 @@ from tests.exchange import test_idp_refusals as hellos
 from tests.exchange import test_idp_strangers as certificates
 from tests.support.coalition import policy
 from tests.support.fakelink import LOOPBACK, Device, Network, epoch, networks
-from tests.support.identities import address, make_identities
+from tests.support.identities import address, make_identities, missigned
 from tests.support.pairs import GROUP, announce, joined, keyed, routes, sealed, started
 
 MINUTE_MS = 60_000
@@ -136,7 +136,7 @@ def test_forged_hello_cannot_create_or_restart(victim: int) -> None:
 
     def forge() -> None:
         good = hellos.stranger(victim, network.now, Hello(1000, 4).encode())
-        hellos.feed(a, good[:-1] + bytes([good[-1] ^ 1]), address(victim))
+        hellos.feed(a, missigned(good), address(victim))
 
     refused_once_a_minute(network, a, "AUTH-9", forge)
     nothing_happened(a)

@@ -12,7 +12,7 @@ from protocol.idp.config import IdpConfig
 from protocol.idp.lighthello import HEADER as LIGHT
 from protocol.idp.messages import Hello, MessageKind
 from tests.support.fakelink import MS, SA_GROUP, Device, Network
-from tests.support.identities import address, known_device, make_identities, signing_key
+from tests.support.identities import address, known_device, make_identities, missigned, signing_key
 
 A, B, C = address(0), address(1), address(2)
 
@@ -59,7 +59,7 @@ def untouched(network: Network, device: Device) -> None:
 def test_forged_hello(pair: tuple[Network, Device, Device]) -> None:
     network, a, _ = pair
     good = stranger(2, network.now, Hello(1000, 4).encode())
-    feed(a, good[:-1] + bytes([good[-1] ^ 1]), C)
+    feed(a, missigned(good), C)
     assert a.counter("AUTH-9") == 1
     untouched(network, a)
     assert a.status()["refused"][0]["peer"] == "d3"

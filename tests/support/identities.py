@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.identity import Identity, KnownDevice, Peer
+from protocol.identity import Identity, KnownDevice, Peer, envelope
 from protocol.ipsec.model import Prefix
 
 NATIONS = ("alpha", "beta", "gamma")
@@ -52,3 +52,9 @@ def make_identities(n: int, *, freshness_ms: int = 30_000) -> list[Identity]:
         Identity(devices[index], signing_key(index), devices, freshness_ms=freshness_ms)
         for index in range(n)
     ]
+
+
+def missigned(datagram: bytes) -> bytes:
+    """Return a sealed message with a bit of its signature flipped."""
+    place = envelope.marks_offset(datagram) - 1
+    return datagram[:place] + bytes([datagram[place] ^ 1]) + datagram[place + 1 :]

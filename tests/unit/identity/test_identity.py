@@ -18,8 +18,9 @@ from protocol.identity import (
     Identity,
     RefusedError,
     ValidityWindow,
+    envelope,
 )
-from tests.support.identities import address, known_device, make_identities, signing_key
+from tests.support.identities import address, known_device, make_identities, missigned, signing_key
 
 WALL = 1_790_000_000_000_000_000
 S = 1_000_000_000
@@ -74,7 +75,7 @@ def test_own_messages_and_unwanted_kinds_are_dropped_silently() -> None:
 def test_any_flipped_bit_is_refused(data) -> None:
     sender, receiver = pair()
     datagram = bytearray(sender.seal(PROTOCOL_IDP, 7, b"the body", NOW))
-    bit = data.draw(st.integers(0, len(datagram) * 8 - 1))
+    bit = data.draw(st.integers(0, envelope.marks_offset(datagram) * 8 - 1))
     datagram[bit // 8] ^= 1 << bit % 8
     with pytest.raises(PeerError):
         receiver.open(bytes(datagram), PROTOCOL_IDP, address(0), NOW)
@@ -175,7 +176,7 @@ def test_auth_9_signature_of_another_key() -> None:
 
 def test_the_signature_covers_the_label_and_every_byte_before_it() -> None:
     sender, _ = pair()
-    datagram = sender.seal(PROTOCOL_IDP, 1, b"body", NOW)
+    datagram = sender.seal(PROTOCOL_IDP, 1, b"body", NOW, marked=False)
     signed = b"idpmike signed envelope v1\x00" + datagram[:-64]
     signing_key(0).public_key().verify(datagram[-64:], signed)
 
@@ -193,7 +194,7 @@ def test_auth_10_what_is_repeated_costs_no_signature_check() -> None:
     sender, receiver = pair()
     datagram = sender.seal(PROTOCOL_IDP, 1, b"", NOW)
     assert receiver.open(datagram, PROTOCOL_IDP, address(0), NOW) is not None
-    damaged = datagram[:-1] + bytes([datagram[-1] ^ 1])
+    damaged = missigned(datagram)
     refused(receiver, damaged, "AUTH-10")
     assert "AUTH-9" not in receiver.refusals
 

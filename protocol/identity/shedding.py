@@ -1,0 +1,77 @@
+"""What is dropped before it is decoded: too much of what is worth no look (AUTH-19).
+
+A signature costs a hundred times what a mark costs. So a message that has its mark is always looked
+at; one that has none, only while not too many were forged in its sender's name. The count is each
+device's own: whoever forges in one name does nothing to another. Nothing that a device signs for
+itself ever counts, so without forgeries nothing is shed, marked or not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.core.buckets import Bucket
+from protocol.core.counters import RuleCounters
+from protocol.core.engine import Instant
+from protocol.identity import envelope
+from protocol.identity.known import KnownDevice
+from protocol.identity.marks import Marks
+
+RULE_UNMARKED: Final = "AUTH-19"
+
+CHECKS_IN_VAIN_PER_S: Final = 5
+"""Signatures that do not verify which are checked in a second in the name of one device: a few
+thousandths of a processor. No device makes such messages."""
+
+REASONS_PER_S: Final = 50
+"""Datagrams without any form that are refused with a reason in a second; others are counted."""
+
+
+class Shedding:
+    """Owned by `protocol.identity.identity.Identity`.
+
+    Args:
+        marks: ours.
+        counters: of the identity.
+    """
+
+    def __init__(self, marks: Marks, counters: RuleCounters) -> None:
+        self._marks = marks
+        self._counters = counters
+        self._devices: dict[bytes, KnownDevice] = {}
+        self._in_vain: dict[bytes, Bucket] = {}
+        self._reasons = Bucket(REASONS_PER_S, 0, burst_s=1)
+
+    def know(self, devices: dict[bytes, KnownDevice]) -> None:
+        """Take other devices, by fingerprint; what was counted of those that stay is kept."""
+        self._devices = devices
+        self._in_vain = {key: one for key, one in self._in_vain.items() if key in devices}
+
+    def in_vain(self, device: KnownDevice, now: Instant) -> None:
+        """Note that a signature in the name of a device did not verify."""
+        fingerprint = device.peer.fingerprint
+        if fingerprint not in self._in_vain:
+            bucket = Bucket(CHECKS_IN_VAIN_PER_S, now.mono_ns, burst_s=1)
+            self._in_vain[fingerprint] = bucket
+        self._in_vain[fingerprint].take(now.mono_ns)
+
+    def drops(self, datagram: bytes, now: Instant) -> bool:
+        """Say whether a datagram is one too many; then it is counted, and nothing else is done.
+
+        Those are datagrams without the form of an envelope, and messages without a mark of a device
+        in whose name too much was forged.
+        """
+        if not envelope.may_decode(datagram):
+            if self._reasons.take(now.mono_ns):
+                return False  # whoever decodes it says what is wrong with it
+            self._counters.count(envelope.RULE_SYNTAX)
+            return True
+        fingerprint = datagram[envelope.FINGERPRINT]
+        in_vain = self._in_vain.get(fingerprint)
+        if in_vain is None or in_vain.has_one(now.mono_ns):
+            return False
+        end = envelope.marks_offset(datagram)
+        if self._marks.is_marked(datagram, end, self._devices[fingerprint]):
+            return False
+        self._counters.count(RULE_UNMARKED)
+        return True
