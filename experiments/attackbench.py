@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.campaign import Repetition
 from experiments.outcome import Context
+from protocol.identity.identity import FRESHNESS_MS_DEFAULT
 from protocol.identity.pki import Coalition
 from protocol.identity.policypki import PolicyAuthority
 from protocol.idpmike import EpochId
@@ -130,13 +131,18 @@ class AttackBench:
         self._stack.close()
 
     def renew(self) -> None:
-        """Start the members anew after something has broken the group."""
+        """Start the members anew after something has broken the group.
+
+        What the last instances said is fresh for a while yet, and of what a flood kept from a
+        device the attacker can still be the first to bring it: as slow a network might.
+        """
         for device in [*self.stayers, self.joiner]:
             self._fleet.revive(device)
             self._fleet.stop(device)
         for device in self.stayers:
             self._fleet.start(device)
         self._await(self.stayers)
+        self._clock.sleep(FRESHNESS_MS_DEFAULT / 1000)
 
     def restart(self, device: str) -> None:
         """Have a member be a new instance: a copy of its certificate has spoken for the old one."""
@@ -252,20 +258,27 @@ class AttackBench:
         return found
 
     def settle(self) -> None:
-        """Wait until hellos have told of everybody's epoch, and older SAs are deleted."""
+        """Wait until the stayers alone are a group, everywhere, and nothing is under way.
+
+        Hellos have told of everybody's epoch, and older SAs are deleted.
+        """
         others = len(self.stayers) - 1
         sas = 1 + others + (0 if self._unicast_off else 2 * others)
+        members = {self._fleet.addresses[device] for device in self.stayers}
 
         def settled() -> bool:
             for device in self.stayers:
+                miked = self._fleet.status(device, "miked")
+                if set(miked["members"]) != members or miked["pending"] or miked["joining"]:
+                    return False
                 if self._fleet.options.kernel:
                     state = kernel_state(self._fleet.network.pid(device))
                     if len(state["SAs"]) != sas:
                         return False
                 status = self._fleet.status(device)
-                for peer in status["peers"]:
-                    if peer["state"] == "up" and peer["epoch"] != status["active_epoch"]:
-                        return False
+                up = [peer for peer in status["peers"] if peer["state"] == "up"]
+                if len(up) != others or any(p["epoch"] != status["active_epoch"] for p in up):
+                    return False
             return True
 
         wait_until(settled, GROUP_DEADLINE_S, "the members do not settle", pause_s=0.2)

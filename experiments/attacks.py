@@ -33,6 +33,15 @@ QUIET, ATTACK, BUSY = "quiet", "attack", "busy"
 """A join without an attack, under it, and beside as many frames that go to nobody."""
 
 
+NOT_WHOLE = "not judged: the group was not whole and quiet before it"
+STAGES = {
+    QUIET: "a join before it failed",
+    ATTACK: "under it the group was broken",
+    BUSY: "a join beside as many frames to nobody failed",
+}
+AFTERWARDS = "the group did not recover after it"
+"""What a step that ended early came to, by how far it had got."""
+
 SLACK = 8
 """Messages that may be sent before, and read after, the moment at which we look."""
 
@@ -56,6 +65,7 @@ class _Attacks(StreamSteps):
         self._bench = AttackBench(fleet, repetition, context)
         self._joins: list[dict[str, Any]] = []
         self._quiet: list[float] = []
+        self._stage = NOT_WHOLE
 
     def measure(self) -> None:
         """Run all attacks on one network; one that breaks the group does not end the others."""
@@ -69,8 +79,7 @@ class _Attacks(StreamSteps):
                 except DaemonDiedError:
                     raise
                 except STEP_ERRORS as error:
-                    why = one_line(error)
-                    fail(record, f"{record.method}: the group did not recover: {why}")
+                    fail(record, f"{record.method}: {self._stage}: {one_line(error)}")
                     bench.attacker.end()
                     bench.renew()
                 self.finish(record)
@@ -86,9 +95,11 @@ class _Attacks(StreamSteps):
     # One attack.
 
     def _attack(self, planned: PlannedStep, record: StepRecord) -> None:
-        self.clock.sleep(planned.jitter_ns / 1e9)
         row = self._row(record)
         self.rows.append(row)
+        self._stage = NOT_WHOLE
+        self._bench.settle()
+        self.clock.sleep(planned.jitter_ns / 1e9)
         if record.method == DECRYPTION:
             self._decrypt(record, row)
             return
@@ -104,12 +115,13 @@ class _Attacks(StreamSteps):
     def _alone(self, record: StepRecord, row: dict[str, Any]) -> list[str]:
         """Let the attack go on while nothing else happens; return what it achieved."""
         bench = self._bench
-        bench.settle()
         bench.red()
         refused, dropped = bench.refusals(), bench.guard_drops()
         began_ns = self.clock.now_ns()
         before, messages = bench.look(), bench.believed()
+        self._stage = STAGES[ATTACK]
         report = self._send(record)
+        self._stage = AFTERWARDS
         after = bench.look()
         row |= {name: report[name] for name in ("sent", "rate_pps", "mbit_per_s", "answered")}
         row |= {name: report[name] for name in report if name.startswith(DAEMONS)}
@@ -161,6 +173,7 @@ class _Attacks(StreamSteps):
     def _join(self, record: StepRecord, condition: str, row: dict[str, Any]) -> None:
         """Let the device join under a condition, and leave without one."""
         bench = self._bench
+        self._stage = STAGES[condition]
         report: Mapping[str, Any] = {}
         mute = condition == BUSY
         if condition != QUIET:
@@ -172,6 +185,7 @@ class _Attacks(StreamSteps):
         finally:
             if condition != QUIET:
                 report = bench.attacker.end()
+        self._stage = AFTERWARDS
         bench.leave()
         if condition == ATTACK:
             row["joined_pps"] = report["rate_pps"]

@@ -267,6 +267,7 @@ class Service(DaemonProcess):
     def _know(self) -> None:
         """Tell the sockets whose datagrams are to be read first."""
         self._sorted = self.identity.trusts
+        self.identity.agree()
         self.group.know(self.known_addresses())
 
     def _local_readable(self) -> None:

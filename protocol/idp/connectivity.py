@@ -7,7 +7,7 @@ they tell a RESTORE (known start-up time-stamp) from a JOIN; they give way when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -100,7 +100,6 @@ class PeerEntry:
         state: ``UP`` or ``LOST``.
         epoch: as it announced.
         fingerprint: of the certificate that signed its last hello.
-        asked: whether it was asked since (IDP-36).
     """
 
     address: IPv6Address
@@ -114,7 +113,6 @@ class PeerEntry:
     state: PeerState
     epoch: EpochId | None
     fingerprint: bytes
-    asked: bool = False
 
     @property
     def deadline_mono_ns(self) -> int:
@@ -252,7 +250,7 @@ class ConnectivityTable:
             self._entries[peer.address] = entry
             return self._move(entry, PeerEvent.HELLO_LATER_STARTUP)
         check_startup_not_older(startup_wall_ns, entry.startup_wall_ns)
-        entry.last_mono_ns, entry.asked = now_mono_ns, False
+        entry.last_mono_ns = now_mono_ns
         entry.dead_interval_ns = hello.dead_interval_ns
         entry.hello_interval_ms = hello.hello_interval_ms
         entry.epoch = hello.epoch
@@ -292,34 +290,9 @@ class ConnectivityTable:
                     changes.append(change)
         return changes
 
-    def note_asked(self, addresses: Iterable[IPv6Address]) -> None:
-        """Note that these devices are asked whether they are there."""
-        for address in addresses:
-            if (entry := self._entries.get(address)) is not None:
-                entry.asked = True
-
     def excuse(self, now_mono_ns: int) -> None:
         """Let no device be down for a hello interval: we did not listen, silence proves nothing."""
-        self._excuse(self._entries.values(), now_mono_ns)
-
-    def excuse_unasked(self, now_mono_ns: int) -> bool:
-        """Do so for those that would be down now but were never asked; say whether there are any.
-
-        We read what had waited in our sockets all at once: a moment ago they were not silent yet.
-        """
-        unasked = [
-            entry
-            for entry in self._entries.values()
-            if entry.state is PeerState.UP
-            and not entry.asked
-            and is_silent(entry.last_mono_ns, entry.dead_interval_ns, now_mono_ns)
-        ]
-        self._excuse(unasked, now_mono_ns)
-        return bool(unasked)
-
-    @staticmethod
-    def _excuse(entries: Iterable[PeerEntry], now_mono_ns: int) -> None:
-        for entry in entries:
+        for entry in self._entries.values():
             until_mono_ns = now_mono_ns + entry.hello_interval_ms * 1_000_000
             if entry.state is PeerState.UP and entry.deadline_mono_ns < until_mono_ns:
                 entry.last_mono_ns = until_mono_ns - entry.dead_interval_ns

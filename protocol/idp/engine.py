@@ -300,12 +300,11 @@ class IdpEngine:
     def _around(self, now: Instant) -> Around:
         """Return how the others are, for our next hello."""
         up = self._table.addresses_up()
-        silent = self._table.falling_silent(self._expiry.heard_until(now))
-        self._table.note_asked(silent)
         return Around(
             up=len(up),
             lost=len(self._table) - len(up),
-            to_ask=silent + self._group.absent(up),
+            to_ask=self._table.falling_silent(self._expiry.heard_until(now))
+            + self._group.absent(up),
         )
 
     def _on_group(self, event: DatagramReceived, now: Instant) -> list[Effect]:
@@ -313,9 +312,8 @@ class IdpEngine:
         if not rules.may_read(self._running):
             self._counters.count("IDP-15")
             return []
-        if self._identity.peer_by_address(event.source) is not None:
-            # Strangers wait in a socket of their own, which says nothing about the others'.
-            self._expiry.read(event.waited_ns, now)
+        if self._identity.peer_by_address(event.source):  # strangers have a socket of their own
+            self._expiry.behind_ns = event.waited_ns
         arrived = event.arrived(now)
         if event.payload.startswith(LIGHT):
             heard, effects = self._followers.read_light(event, self._table, arrived, now)
@@ -426,10 +424,8 @@ class IdpEngine:
 
     def _on_expiry_due(self, now: Instant) -> list[Effect]:
         """IDP-7: devices are down."""
-        changes, unasked = self._expiry.due(now)
+        changes = self._expiry.due(now)
         effects = self._gone(changes, now)
-        if unasked:
-            effects.append(SetTimer(TIMER_ASK, now.mono_ns))
         if changes and self._table.up_count == 0:
             self._hellos.note_alone(now)
         return effects + self._expiry.timer()
@@ -441,8 +437,7 @@ class IdpEngine:
         self._hellos.link_up = up
         if not self._running:
             return []
-        effects: list[Effect] = [Report("idp.link", {"up": up})]
-        return effects + self._hellos.on_link_up(now) if up else effects
+        return [Report("idp.link", {"up": up}), *(self._hellos.on_link_up(now) if up else ())]
 
     # The interface to MIKE.
 

@@ -26,20 +26,12 @@ class Expiry:
         behind_ns: how long what we read last of a device that we know had waited in our socket.
     """
 
-    _behind_mono_ns: int | None = None
-
     def __init__(self, table: ConnectivityTable, interval_ns: int, counters: RuleCounters) -> None:
         self._table = table
         self._interval_ns = interval_ns
         self._counters = counters
         self._at_mono_ns: int | None = None
         self.behind_ns = 0
-
-    def read(self, waited_ns: int, now: Instant) -> None:
-        """Note how long a datagram of a device that we know had waited in our socket."""
-        self.behind_ns = waited_ns
-        if waited_ns > self._interval_ns // 2:
-            self._behind_mono_ns = now.mono_ns
 
     def heard(self, entry: PeerEntry) -> list[Effect]:
         """Set the timer if this device would be down before it fires.
@@ -63,26 +55,11 @@ class Expiry:
         """IDP-10: return up to which time we know who was silent (monotonic)."""
         return now.mono_ns - self.behind_ns
 
-    def due(self, now: Instant) -> tuple[list[Change], bool]:
-        """Return who is down (IDP-7), unless it was us who did not run (IDP-10).
-
-        Returns:
-            The changes, and whether there are devices that shall be asked first (IDP-36).
-        """
+    def due(self, now: Instant) -> list[Change]:
+        """Return who is down (IDP-7), unless it was us who did not run (IDP-10)."""
         if self._at_mono_ns is None:
-            return [], False
+            return []
         if rules.was_not_running(self._at_mono_ns, self._interval_ns, now.mono_ns):
             self._counters.count("idp.excused")
             self._table.excuse(self.heard_until(now))
-        unasked = self._caught_up(now) and self._table.excuse_unasked(self.heard_until(now))
-        if unasked:
-            self._counters.count("idp.caught_up")
-        return self._table.expire(self.heard_until(now)), unasked
-
-    def _caught_up(self, now: Instant) -> bool:
-        """IDP-10: say whether we were behind with reading not long ago.
-
-        Who was not silent long enough to be asked then may seem to be down a moment later.
-        """
-        since_mono_ns = self._behind_mono_ns
-        return rules.was_behind(since_mono_ns, self._interval_ns, now.mono_ns)
+        return self._table.expire(self.heard_until(now))

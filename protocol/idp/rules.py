@@ -173,19 +173,6 @@ def was_not_running(due_mono_ns: int, hello_interval_ns: int, now_mono_ns: int) 
     return now_mono_ns - due_mono_ns > hello_interval_ns // 2
 
 
-def was_behind(since_mono_ns: int | None, hello_interval_ns: int, now_mono_ns: int) -> bool:
-    """IDP-10: whether hellos were read late within the last four intervals.
-
-    Args:
-        since_mono_ns: when one was last read that had waited for half an interval; None: never.
-        hello_interval_ns: our own.
-        now_mono_ns: the time.
-    """
-    if since_mono_ns is None:
-        return False
-    return now_mono_ns - since_mono_ns < QUIET_INTERVALS * hello_interval_ns
-
-
 def check_status(members: Sequence[IPv6Address], tm: IPv6Address, limit: int) -> None:
     """IDP-11: refuse a group status that contradicts itself.
 

@@ -5,6 +5,7 @@ A queue in a starved machine's own socket, a queue in the network, a machine tha
 
 from __future__ import annotations
 
+from protocol.core.engine import DatagramReceived
 from tests.exchange.test_idp_light_hellos import (
     DEAD_MS,
     INTERVAL_MS,
@@ -15,6 +16,7 @@ from tests.exchange.test_idp_light_hellos import (
     signed,
 )
 from tests.support.fakelink import MS, Device, Network
+from tests.support.identities import address
 
 STEP_MS = 200
 
@@ -126,3 +128,15 @@ def test_idp_35_device_whose_machine_was_suspended_is_back_with_its_next_signed_
     # To A, left alone, it was itself that was cut off (IDP-9).
     assert a.signals == [("LEAVE", B), ("RESTORE", A), ("RESTORE", B)]
     assert len(signed(b)) <= 2
+
+
+def test_idp_10_a_stranger_s_datagram_does_not_say_that_we_have_read_all_the_others() -> None:
+    """Strangers wait in a socket of their own: read at once, while known devices' hellos wait."""
+    network, (a, b) = settled()
+    for _ in range(4 * DEAD_MS // STEP_MS):
+        network.backlog_ms += STEP_MS // 2
+        network.run(STEP_MS)
+        a.feed(DatagramReceived("group", address(77), b"noise"))
+    network.run(40_000)
+    assert a.counter("idp.hello_light") > 20
+    assert a.signals == b.signals == []

@@ -23,7 +23,7 @@ from protocol.ipsec.schedule import sender_sas
 from protocol.mike.messages import DECODERS, Kind
 from testbed.attacker import espkeys, floods, frames, weapons
 from testbed.attacker.evidence import differences, protocol_state, refused
-from testbed.attacker.forger import Forger, Holder
+from testbed.attacker.forger import Forger, Holder, Wanted
 from testbed.attacker.frames import Way
 from testbed.attacker.program import ALL
 from testbed.attacker.scene import Channels, Scene
@@ -277,15 +277,9 @@ def test_a_forged_message_claims_a_fresh_number_of_the_present_instance() -> Non
     last = scene.signed[PROTOCOL_MIKE, address(0)]
     numbers = set()
     for newer in (False, True):
-        sealed = forger.seal(
-            scene,
-            PROTOCOL_MIKE,
-            Kind.JOIN,
-            b"",
-            sender=address(0),
-            now_ns=world.instant.wall_ns,
-            newer=newer,
-        )
+        now_ns = world.instant.wall_ns
+        wanted = Wanted(PROTOCOL_MIKE, Kind.JOIN, b"", address(0), now_ns, newer)
+        sealed = forger.seal(scene, wanted)
         message = envelope.decode(sealed)
         assert message.fingerprint == last.fingerprint
         assert (message.startup_wall_ns > last.startup_wall_ns) == newer
