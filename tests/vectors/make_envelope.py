@@ -11,7 +11,8 @@ from typing import Any
 
 from protocol.core.engine import Instant
 from protocol.identity import envelope
-from tests.support.identities import make_identities, signing_key
+from protocol.identity.marks import Marks, static_secret
+from tests.support.identities import known_device, make_identities, signing_key
 
 NOW = Instant(5_000_000_000, 1_790_000_000_123_456_789)
 STARTUP = 1_790_000_000_000_000_000
@@ -55,10 +56,29 @@ def vectors() -> dict[str, Any]:
         )
     ]
     return {
+        "marked": marked(),
         "comment": "signed envelope, docs/identity.md; made by tests/vectors/make_envelope.py",
         "label": envelope.LABEL.hex(),
         "valid": valid,
         "malformed": malformed,
+    }
+
+
+def marked() -> dict[str, str]:
+    """Return a message of the first device to the second one, and what its mark is made of."""
+    sender = make_identities(2)[0]
+    sender.begin(STARTUP)
+    keys = [signing_key(index) for index in range(2)]
+    secret = static_secret(keys[0], keys[1].public_key())
+    key = Marks(known_device(0), keys[0], static_secret).key(known_device(1))
+    assert secret is not None
+    assert key is not None
+    return {
+        "private_keys": " ".join(each.private_bytes_raw().hex() for each in keys),
+        "fingerprints": " ".join(known_device(index).peer.fingerprint.hex() for index in range(2)),
+        "secret": secret.hex(),
+        "mark_key": key.hex(),
+        "datagram": sender.seal(2, 1, b"body", NOW).hex(),
     }
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -24,6 +28,7 @@ from tests.support.identities import (
     signing_key,
 )
 
+VECTORS = Path(__file__).parents[2] / "vectors" / "envelope.json"
 WALL = 1_790_000_000_000_000_000
 NOW = Instant(10**9, WALL)
 DEVICES = 4
@@ -105,8 +110,6 @@ def test_the_secret_is_that_of_both_ends_and_of_no_third() -> None:
 
 def test_the_secret_is_x25519_on_the_equivalent_curve() -> None:
     """RFC 7748 section 4.1 maps the base points to each other."""
-    import hashlib
-
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     a, b = signing_key(0), signing_key(1)
@@ -229,3 +232,20 @@ def test_what_may_be_decoded_is_what_has_the_form(data: bytes) -> None:
     except DecodeError:
         decoded = False
     assert envelope.may_decode(data) == decoded
+
+
+def test_the_vector_follows_from_the_text_of_the_document() -> None:
+    """docs/identity.md, computed without our code but for the envelope's length."""
+    vector = json.loads(VECTORS.read_text())["marked"]
+    low, high = sorted(bytes.fromhex(one) for one in vector["fingerprints"].split())
+    info = b"idpmike v1 envelope mark key" + low + high
+    secret = bytes.fromhex(vector["secret"])
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    key = hmac.digest(extracted, info + b"\x01", "sha256")
+    assert key.hex() == vector["mark_key"]
+    datagram = bytes.fromhex(vector["datagram"])
+    before, mark = datagram[:-6], datagram[-6:]
+    content = hashlib.sha256(b"idpmike v1 envelope mark\x00" + before).digest()
+    receiver = bytes.fromhex(vector["fingerprints"].split()[1])
+    assert mark == receiver[:2] + hmac.digest(key, content, "sha256")[:4]
+    assert len(before) == envelope.OVERHEAD + len(b"body")
