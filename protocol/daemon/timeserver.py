@@ -36,7 +36,7 @@ MODE_SERVER = 4
 VERSIONS = (3, 4)
 
 _PACKET = struct.Struct("!BBbb4s4s4sQQQQ")
-_BATCH_MAX = 64
+_BATCH_MAX = 4
 
 
 def ntp_from_unix_ns(wall_ns: int) -> int:

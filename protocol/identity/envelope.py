@@ -6,7 +6,7 @@ Layout, all integers big-endian (normative: docs/identity.md)::
     0      1     version             1
     1      1     protocol            1 IDP, 2 MIKE
     2      1     kind                the protocol's message type
-    3      1     flags               0
+    3      1     marks               how many, at most 64
     4      16    sender              black address
     20     16    fingerprint         SHA-256 of the DER certificate, first 16 bytes
     36     8     startup_wall_ns     start-up time-stamp of the sender's instance
@@ -15,7 +15,7 @@ Layout, all integers big-endian (normative: docs/identity.md)::
     60     2     body_length
     62     n     body
     62+n   64    signature           Ed25519 over LABEL and every byte before
-    126+n  6k    marks               for k receivers (`protocol.identity.marks`)
+    126+n  6k    marks               for receivers (`protocol.identity.marks`)
 
 This module neither signs nor verifies; `protocol.identity.identity` does.
 """
@@ -41,6 +41,8 @@ SIGNATURE_LENGTH = 64
 HEADER_LENGTH = 62
 KIND_OFFSET = 2
 """Where the kind stands in a datagram, for filters that look at nothing else."""
+
+_COUNT_OFFSET = 3
 
 FINGERPRINT = slice(20, 36)
 """Where the fingerprint stands in a datagram, likewise."""
@@ -82,6 +84,7 @@ class Envelope:
         body: the protocol's message.
         signature: over `signed_part`.
         marks: for its receivers.
+        mark_count: how many marks there are; what is signed says so before they can be made.
     """
 
     protocol: int
@@ -94,11 +97,12 @@ class Envelope:
     body: bytes = field(repr=False)
     signature: bytes = field(default=bytes(SIGNATURE_LENGTH), repr=False)
     marks: bytes = field(default=b"", repr=False)
+    mark_count: int = 0
 
     def encode_unsigned(self) -> bytes:
         """Return every byte before the signature."""
         writer = Writer()
-        writer.push_fields(_KIND, "kind", VERSION, self.protocol, self.kind, 0)
+        writer.push_fields(_KIND, "kind", VERSION, self.protocol, self.kind, self.mark_count)
         writer.push_address(self.sender)
         writer.push_bytes(self.fingerprint, FINGERPRINT_LENGTH, "fingerprint")
         times = self.startup_wall_ns, self.sequence, self.sent_wall_ns
@@ -111,7 +115,7 @@ class Envelope:
         writer = Writer()
         writer.push_bytes(self.encode_unsigned())
         writer.push_bytes(self.signature, SIGNATURE_LENGTH, "signature")
-        writer.push_bytes(self.marks)
+        writer.push_bytes(self.marks, self.mark_count * MARK_LENGTH, "marks")
         return writer.finish()
 
 
@@ -137,13 +141,11 @@ def marks_offset(datagram: bytes) -> int:
 
 def may_decode(datagram: bytes) -> bool:
     """Say whether `decode` takes a datagram; a few comparisons, and no reason given."""
-    marks = len(datagram) - marks_offset(datagram)
     return (
         OVERHEAD <= len(datagram) <= DATAGRAM_MAX
         and datagram[0] == VERSION
-        and not datagram[KIND_OFFSET + 1]
-        and 0 <= marks <= MARKS_MAX * MARK_LENGTH
-        and not marks % MARK_LENGTH
+        and datagram[_COUNT_OFFSET] <= MARKS_MAX
+        and len(datagram) == marks_offset(datagram) + datagram[_COUNT_OFFSET] * MARK_LENGTH
     )
 
 
@@ -161,7 +163,9 @@ def decode(datagram: bytes) -> Envelope:
         reader.fail("version", f"unknown version {version}")
     protocol = reader.pull_u8("protocol")
     kind = reader.pull_u8("kind")
-    reader.pull_zero(1, "flags")
+    mark_count = reader.pull_u8("marks")
+    if mark_count > MARKS_MAX:
+        reader.fail("marks", f"{mark_count} of them, more than {MARKS_MAX}")
     envelope = Envelope(
         protocol=protocol,
         kind=kind,
@@ -172,13 +176,8 @@ def decode(datagram: bytes) -> Envelope:
         sent_wall_ns=reader.pull_u64("sent_wall_ns"),
         body=reader.pull_vector(BODY_MAX, "body"),
         signature=reader.pull_bytes(SIGNATURE_LENGTH, "signature"),
-        marks=_pull_marks(reader),
+        marks=reader.pull_bytes(mark_count * MARK_LENGTH, "marks"),
+        mark_count=mark_count,
     )
     reader.finish()
     return envelope
-
-
-def _pull_marks(reader: Reader) -> bytes:
-    """Read the marks; what is no whole number of them is left for `Reader.finish` to refuse."""
-    count, odd = divmod(reader.remaining, MARK_LENGTH)
-    return b"" if odd or count > MARKS_MAX else reader.pull_rest("marks")

@@ -294,6 +294,7 @@ class Identity:
         """
         if self.startup_wall_ns is None:
             raise LocalError("seal before begin: the instance has no start-up time-stamp")
+        marked_for = self._marks.room(body, self._addressed(to)) if marked else []
         unsigned = Envelope(
             protocol=protocol,
             kind=kind,
@@ -303,10 +304,11 @@ class Identity:
             sequence=self._sequence,
             sent_wall_ns=now.wall_ns,
             body=body,
+            mark_count=len(marked_for),
         ).encode_unsigned()
         self._sequence += 1
         signed = unsigned + self._signing_key.sign(envelope.to_sign(unsigned))
-        return signed + self._marks.made(signed, self._addressed(to)) if marked else signed
+        return signed + self._marks.made(signed, marked_for)
 
     def _addressed(self, to: IPv6Address | None) -> Iterator[KnownDevice]:
         """Return whom a message is marked for; if not all fit, other messages are for the rest."""

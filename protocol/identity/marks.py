@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from protocol.identity.envelope import MARK_LENGTH, MARKS_MAX
+from protocol.identity.envelope import MARK_LENGTH, MARKS_MAX, OVERHEAD
 from protocol.identity.known import KnownDevice, SigningKey, VerifyKey
 
 HINT_LENGTH: Final = 2
@@ -92,19 +93,20 @@ class Marks:
             )
         return self._keys[theirs]
 
+    def room(self, body: bytes, receivers: Iterable[KnownDevice]) -> list[KnownDevice]:
+        """Return for whom a message with this body is marked: for as many as fit."""
+        room = min((MARKED_MAX - OVERHEAD - len(body)) // MARK_LENGTH, MARKS_MAX)
+        able = (device for device in receivers if self.key(device) is not None)
+        return list(islice(able, max(room, 0)))
+
     def made(self, signed: bytes, receivers: Iterable[KnownDevice]) -> bytes:
-        """Return marks of a signed message for as many receivers as fit."""
-        room = min((MARKED_MAX - len(signed)) // MARK_LENGTH, MARKS_MAX)
-        if room <= 0:
-            return b""
+        """Return marks of a signed message for receivers that `room` has given."""
         content = hashlib.sha256(LABEL + signed).digest()
         found = []
         for device in receivers:
             key = self.key(device)
-            if key is not None:
-                found.append(device.peer.fingerprint[:HINT_LENGTH] + _mark(key, content))
-                if len(found) == room:
-                    break
+            assert key is not None
+            found.append(device.peer.fingerprint[:HINT_LENGTH] + _mark(key, content))
         return b"".join(found)
 
     def is_marked(self, datagram: bytes, end: int, sender: KnownDevice) -> bool:

@@ -92,7 +92,9 @@ class Forger:
 
     def _sealed(self, message: Envelope, scene: Scene) -> bytes:
         signature = self.draws.randbytes(SIGNATURE_LENGTH)
-        return replace(message, signature=signature, marks=self._marks(scene)).encode()
+        marks = self._marks(scene)
+        message = replace(message, marks=marks, mark_count=len(marks) // MARK_LENGTH)
+        return replace(message, signature=signature).encode()
 
     def _marks(self, scene: Scene) -> bytes:
         """Return a mark for every device, as good as one can be without its key."""
@@ -162,5 +164,6 @@ class Holder(Forger):
         return self._print
 
     def _sealed(self, message: Envelope, scene: Scene) -> bytes:
-        unsigned = message.encode_unsigned()
-        return unsigned + self._key.sign(envelope.to_sign(unsigned)) + self._marks(scene)
+        marks = self._marks(scene)
+        unsigned = replace(message, mark_count=len(marks) // MARK_LENGTH).encode_unsigned()
+        return unsigned + self._key.sign(envelope.to_sign(unsigned)) + marks

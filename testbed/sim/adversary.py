@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from protocol.core.engine import DatagramReceived
+from protocol.identity import envelope
 from testbed.sim.agenda import NS_PER_MS
 from testbed.sim.daemon import LOOPBACK, Daemon
 from testbed.sim.faults import Fault, Kind
@@ -86,14 +87,20 @@ class Adversary:
 _KINDS = (Kind.REPLAY, Kind.FORGERY)
 
 
+def _authentic(payload: bytes) -> int:
+    """Return how many bytes authenticate a datagram: a mark less makes a message no less true."""
+    return envelope.marks_offset(payload) if envelope.may_decode(payload) else len(payload)
+
+
 def _forged(draws: Random, heard: DatagramReceived) -> tuple[DatagramReceived, str]:
     """Make something that no device with a key has sent."""
     payload = heard.payload
     match draws.randrange(5):
         case 0:
-            place = draws.randrange(8 * len(payload))
-            flipped = int.from_bytes(payload, "big") ^ 1 << place
-            return _as(heard, flipped.to_bytes(len(payload), "big")), "one flipped bit"
+            flipped = bytearray(payload)
+            place = draws.randrange(8 * _authentic(payload))
+            flipped[place // 8] ^= 1 << place % 8
+            return _as(heard, bytes(flipped)), "one flipped bit"
         case 1:
             return _as(heard, payload[: draws.randrange(len(payload))]), "a truncated datagram"
         case 2:

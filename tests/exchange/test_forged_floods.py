@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from random import Random
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from protocol.core.engine import DatagramReceived, Instant
-from protocol.identity import PROTOCOL_IDP, PROTOCOL_MIKE, Identity, envelope
+from protocol.identity import PROTOCOL_IDP, PROTOCOL_MIKE, Identity
 from protocol.identity.shedding import CHECKS_IN_VAIN_PER_S
 from protocol.idp.messages import Hello, MessageKind
 from protocol.mike.messages import Join, Kind
 from tests.exchange.test_idp_light_hellos import INTERVAL_MS, settled
-from tests.support.identities import address, known_device, missigned, signing_key
+from tests.support.identities import address, known_device
 from tests.support.world import World
 
 SIZE = 4
@@ -31,17 +33,14 @@ FLOOD = 80
 def forgeries(
     protocol: int, kind: int, body: bytes, now: Instant, draws: Random
 ) -> list[tuple[int, bytes]]:
-    """Return messages in everybody's name, well-formed, with a mark for everybody."""
+    """Return messages in everybody's name, with marks and signatures of another key."""
+    everybody = [known_device(index) for index in range(SIZE)]
     found = []
-    for index in range(SIZE):
-        liar = Identity(known_device(index), signing_key(9), [])
+    for index, claimed in enumerate(everybody):
+        key = Ed25519PrivateKey.from_private_bytes(draws.randbytes(32))
+        liar = Identity(claimed, key, everybody)
         liar.begin(now.wall_ns)
-        for _ in range(FLOOD // SIZE):
-            sealed = missigned(liar.seal(protocol, kind, body, now))
-            marks = [
-                known_device(each).peer.fingerprint[:2] + draws.randbytes(4) for each in range(SIZE)
-            ]
-            found.append((index, sealed[: envelope.marks_offset(sealed)] + b"".join(marks)))
+        found += [(index, liar.seal(protocol, kind, body, now)) for _ in range(FLOOD // SIZE)]
     return found
 
 

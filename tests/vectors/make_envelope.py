@@ -47,7 +47,8 @@ def vectors() -> dict[str, Any]:
         for name, field, data in (
             ("nothing", "version", b""),
             ("version 2", "version", b"\x02" + good[1:]),
-            ("flags", "flags", good[:3] + b"\x80" + good[4:]),
+            ("65 marks", "marks", good[:3] + b"\x41" + good[4:]),
+            ("a mark that is not there", "marks", good[:3] + b"\x01" + good[4:]),
             ("cut in the fingerprint", "fingerprint", good[:30]),
             ("cut in the body", "body", good[:64]),
             ("cut in the signature", "signature", good[:-1]),

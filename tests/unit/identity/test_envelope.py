@@ -29,6 +29,8 @@ envelopes = st.builds(
     sent_wall_ns=u64,
     body=st.binary(max_size=300),
     signature=st.binary(min_size=64, max_size=64),
+    marks=st.binary(min_size=12, max_size=12),
+    mark_count=st.just(2),
 )
 
 
@@ -79,8 +81,8 @@ def test_a_body_length_that_lies_is_refused() -> None:
         envelope.decode(bytes(encoded))
 
 
-@pytest.mark.parametrize(("offset", "field"), [(0, "version"), (3, "flags")])
-def test_unknown_version_and_flags_are_refused(offset: int, field: str) -> None:
+@pytest.mark.parametrize(("offset", "field"), [(0, "version"), (3, "marks")])
+def test_unknown_version_and_marks_that_are_not_there_are_refused(offset: int, field: str) -> None:
     encoded = bytearray(example().encode())
     encoded[offset] = 9
     with pytest.raises(DecodeError, match=field):
