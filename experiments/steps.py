@@ -155,6 +155,7 @@ class RepetitionRunner:
             self._ensure_tm(record)
             if record.method == "start":
                 self._red.before(record)
+                self._unicast.before(record)
                 self._trigger_join(planned, record)
             else:
                 self._trigger_leave(planned, record)

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 from experiments.campaign import Repetition
 from experiments.latencies import NS_PER_MS, Bench, Stamp, StepRecord
 from testbed.errors import DeadlineError
+from testbed.wait import wait_until
 from testbed.wiring import Wiring
 
 if TYPE_CHECKING:
     from testbed.fleet import Fleet
+
+
+_REST_DEADLINE_S = 30.0
+"""Announcing ends four hello intervals after the last change (IDP-24)."""
+
+_REST_POLL_S = 0.5
 
 
 class UnicastJoins:
@@ -37,6 +44,27 @@ class UnicastJoins:
         if self.active:
             wiring = Wiring(fleet.topology)
             self._prefixes = {name: len(wiring.red_prefixes(name)) for name in fleet.devices}
+
+    def before(self, step: StepRecord) -> None:
+        """Wait until the members announce nothing any more: the join before this one is over.
+
+        Raises:
+            TestbedError: a daemon has died, or they go on announcing.
+        """
+        if not self.active:
+            return
+        members = [name for name in step.expected if name != step.subject]
+
+        def busy() -> list[str]:
+            self._fleet.check_alive()
+            return [name for name in members if self._fleet.status(name)["announcing_to"]]
+
+        wait_until(
+            lambda: not busy(),
+            _REST_DEADLINE_S,
+            lambda: f"prefixes are still announced by {', '.join(busy())}",
+            pause_s=_REST_POLL_S,
+        )
 
     def after(self, step: StepRecord) -> None:
         """Wait until every device has all its pairs' SAs and routes, or time is up.

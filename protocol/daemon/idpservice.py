@@ -37,6 +37,7 @@ from protocol.idp.events import (
     TrustReread,
 )
 from protocol.idp.messages import MessageKind
+from protocol.idp.notice import PREAMBLE as NOTICE
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.backend import IpsecBackend
 from protocol.ipsec.memory import MemoryBackend
@@ -219,6 +220,10 @@ class IdpService(Service):
         """Return the pairs' channel for announcements that came in clear, for lack of IPsec."""
         clear = not self._backend.kernel and kind_of(payload) == MessageKind.PREFIXES
         return PAIR if clear else super().channel_of(payload)
+
+    def may_follow(self, payload: bytes) -> bool:
+        """Let notices go first: each costs a MAC, not a signature, and others wait for them."""
+        return not payload.startswith(NOTICE)
 
     def _remove_own(self, whose: str) -> None:
         removed = remove_own(self._backend, self.config.idp)

@@ -30,7 +30,7 @@ from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.policyfile import load_policy
 from protocol.daemon.privileges import protect_memory
 from protocol.daemon.process import DaemonProcess
-from protocol.daemon.sockets import DatagramSocket, GroupSocket, LocalSocket, Received
+from protocol.daemon.sockets import GroupSocket, LocalSocket, Received
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
@@ -132,6 +132,10 @@ class Service(DaemonProcess):
     def channel_of(self, _payload: bytes) -> str:
         """Return the channel that a datagram of the black socket belongs to."""
         return "group"
+
+    def may_follow(self, _payload: bytes) -> bool:
+        """Return whether a datagram is handed in after others that were read with it."""
+        return False
 
     def arm_more(self) -> None:
         """Join what else a running daemon is a member of."""
@@ -279,12 +283,20 @@ class Service(DaemonProcess):
             self._deliver("local", received)
 
     def _group_readable(self) -> None:
-        for _ in range(self.read_at_once):
-            if not self._take(self.group):
-                return
-            if self.read_at_once > 1:
+        waiting: list[Received] = []
+        while len(waiting) < self.read_at_once:
+            received = self.group.receive()
+            if received is None:
+                break
+            waiting.append(received)
+        read_mono_ns = self.clock.now().mono_ns
+        waiting.sort(key=lambda received: self.may_follow(received.payload))
+        for number, received in enumerate(waiting):
+            if number:
                 # The other daemon does not wait behind the network.
                 self._local_readable()
+            behind_ns = self.clock.now().mono_ns - read_mono_ns if number else 0
+            self._hand_in(received._replace(waited_ns=received.waited_ns + behind_ns))
 
     def _hear_strangers(self, _name: str) -> None:
         assert self.group.strangers is not None
@@ -296,7 +308,9 @@ class Service(DaemonProcess):
         pause_ns = STRANGERS_PAUSE_NS
         if self._strangers.take(self.clock.now().mono_ns):
             began_ns = time.thread_time_ns()
-            self._take(self.group.strangers)
+            received = self.group.strangers.receive()
+            if received is not None:
+                self._hand_in(received)
             pause_ns = (time.thread_time_ns() - began_ns) * (STRANGERS_SHARE - 1)
         else:
             self._ignored["strangers.put_off"] += 1
@@ -304,16 +318,11 @@ class Service(DaemonProcess):
         at_mono_ns = self.clock.now().mono_ns + pause_ns
         self.loop.set_timer(STRANGERS_TIMER, at_mono_ns, self._hear_strangers)
 
-    def _take(self, sock: DatagramSocket) -> bool:
-        """Read a datagram and hand it in; say whether there was one."""
-        received = sock.receive()
-        if received is None:
-            return False
+    def _hand_in(self, received: Received) -> None:
         if self.state is State.RUNNING:
             self._deliver(self.channel_of(received.payload), received)
         else:
             self._ignored["group.ignored_parked"] += 1
-        return True
 
     # Control commands.
 

@@ -68,6 +68,11 @@ class Announcer:
         due = [r.due_mono_ns for r in self._receivers.values() if r.due_mono_ns is not None]
         return min(due) if due else None
 
+    @property
+    def busy(self) -> int:
+        """How many devices we still announce to: 0 once nothing has changed for a while."""
+        return sum(receiver.due_mono_ns is not None for receiver in self._receivers.values())
+
     def change(self, *, add: Prefix | None = None, remove: Prefix | None = None, now: int) -> None:
         """Change the list, and announce it to everybody."""
         kept = {*self.prefixes} - {remove}

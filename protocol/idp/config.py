@@ -130,7 +130,7 @@ class IdpConfig:
     hello_budget_per_s: int = 200
     triggered_hello_spread_ms: int = 250
     triggered_hello_gap_ms: int = 100
-    news_delay_ms: int = 500
+    news_delay_ms: int = 1000
     activation_delay_ms: int = 500
     deactivation_delay_ms: int = 1000
     deactivation_min_ms: int = 200

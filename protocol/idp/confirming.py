@@ -27,7 +27,14 @@ FIRST_PAUSE_MS = 20
 is not to be disturbed; we still send with the epoch before."""
 
 ASK_PAUSE_MS = 50
-"""Before we ask for the first time; the pause doubles."""
+"""Before we ask for the first time, where notices are quick; the pause doubles."""
+
+ASK_PAUSE_MS_MAX = 250
+"""... and where they are not: half of the default activation delay, so that some time is left."""
+
+SEND_PAUSE_MS = 300
+"""From our switch to the notice that says so: whatever else a new member brings goes first, and so
+the older SAs are kept a little longer than they need be."""
 
 IsLost = Callable[[IPv6Address], bool]
 """Whether a device was there and has fallen silent."""
@@ -50,6 +57,8 @@ class Confirmations:
         self._is_lost = is_lost
         self._counters = counters
         self._held_max = held_max
+        # Outlives epochs: how long the notices of one took says when those of the next are late.
+        self._ask_pause_ms = float(ASK_PAUSE_MS)
         self.forget()
 
     def forget(self) -> None:
@@ -64,7 +73,7 @@ class Confirmations:
         self._written_mono_ns: int | None = None
         self._pause_ns = self._question = 0
         self._active_mono_ns: int | None = None
-        self._said = self._over = self._drained = False
+        self._said = self._said_sends = self._over = self._drained = False
 
     def expect(self, epoch: EpochId, members: Sequence[IPv6Address], group_key: bytes) -> None:
         """The SAs of a new epoch are going to be written; take what came too early."""
@@ -98,11 +107,13 @@ class Confirmations:
         if self._over or self._written_mono_ns is None or not rules.is_confirmed(waiting):
             return None, []
         self._over = True
+        spread_ms = (now_mono_ns - self._written_mono_ns) / NS_PER_MS
+        self._ask_pause_ms = min(max(2 * spread_ms, ASK_PAUSE_MS), ASK_PAUSE_MS_MAX)
         fields = {
             "epoch": str(self._epoch),
             "confirmed": len(self._confirmed),
             "members": len(self._others) + 1,
-            "spread_ms": (now_mono_ns - self._written_mono_ns) / NS_PER_MS,
+            "spread_ms": spread_ms,
         }
         effects: list[Effect] = [Report("idp.confirmed", fields)]
         return self._epoch, [*effects, CancelTimer(TIMER_NOTICE)] if self._said else effects
@@ -112,13 +123,15 @@ class Confirmations:
         if epoch is None or epoch != self._epoch or self._active_mono_ns is not None:
             return []
         self._active_mono_ns = now_mono_ns
-        # If it is not said yet that we have the SAs, one notice will say both.
-        return [self._notice(None)] if self._said else []
+        if not self._said:
+            return []  # one notice will say that we have the SAs, too
+        return [SetTimer(TIMER_NOTICE, now_mono_ns + SEND_PAUSE_MS * NS_PER_MS)]
 
     def drained(self, now_mono_ns: int, least_ns: int) -> tuple[int | None, list[Effect]]:
         """IDP-46: return when nothing of older epochs is under way, once everybody sends with this.
 
-        That took a time from our own switch; as much again has what was sent before.
+        That took a time from our own switch, besides the pause that all make before they say so; as
+        much again has what was sent before.
 
         Args:
             now_mono_ns: the time.
@@ -129,7 +142,7 @@ class Confirmations:
         if not rules.is_confirmed(self._missing(self._senders)):
             return None, []
         self._drained = True
-        measured_ns = now_mono_ns - self._active_mono_ns
+        measured_ns = max(now_mono_ns - self._active_mono_ns - SEND_PAUSE_MS * NS_PER_MS, 0)
         wait_ns = rules.drain_ns(measured_ns, least_ns)
         fields = {
             "epoch": str(self._epoch),
@@ -165,14 +178,19 @@ class Confirmations:
         return address in self._confirmed
 
     def due(self, now_mono_ns: int) -> list[Effect]:
-        """Say that we have the SAs; later, ask who has not said so."""
+        """Say that we have the SAs; later, ask who has not said so, or say that we send."""
         if self._written_mono_ns is None:
             return []
         effects: list[Effect] = []
+        sends = self._active_mono_ns is not None
         if not self._said:
-            self._said = True
-            self._pause_ns = ASK_PAUSE_MS * NS_PER_MS
+            self._said, self._said_sends = True, sends
+            self._pause_ns = int(self._ask_pause_ms * NS_PER_MS)
             effects.append(self._notice(None))
+        elif sends:
+            if not self._said_sends:
+                self._said_sends = True
+                effects.append(self._notice(None))
         else:
             self._question += 1
             waiting = self._missing(self._confirmed)

@@ -107,14 +107,14 @@ class PairPlan:
         return [g for link in self._links.values() for g in link.generations if g.phase in phases]
 
     @property
-    def differs(self) -> bool:
-        """Whether something was changed that `advance` has not looked at yet."""
-        return bool(self._changed)
+    def differing(self) -> int:
+        """For how many peers something was changed that `advance` has not looked at yet."""
+        return len(self._changed)
 
     @property
     def busy(self) -> bool:
         """Whether a batch is under way or to come: the kernel may differ from the record."""
-        return self._batch is not None or self.differs
+        return self._batch is not None or bool(self._changed)
 
     def record(self) -> tuple[set[SaId], list[Policy], list[Prefix]]:
         """Return the SAs that the SAD may hold, the policies and the routes."""

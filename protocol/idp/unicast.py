@@ -46,6 +46,11 @@ CHANNEL = "pair"
 """Channel of the announcements: datagrams that travel inside the pair's SAs."""
 
 TIMER_PAIRS = "idp.pairs"
+
+PEERS_AT_ONCE = 4
+"""New peers whose SAs go out without waiting for more: of many that come together, the first ones
+answer while we are still busy with the last."""
+
 NS_PER_MS = 1_000_000
 
 
@@ -189,7 +194,9 @@ class UnicastPairs:
         except PeerError as error:
             effects += self._refuse(peer.name, error, now)
         effects += self._derive(pair, now)
-        if self.plan.differs or pair.rejoin_mono_ns is not None:
+        if self.plan.differing >= PEERS_AT_ONCE:
+            return effects + self._proceed(now)
+        if self.plan.differing or pair.rejoin_mono_ns is not None:
             effects += self._proceed_soon(now)
         return effects
 
@@ -416,7 +423,7 @@ class UnicastPairs:
         if answer is not None:
             effects += self._announced(pair, answer)
         # Most announcements only repeat what we have: nothing waits, so nobody need wake us.
-        later = self._proceed_soon if self.plan.differs else self._proceed
+        later = self._proceed_soon if self.plan.differing else self._proceed
         return effects + later(now)
 
     def _check_source(self, pair: _Pair | None, now: Instant) -> None:
@@ -477,6 +484,7 @@ class UnicastPairs:
         return {
             "unicast": self._config.unicast.value,
             "own_prefixes": [text_of(prefix) for prefix in self._announcer.prefixes],
+            "announcing_to": self._announcer.busy,
             "prefixes": [
                 {"prefix": text_of(prefix), "peer": text_of(owner)}
                 for prefix, owner in self._table.items()

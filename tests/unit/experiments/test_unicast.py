@@ -23,6 +23,14 @@ class UnicastFleet(FakeFleet):
     """Its devices write their pairs' SAs 4 ms after the group's, and routes 6 ms after these."""
 
     silent = ""
+    restless = 0
+
+    def status(self, device: str, daemon: str = "idpd") -> dict[str, Any]:
+        asked = super().status(device, daemon)
+        if daemon == "idpd":
+            self.restless = max(0, self.restless - 1)
+            asked["announcing_to"] = int(self.restless > 0)
+        return asked
 
     def _finish(self, signalled: float, lost: str | None) -> None:
         super()._finish(signalled, lost)
@@ -104,6 +112,14 @@ def test_a_device_without_unicast_is_a_row_that_does_not_count() -> None:
     assert {(r["device"], r["ok"]) for r in rows if r["device"] == "d2"} == {("d2", False)}
     assert all(r["complete_ms"] is None for r in rows if r["device"] == "d2")
     assert [s.status for s in outcome.steps] == ["ok", "ok"], "the multicast join is measured"
+
+
+def test_a_join_begins_when_nobody_announces_any_more() -> None:
+    fleet = UnicastFleet(World(), 4)
+    fleet.restless = 6
+    outcome = measured(fleet)
+    assert fleet.restless == 0
+    assert [s.status for s in outcome.steps] == ["ok", "ok"]
 
 
 def test_no_table_where_the_variant_makes_no_unicast_sas() -> None:
