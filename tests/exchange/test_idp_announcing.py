@@ -16,8 +16,9 @@ import pytest
 
 from protocol.core.engine import DatagramReceived, SendDatagram
 from protocol.idp.notice import Notice, notice_key
+from protocol.idp.unicast import PEERS_AT_ONCE
 from tests.support.fakelink import MS, Device, Network, epoch, group_key
-from tests.support.pairs import GROUP, keyed, routes
+from tests.support.pairs import GROUP, PSK, keyed, routes, started
 
 CALM = replace(GROUP, hello_interval_ms=2000, news_delay_ms=500)
 LONG_MS = 12_000  # after four hello intervals without a change nobody announces
@@ -121,3 +122,10 @@ def test_a_lost_announcement_is_repaired_by_the_newcomer(
     network.run((dropped[0].mono_ns - network.now.mono_ns) / MS + 110)
     assert len(routes(new)) == len(routes(old)) == 1
     assert len(new.announced) == 2
+
+
+def test_of_many_newcomers_the_first_have_their_sas_before_the_last_are_met() -> None:
+    _, devices = started(8, PSK, dict.fromkeys(range(8), ()))
+    for device in devices:
+        with_sas = [fields["peers"] for _, fields in device.points("t_unicast_written")]
+        assert with_sas == [PEERS_AT_ONCE, 7]

@@ -10,6 +10,7 @@ import pytest
 
 from protocol.core.engine import DatagramReceived
 from protocol.core.errors import DecodeError
+from protocol.idp.confirming import SEND_PAUSE_MS
 from protocol.idp.notice import HAVE, QUESTION_MAX, SEND, Notice, notice_key
 from protocol.idpmike import EpochId
 from tests.support.fakelink import Device, Network, epoch, group_key
@@ -67,6 +68,8 @@ def test_all_switch_as_soon_as_all_have_it() -> None:
     # each --> all: notice(2, have), notice(2, send)
     rekey(devices, 2)
     network.run(100)
+    assert [said(device) for device in devices] == [[HAVE]] * 4
+    network.run(SEND_PAUSE_MS)
     assert [waited_ms(device, 2) <= 25 for device in devices] == [True] * 4
     assert [[notice.destination for notice in d.notices] for d in devices] == [[None, None]] * 4
     assert [said(device) for device in devices] == [[HAVE, SEND]] * 4
@@ -91,7 +94,7 @@ def test_idp_43_who_never_confirms_is_not_waited_for_longer_than_the_delay() -> 
     """IDP-43: B is up and has not the epoch; it is asked after 50, 150, 350 ms."""
     network, (a, b, c) = in_epoch_1(3)
     rekey([a, c], 2, [a, b, c])
-    network.run(600)
+    network.run(600 + SEND_PAUSE_MS)
     assert waited_ms(a, 2) == a.config.activation_delay_ms
     assert [notice.destination for notice in a.notices] == [None, *[b.address] * 3, None]
     assert said(a) == [HAVE, 1, 2, 3, SEND]
@@ -139,6 +142,23 @@ def test_lost_notice_is_asked_for() -> None:
     assert 70 <= waited_ms(b, 2) <= 80
     asked = [Notice.decode(n.payload).question for d in (a, b) for n in d.notices if n.destination]
     assert sorted(asked) == [0, 0, 1, 1]
+
+
+def test_where_notices_take_long_the_first_question_comes_later() -> None:
+    """Notices that are on their way are not asked for: the last epoch's say how long they take."""
+    network, (a, b, c) = in_epoch_1(3)
+    network.latency_ns = 60_000_000
+    rekey([a, b, c], 2)
+    network.run(1000)
+    assert 80 <= waited_ms(a, 2) <= 85
+    assert [1 in said(device) for device in (a, b, c)] == [True, True, True], "50 ms were too short"
+    network.drops = lambda sender, _: sender is b
+    rekey([a, b, c], 3)
+    before = len(said(a))
+    network.run(20 + 2 * 80 - 2)
+    assert said(a)[before:] == [HAVE]
+    network.run(12)
+    assert said(a)[before:] == [HAVE, 1]
 
 
 def test_newcomer_sends_at_once_but_is_waited_for() -> None:
@@ -259,7 +279,7 @@ def test_idp_46_older_sas_go_when_everybody_has_switched() -> None:
     # each --> all: notice(2, have), notice(2, send); a fifth of the delay later: the SAs go
     rekey(devices, 2)
     network.run(2000)
-    least = devices[0].config.deactivation_min_ms
+    least = SEND_PAUSE_MS + devices[0].config.deactivation_min_ms
     assert least < devices[0].config.deactivation_delay_ms
     assert [least <= kept_ms(device, 2) <= least + 5 for device in devices] == [True] * 4
     assert [d.points("idp.drained")[0][1]["senders"] for d in devices] == [3] * 4
@@ -280,9 +300,11 @@ def test_idp_46_the_farther_the_members_the_longer_they_are_kept(way_ms: int) ->
     least, there_and_back = last.config.deactivation_min_ms, 2 * way_ms
     took_ms = last.points("idp.drained")[0][1]["spread_ms"]
     assert there_and_back <= took_ms <= 20 + there_and_back + 5
-    assert kept_ms(last, 2) == pytest.approx(took_ms + max(took_ms, least), abs=2)
+    waited = SEND_PAUSE_MS + took_ms + max(took_ms, least)
+    assert kept_ms(last, 2) == pytest.approx(min(waited, last.config.deactivation_delay_ms), abs=2)
     # What the last one sent with the older epoch was there before its notice.
-    assert [least <= kept_ms(one, 2) <= least + 2 * way_ms + 5 for one in (a, b)] == [True, True]
+    kept = [kept_ms(one, 2) - SEND_PAUSE_MS for one in (a, b)]
+    assert [least <= ms <= least + 2 * way_ms + 5 for ms in kept] == [True, True]
 
 
 def test_idp_46_who_says_nothing_is_waited_for_until_the_delay_is_over() -> None:
@@ -292,7 +314,7 @@ def test_idp_46_who_says_nothing_is_waited_for_until_the_delay_is_over() -> None
     while not b.notices:
         network.run(0.1)
     network.drops = lambda sender, _: sender is b
-    network.run(20)
+    network.run(20 + SEND_PAUSE_MS)
     network.drops = lambda *_: False
     assert said(b) == [HAVE, SEND]
     network.run(3000)
@@ -318,7 +340,7 @@ def test_idp_46_lost_member_keeps_no_older_sas() -> None:
     network.run(5000)
     rekey([a, c], 2, [a, b, c])
     network.run(2000)
-    least = a.config.deactivation_min_ms
+    least = SEND_PAUSE_MS + a.config.deactivation_min_ms
     assert [least <= kept_ms(one, 2) <= least + 5 for one in (a, c)] == [True, True]
 
 
@@ -340,5 +362,5 @@ def test_idp_46_sas_of_three_epochs_go_together() -> None:
     for number in (2, 3):
         rekey(devices, number)
         network.run(60)
-    network.run(300)
+    network.run(SEND_PAUSE_MS + 300)
     assert [sum(row["sas"] for row in device.status()["sas"]) for device in devices] == [3] * 3

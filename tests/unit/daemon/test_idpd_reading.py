@@ -7,10 +7,11 @@ from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import Any
 
-from protocol.core.engine import DatagramReceived
+from protocol.core.engine import DatagramReceived, Instant
 from protocol.daemon.idpservice import READ_AT_ONCE, IdpService
 from protocol.daemon.service import State
 from protocol.daemon.sockets import Received
+from protocol.idp.notice import PREAMBLE as NOTICE
 
 PEER = IPv6Address("2001:db8:b::2")
 
@@ -33,6 +34,7 @@ def service(group: list[bytes], local: list[bytes]) -> tuple[IdpService, list[Da
         state=State.RUNNING,
         _backend=SimpleNamespace(kernel=True),
         runtime=SimpleNamespace(deliver=seen.append),
+        clock=SimpleNamespace(now=lambda: Instant(1000 * len(seen), 0)),
         _ignored=Counter(),
         identity=SimpleNamespace(trusts=1),
         _sorted=1,
@@ -50,16 +52,22 @@ def test_several_hellos_are_read_before_the_timers_have_their_turn() -> None:
 
 
 def test_mikes_word_comes_after_one_hello_not_after_all() -> None:
-    idpd, seen = service([b"\1\1\1a", b"\1\1\1b"], [])
-    idpd.group.waiting.append(b"\1\1\1c")
-    received = idpd.group.receive
+    idpd, seen = service([b"\1\1\1a", b"\1\1\1b", b"\1\1\1c"], [])
 
-    def receive() -> Any:
+    def deliver(event: DatagramReceived) -> None:
         if not seen:
             idpd.local.waiting.append(b"status")
-        return received()
+        seen.append(event)
 
-    idpd.group.receive = receive
+    idpd.runtime.deliver = deliver
     idpd._group_readable()
     assert [event.payload for event in seen] == [b"\1\1\1a", b"status", b"\1\1\1b", b"\1\1\1c"]
     assert seen[1].channel == "local"
+
+
+def test_notices_are_handed_in_before_hellos_and_what_waited_for_them_says_so() -> None:
+    notices = [NOTICE + b"a", NOTICE + b"b"]
+    idpd, seen = service([b"\1\1\1a", notices[0], b"\1\1\1b", notices[1]], [])
+    idpd._group_readable()
+    assert [event.payload for event in seen] == [*notices, b"\1\1\1a", b"\1\1\1b"]
+    assert [event.waited_ns for event in seen] == [0, 1000, 2000, 3000]
