@@ -1,7 +1,8 @@
 """Runs a plan into a run directory: loads fleets, runs what is missing, records as it goes.
 
 An interrupted run keeps its finished repetitions; running it again does the rest. A fleet of
-daemons is loaded once per variant and parked between repetitions; one that broke is loaded anew.
+daemons is loaded once per variant and parked between repetitions; one that broke is loaded anew,
+and what was not recorded because of it is measured again.
 """
 
 from __future__ import annotations
@@ -117,8 +118,12 @@ class Runner:
         self._run.write_part(SA_WRITE_KEY, {"sa_writes.csv": rows}, {"campaign": "sa-write"})
         self._display.step("SA writes")
 
+    def _missing(self) -> list[Repetition]:
+        """Return the repetitions that are not recorded."""
+        return [r for r in self._plan.repetitions() if not self._run.has(r.key)]
+
     def _repetitions(self, record: dict[str, Any]) -> None:
-        todo = [r for r in self._plan.repetitions() if not self._run.has(r.key)]
+        todo = self._missing()
         broken_in_row = 0
         while todo:
             first = todo[0]
@@ -148,10 +153,13 @@ class Runner:
                             finished = repetition, outcome
                     measured = True
             except STEP_ERRORS as error:
-                if not measured:
-                    raise
-                broken = trouble = f"ending the daemons and the network: {one_line(error)}"
+                if not record["loads"]:
+                    raise  # it has never worked here
+                what = "ending the daemons and the network" if measured else "loading or measuring"
+                broken = trouble = f"{what}: {one_line(error)}"
                 broken_in_row += 1
+                if not measured:
+                    todo = self._missing()
             if finished is not None:
                 self._conclude(*finished, trouble)
             elif trouble:

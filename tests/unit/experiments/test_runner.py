@@ -11,6 +11,7 @@ from experiments.kinds import KINDS, Kind
 from experiments.outcome import Outcome
 from experiments.record import RunDirectory
 from experiments.runner import failed_steps, missing_parts, step_count
+from testbed.errors import TestbedError
 from tests.unit.experiments.fake_fleet import FakeFleet, NullDisplay, World
 from tests.unit.experiments.support import SESSION, make_run, runner, small_plan
 
@@ -189,6 +190,51 @@ def test_a_fleet_that_does_not_end_well_costs_a_note_and_a_new_fleet(
     runner(run, world, display).execute(SESSION)
     assert missing_parts(run) == failed_steps(run) == 0
     assert any("ending the daemons and the network: No such" in note for note in display.notes)
+
+
+@pytest.mark.parametrize("call", ["load", "measure"])
+def test_what_fails_once_before_anything_is_recorded_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    calls = []
+
+    def fails() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ProcessLookupError(3, "No such process")
+
+    honest_enter, honest_measure = FakeFleet.__enter__, KINDS["join"].load()
+
+    def enter(self: FakeFleet) -> FakeFleet:
+        fails()
+        return honest_enter(self)
+
+    def measure(*arguments: Any) -> Any:
+        fails()
+        return honest_measure(*arguments)
+
+    if call == "load":
+        monkeypatch.setattr(FakeFleet, "__enter__", enter)
+    else:
+        monkeypatch.setattr(Kind, "load", lambda _self: measure)
+    display, world = NullDisplay(), World(faults={"dies": "once"})
+    run = RunDirectory.create(tmp_path / "run", small_plan(repetitions=3), {})
+    runner(run, world, display).execute(SESSION)
+    assert missing_parts(run) == 0
+    assert len(list(run.rows("steps.csv"))) == 3 * 2
+    assert any("loading or measuring: No such process" in note for note in display.notes)
+
+
+def test_a_fleet_that_never_loads_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enter(self: FakeFleet) -> FakeFleet:
+        raise TestbedError("no ESP here")
+
+    monkeypatch.setattr(FakeFleet, "__enter__", enter)
+    run = RunDirectory.create(tmp_path / "run", small_plan(), {})
+    with pytest.raises(ExperimentError, match="no ESP here"):
+        runner(run, World()).execute(SESSION)
 
 
 @pytest.mark.parametrize("where", ["ending the daemons and the network", "judging what was"])
