@@ -24,6 +24,7 @@ from protocol.daemon.timeserver import TimeServer
 from protocol.daemon.trustcache import TrustCache
 from protocol.identity.envelope import kind_of
 from protocol.identity.identity import Identity
+from protocol.idp import lighthello, notice, pairseal
 from protocol.idp.config import Unicast
 from protocol.idp.engine import IdpEngine
 from protocol.idp.events import (
@@ -51,6 +52,9 @@ READ_AT_ONCE = 16
 """Hellos, or announcements, that are read before timers get their turn: a newcomer is answered by
 all at once, and what follows from the answers goes into one batch."""
 
+
+WITHOUT_ENVELOPE = (notice.PREAMBLE, pairseal.PREAMBLE)
+"""How the messages begin that IDP sends without one; light hellos besides."""
 
 LOOK_TIMER = "daemon.look"
 LOOK_NS = 60_000_000_000
@@ -224,6 +228,12 @@ class IdpService(Service):
     def may_follow(self, payload: bytes) -> bool:
         """Let notices go first: each costs a MAC, not a signature, and others wait for them."""
         return not payload.startswith(NOTICE)
+
+    def sheds(self, payload: bytes, mono_ns: int) -> bool:
+        """Say so of envelopes and light hellos; other messages are cheap to check."""
+        if payload.startswith(lighthello.HEADER):
+            return self._idp.followers.sheds(payload, mono_ns)
+        return not payload.startswith(WITHOUT_ENVELOPE) and super().sheds(payload, mono_ns)
 
     def _remove_own(self, whose: str) -> None:
         removed = remove_own(self._backend, self.config.idp)

@@ -137,6 +137,10 @@ class Service(DaemonProcess):
         """Return whether a datagram is handed in after others that were read with it."""
         return False
 
+    def sheds(self, payload: bytes, mono_ns: int) -> bool:
+        """Say whether a datagram of a known device's address is one of too many (AUTH-19)."""
+        return self.identity.sheds(payload, mono_ns)
+
     def arm_more(self) -> None:
         """Join what else a running daemon is a member of."""
 
@@ -174,6 +178,7 @@ class Service(DaemonProcess):
             self.config.multicast_hops,
             self.known_addresses,
         )
+        self.group.sheds = self.sheds
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)

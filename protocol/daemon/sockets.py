@@ -11,7 +11,7 @@ import struct
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -34,6 +34,10 @@ STRANGERS_BUFFER_BYTES = 64 * 1024
 
 SOURCES_MAX = 1024
 """Parsed source addresses remembered; a flood of forged ones empties the table, nothing more."""
+
+SHED_AT_ONCE = 64
+"""Datagrams that are thrown away unread before others are looked at: one of so many is handed on,
+and tells how long it had waited (`Received`)."""
 
 LOCALHOST = IPv6Address("::1")
 
@@ -67,7 +71,11 @@ class DatagramSocket:
 
     Attributes:
         counters: what was dropped, by reason.
+        sheds: says of a datagram, at this monotonic time in ns, that it is one of too many and not
+            to be handed on.
     """
+
+    sheds: Callable[[bytes, int], bool] | None = None
 
     def __init__(self, sock: socket.socket, name: str, largest: int = DATAGRAM_BYTES_MAX) -> None:
         self.counters: Counter[str] = Counter()
@@ -83,10 +91,14 @@ class DatagramSocket:
 
     def receive(self) -> Received | None:
         """Return one datagram, or None."""
+        mono_ns = 0 if self.sheds is None else time.monotonic_ns()
         try:
-            payload, ancillary, _, address = self._socket.recvmsg(
-                self._largest + 1, _STAMP_SPACE_BYTES
-            )
+            for _ in range(SHED_AT_ONCE):
+                payload, ancillary, _, address = self._socket.recvmsg(
+                    self._largest + 1, _STAMP_SPACE_BYTES
+                )
+                if self.sheds is None or not self.sheds(payload, mono_ns):
+                    break
         except BlockingIOError:
             return None
         except OSError as error:

@@ -340,11 +340,12 @@ class Identity:
         Raises:
             RefusedError: (a `PeerError`) anything else; already counted.
         """
-        if self._shedding.drops(datagram, now):
+        if self.sheds(datagram, now.mono_ns):
             return None
         try:
             message = envelope.decode(datagram)
         except DecodeError as error:
+            self._shedding.explained(now)
             self._refuse_stranger(error.rule, error.reason, source, now)
         if message.protocol != protocol:
             reason = f"protocol {message.protocol} on the socket of protocol {protocol}"
@@ -373,6 +374,10 @@ class Identity:
             sent_wall_ns=message.sent_wall_ns,
             body=message.body,
         )
+
+    def sheds(self, datagram: bytes, mono_ns: int) -> bool:
+        """Say whether `open` would drop an envelope as one of too many; then it is counted."""
+        return self._shedding.drops(datagram, mono_ns)
 
     def vouch(self, fingerprint: bytes, source: IPv6Address, now: Instant) -> Peer:
         """Return whose certificate this is, if messages from there may be believed at all.

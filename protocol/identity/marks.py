@@ -101,7 +101,7 @@ class Marks:
 
     def made(self, signed: bytes, receivers: Iterable[KnownDevice]) -> bytes:
         """Return marks of a signed message for receivers that `room` has given."""
-        content = hashlib.sha256(LABEL + signed).digest()
+        content = _content(signed)
         found = []
         for device in receivers:
             key = self.key(device)
@@ -126,7 +126,7 @@ class Marks:
             if place < 0:
                 return False
             if (place - end) % MARK_LENGTH == 0:
-                wanted = wanted or _mark(key, hashlib.sha256(LABEL + datagram[:end]).digest())
+                wanted = wanted or _mark(key, _content(datagram[:end]))
                 given = datagram[place + HINT_LENGTH : place + MARK_LENGTH]
                 if hmac.compare_digest(given, wanted):
                     return True
@@ -134,8 +134,13 @@ class Marks:
         return False
 
 
+def _content(signed: bytes) -> bytes:
+    """Return what all marks of a message are made of."""
+    return hashlib.blake2b(LABEL + signed, digest_size=_KEY_LENGTH).digest()
+
+
 def _mark(key: bytes, content: bytes) -> bytes:
-    return hmac.digest(key, content, "sha256")[: MARK_LENGTH - HINT_LENGTH]
+    return hashlib.blake2b(content, key=key, digest_size=MARK_LENGTH - HINT_LENGTH).digest()
 
 
 def _derived(secret: bytes, label: bytes) -> bytes:

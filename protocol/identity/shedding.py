@@ -19,9 +19,10 @@ from protocol.identity.marks import Marks
 
 RULE_UNMARKED: Final = "AUTH-19"
 
-CHECKS_IN_VAIN_PER_S: Final = 5
-"""Signatures that do not verify which are checked in a second in the name of one device: a few
-thousandths of a processor. No device makes such messages."""
+CHECKS_IN_VAIN_PER_S: Final = 1
+CHECKS_BURST_S: Final = 2
+"""Signatures that do not verify which are checked in a second in the name of one device, and the
+seconds whose checks may come at once. No device makes such messages."""
 
 REASONS_PER_S: Final = 50
 """Datagrams without any form that are refused with a reason in a second; others are counted."""
@@ -47,28 +48,33 @@ class Shedding:
         self._devices = devices
         self._in_vain = {key: one for key, one in self._in_vain.items() if key in devices}
 
+    def explained(self, now: Instant) -> None:
+        """Note that a datagram without any form was refused with a reason."""
+        self._reasons.take(now.mono_ns)
+
     def in_vain(self, device: KnownDevice, now: Instant) -> None:
         """Note that a signature in the name of a device did not verify."""
         fingerprint = device.peer.fingerprint
         if fingerprint not in self._in_vain:
-            bucket = Bucket(CHECKS_IN_VAIN_PER_S, now.mono_ns, burst_s=1)
+            bucket = Bucket(CHECKS_IN_VAIN_PER_S, now.mono_ns, burst_s=CHECKS_BURST_S)
             self._in_vain[fingerprint] = bucket
         self._in_vain[fingerprint].take(now.mono_ns)
 
-    def drops(self, datagram: bytes, now: Instant) -> bool:
+    def drops(self, datagram: bytes, mono_ns: int) -> bool:
         """Say whether a datagram is one too many; then it is counted, and nothing else is done.
 
-        Those are datagrams without the form of an envelope, and messages without a mark of a device
-        in whose name too much was forged.
+        Who asks before it decodes may be asked again later: nothing changes for what passes. Those
+        are datagrams without the form of an envelope, and messages without a mark of a device in
+        whose name too much was forged.
         """
         if not envelope.may_decode(datagram):
-            if self._reasons.take(now.mono_ns):
+            if self._reasons.has_one(mono_ns):
                 return False  # whoever decodes it says what is wrong with it
             self._counters.count(envelope.RULE_SYNTAX)
             return True
         fingerprint = datagram[envelope.FINGERPRINT]
         in_vain = self._in_vain.get(fingerprint)
-        if in_vain is None or in_vain.has_one(now.mono_ns):
+        if in_vain is None or in_vain.has_one(mono_ns):
             return False
         end = envelope.marks_offset(datagram)
         if self._marks.is_marked(datagram, end, self._devices[fingerprint]):

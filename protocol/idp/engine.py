@@ -163,7 +163,7 @@ class IdpEngine:
         interval_ns = self._config.hello_interval_ms * NS_PER_MS
         self._expiry = Expiry(self._table, interval_ns, self._counters)
         self._hellos.forget()
-        self._followers = Followers(self._identity, self._counters, self._refuse)
+        self.followers = Followers(self._identity, self._counters, self._refuse)
         self._news.forget()
         self._group.forget()
         self._exchange.forget()
@@ -316,7 +316,7 @@ class IdpEngine:
             self._expiry.behind_ns = event.waited_ns
         arrived = event.arrived(now)
         if event.payload.startswith(LIGHT):
-            heard, effects = self._followers.read_light(event, self._table, arrived, now)
+            heard, effects = self.followers.read_light(event, self._table, arrived, now)
             if heard is None:
                 return effects + self._exchange.on_light(event, now)
             return self._on_hello(*heard, arrived, now)
@@ -354,9 +354,9 @@ class IdpEngine:
         self, opened: Opened, hello: Hello, arrived: Instant, now: Instant
     ) -> list[Effect]:
         """A device has signed that it is there."""
-        self._followers.check_signed(opened, hello, arrived)
+        self.followers.check_signed(opened, hello, arrived)
         effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, arrived, now)
-        self._followers.take_signed(opened, hello, arrived)
+        self.followers.take_signed(opened, hello, arrived)
         if hello.asking:
             effects += self._hellos.answer_later(opened.peer.address, now, asked=True)
         return effects

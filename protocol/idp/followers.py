@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from protocol.core.buckets import Bucket
 from protocol.core.counters import RuleCounters
 from protocol.core.engine import DatagramReceived, Effect, Instant
 from protocol.core.errors import PeerError
@@ -19,6 +20,13 @@ from protocol.idp.lighthello import Commitment, LightHello
 from protocol.idp.messages import Hello
 
 NS_PER_MS = 1_000_000
+
+IN_VAIN_PER_S = 50
+"""Light hellos that do not count which are looked at in full in a second."""
+
+AHEAD_MAX = 8
+"""When there were more, only values so little ahead of the newest one: who lost as many hellos has
+taken their sender for down."""
 
 
 @dataclass(slots=True)
@@ -85,6 +93,7 @@ class Followers:
         self._counters = counters
         self._refuse = refuse
         self._known: dict[bytes, Follower] = {}
+        self._in_vain = Bucket(IN_VAIN_PER_S, 0, burst_s=1)
 
     def check_signed(self, opened: Opened, hello: Hello, arrived: Instant) -> None:
         """Refuse a signed hello that does not count any more; changes nothing.
@@ -146,6 +155,31 @@ class Followers:
         fresh.interval_ns = hello.hello_interval_ms * NS_PER_MS
         fresh.began_mono_ns = arrived_mono_ns - commitment.age_ms * NS_PER_MS
 
+    def sheds(self, payload: bytes, mono_ns: int) -> bool:
+        """Say whether a light hello of a known device's address is one of too many, and count it.
+
+        What passes is still to be checked. Who goes on with its chain always passes.
+        """
+        if self._in_vain.has_one(mono_ns):
+            return False
+        light, known = lighthello.peeked(payload), None
+        if light is not None:
+            known = self._known.get(light.fingerprint)
+        if light is None or known is None:
+            rule = "IDP-30" if light is None else "IDP-32"
+        elif (known.startup_wall_ns, known.chain) != (light.startup_wall_ns, light.chain):
+            rule = "IDP-32"
+        elif not known.index < light.index <= known.index + AHEAD_MAX:
+            rule = "IDP-33"
+        elif lighthello.leads_to(
+            known.chain_context, light.index, light.value, known.index, known.value
+        ):
+            return False
+        else:
+            rule = "IDP-34"
+        self._counters.count(rule)
+        return True
+
     def read_light(
         self, event: DatagramReceived, table: ConnectivityTable, arrived: Instant, now: Instant
     ) -> tuple[Heard | None, list[Effect]]:
@@ -153,12 +187,14 @@ class Followers:
         try:
             light = LightHello.decode(event.payload)
         except PeerError as error:
+            self._in_vain.take(now.mono_ns)
             return None, self._refuse(str(event.source), error, now)
         if light.fingerprint == self._identity.me.fingerprint:
             return None, []
         try:
             peer = self._identity.vouch(light.fingerprint, event.source, now)
         except RefusedError as refused:
+            self._in_vain.take(now.mono_ns)
             return None, refused.effects
         try:
             rules.check_not_own_address(peer.address, self._identity.me.address)
@@ -166,6 +202,7 @@ class Followers:
             listed_wall_ns = None if entry is None else entry.startup_wall_ns
             known = self.take_light(light, listed_wall_ns, arrived.mono_ns)
         except PeerError as error:
+            self._in_vain.take(now.mono_ns)
             return None, self._refuse(peer.name, error, now)
         self._counters.count("idp.hello_light")
         return (peer, light.startup_wall_ns, known.hello), []

@@ -126,6 +126,14 @@ class LightHello:
         return light
 
 
+def peeked(datagram: bytes) -> LightHello | None:
+    """Read a datagram that begins with `HEADER`; None if it is no light hello. Cheaply."""
+    if len(datagram) != LIGHT_HELLO_LENGTH:
+        return None
+    startup_wall_ns, chain, index = _LIGHT_PLACE.unpack_from(datagram, 20)
+    return LightHello(datagram[4:20], startup_wall_ns, chain, index, datagram[36:])
+
+
 def context(fingerprint: bytes, startup_wall_ns: int, chain: int) -> bytes:
     """Return what binds the values of a chain to its owner, instance and number; 16 bytes."""
     named = fingerprint + startup_wall_ns.to_bytes(8, "big") + chain.to_bytes(4, "big")

@@ -135,6 +135,7 @@ def test_forged_hello_cannot_create_or_restart(victim: int) -> None:
     network, a, _ = settled()
 
     def forge() -> None:
+        network.run(1001)  # more in a second are not looked at (AUTH-19)
         good = hellos.stranger(victim, network.now, Hello(1000, 4).encode())
         hellos.feed(a, missigned(good), address(victim))
 

@@ -193,7 +193,7 @@ def test_idp_35_withheld_hellos_keep_a_dead_device_one_dead_interval_longer_at_m
 
 def is_last_moment(network: Network, device: Device, message: LightHello) -> bool:
     """Whether this hello counts now and will not one millisecond later."""
-    known = device.engine._followers._known[message.fingerprint]
+    known = device.engine.followers._known[message.fingerprint]
     end_ns = known.began_mono_ns + message.index * known.step_ns + known.slack_ns
     return network.now.mono_ns <= end_ns < network.now.mono_ns + MS
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter, deque
 from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from protocol.core.buckets import Bucket
 from protocol.core.engine import DatagramReceived, Instant
 from protocol.daemon.idpservice import READ_AT_ONCE, IdpService
 from protocol.daemon.service import State
-from protocol.daemon.sockets import Received
+from protocol.daemon.sockets import SHED_AT_ONCE, DatagramSocket, Received, udp_socket
+from protocol.idp import lighthello, notice, pairseal
 from protocol.idp.notice import PREAMBLE as NOTICE
 
 PEER = IPv6Address("2001:db8:b::2")
@@ -71,3 +76,58 @@ def test_notices_are_handed_in_before_hellos_and_what_waited_for_them_says_so() 
     idpd._group_readable()
     assert [event.payload for event in seen] == [*notices, b"\1\1\1a", b"\1\1\1b"]
     assert [event.waited_ns for event in seen] == [0, 1000, 2000, 3000]
+
+
+def loopback() -> tuple[socket.socket, DatagramSocket]:
+    """Return who sends, and who receives."""
+    receiver = udp_socket()
+    receiver.bind(("::1", 0))
+    sender = udp_socket()
+    sender.connect(receiver.getsockname()[:2])
+    return sender, DatagramSocket(receiver, "test")
+
+
+def test_one_of_too_many_is_handed_on_now_and_then_to_tell_how_long_it_waited() -> None:
+    sender, receiver = loopback()
+    receiver.sheds = lambda payload, mono_ns: payload.startswith(b"junk")
+    for number in range(2 * SHED_AT_ONCE):
+        sender.send(b"junk %d" % number)
+    sender.send(b"good")
+    found = []
+    while (received := receiver.receive()) is not None:
+        found.append(received.payload)
+    assert found == [b"junk 63", b"junk 127", b"good"]
+    sender.close()
+    receiver.close()
+
+
+def test_idpd_sheds_envelopes_and_light_hellos() -> None:
+    idpd, _ = service([], [])
+    idpd.__dict__["identity"] = SimpleNamespace(sheds=lambda payload, mono_ns: True)
+    idpd.__dict__["_idp"] = SimpleNamespace(
+        followers=SimpleNamespace(sheds=lambda payload, mono_ns: len(payload) > 50)
+    )
+    cheap = [lighthello.HEADER, notice.PREAMBLE, pairseal.PREAMBLE]
+    assert [idpd.sheds(head + bytes(40), 0) for head in cheap] == [False] * 3
+    assert idpd.sheds(lighthello.HEADER + bytes(60), 0)
+    assert idpd.sheds(b"\1\1\1\2" + bytes(200), 0)
+
+
+def test_auth_18_strangers_have_a_share_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    idpd, seen = service([], [])
+    used_ns = [0, 3_000_000]
+    monkeypatch.setattr("time.thread_time_ns", lambda: used_ns.pop(0))
+    calls: list[Any] = []
+    strangers = FakeSocket([b"\1\1\1a", b"\1\1\1b"])
+    strangers.fileno = lambda: 9  # type: ignore[attr-defined]
+    idpd.group.strangers = strangers
+    idpd.__dict__.update(
+        clock=SimpleNamespace(now=lambda: SimpleNamespace(mono_ns=1000)),
+        loop=SimpleNamespace(
+            remove_reader=calls.append, set_timer=lambda name, at, _callback: calls.append(at)
+        ),
+        _strangers=Bucket(1, 0),
+    )
+    idpd._strangers_readable()
+    assert [event.payload for event in seen] == [b"\1\1\1a"]
+    assert calls == [9, 1000 + 19 * 3_000_000]

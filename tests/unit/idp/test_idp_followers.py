@@ -264,3 +264,42 @@ def test_no_value_of_a_chain_in_any_repr() -> None:
     for text in (repr(values), repr(message), repr(commitment)):
         assert values.value(3).hex()[:16] not in text
         assert repr(values.value(3))[2:10] not in text
+
+
+def test_of_too_many_light_hellos_only_those_that_go_on_with_their_chain_are_looked_at() -> None:
+    """IDP-32 to IDP-34, at the price of a few comparisons."""
+    from dataclasses import replace
+
+    from protocol.core.engine import DatagramReceived
+    from protocol.idp.connectivity import ConnectivityTable
+    from protocol.idp.followers import AHEAD_MAX, IN_VAIN_PER_S
+
+    known = followers()
+    sign(known, 0)
+    now = Instant(MS, WALL_NS)
+    table = ConnectivityTable(4)
+    forged = replace(light(1), value=bytes(32))
+    others = [
+        forged,
+        light(AHEAD_MAX + 1),
+        light(1, number=1),
+        light(1, startup_wall_ns=STARTUP + 1),
+        replace(light(1), fingerprint=bytes(16)),
+    ]
+    payloads = [*(other.encode() for other in others), forged.encode()[:-1]]
+    assert not any(known.sheds(payload, now.mono_ns) for payload in payloads)
+    for _ in range(IN_VAIN_PER_S):
+        event = DatagramReceived("group", PEER.address, forged.encode())
+        heard, _ = known.read_light(event, table, now, now)
+        assert heard is None
+    before = dict(known._counters.as_dict())
+    assert all(known.sheds(payload, now.mono_ns) for payload in payloads)
+    after = known._counters.as_dict()
+    grown = {rule: n - before.get(rule, 0) for rule, n in after.items() if "IDP" in rule}
+    assert grown == {"IDP-30": 1, "IDP-32": 3, "IDP-33": 1, "IDP-34": 1}
+    assert not any(known.sheds(light(i).encode(), now.mono_ns) for i in range(1, AHEAD_MAX + 1))
+    hear(known, light(3), 3 * STEP_MS)
+    assert known.sheds(light(3).encode(), now.mono_ns), "used up"
+    assert not known.sheds(light(4).encode(), now.mono_ns)
+    later = Instant(now.mono_ns + 10**9, WALL_NS)
+    assert not any(known.sheds(payload, later.mono_ns) for payload in payloads)
