@@ -35,7 +35,7 @@ STRANGERS_BUFFER_BYTES = 64 * 1024
 SOURCES_MAX = 1024
 """Parsed source addresses remembered; a flood of forged ones empties the table, nothing more."""
 
-SHED_AT_ONCE = 64
+SHED_AT_ONCE = 16
 """Datagrams that are thrown away unread before others are looked at: one of so many is handed on,
 and tells how long it had waited (`Received`)."""
 
