@@ -15,7 +15,10 @@ from protocol.mike.keytree import KeyTree, publisher
 from protocol.mike.messages import Announcement
 from protocol.mike.rules import check_published
 from protocol.mike.schedule import NodeSecret, epoch_keys, node_secret
-from protocol.mike.treemath import ROOT, NodeName, key_path
+from protocol.mike.treemath import ROOT, NodeName, key_path, level
+
+OPERATIONS_MAX = 15
+"""Public-key operations of a member in one epoch, as far as they are not its duty."""
 
 
 def _leaves(tree: KeyTree, members: Iterable[IPv6Address]) -> tuple[NodeName, ...]:
@@ -37,6 +40,7 @@ class Agreement(Epoch):
         "_at",
         "_earlier",
         "_secret",
+        "_spare",
         "_sponsors",
         "_told",
         "announcement",
@@ -67,6 +71,9 @@ class Agreement(Epoch):
         self._at = name
         self._secret = leaf
         self._told = 0
+        # Each level of ours may cost an exchange. What is left may be spent on keys that a sponsor
+        # publishes as well: they are needed to go on before its PATH is there.
+        self._spare = max(0, OPERATIONS_MAX - level(name))
         self._publish(name, leaf)
 
     def bind(self, announcement: Announcement) -> None:
@@ -152,7 +159,12 @@ class Agreement(Epoch):
             beside = self.blinded.get(NodeName(self._at ^ 1))
             if beside is None:
                 break
-            ours = self.blinded.get(self._at) or self._secret.blinded
+            ours = self.blinded.get(self._at)
+            if ours is None:
+                if self._spare == 0:
+                    break
+                self._spare -= 1
+                ours = self._secret.blinded
             pair = (beside, ours) if self._at & 1 else (ours, beside)
             above = self._earlier.get(pair)
             if above is None:

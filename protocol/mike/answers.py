@@ -13,7 +13,7 @@ from enum import Enum, auto
 from ipaddress import IPv6Address
 from typing import TypeVar
 
-ANSWERED_MAX = 512
+ANSWERED_MAX = 1024
 """Devices whose last answer's time is remembered (MIKE-18)."""
 
 SUBJECTS_MAX = 16

@@ -43,7 +43,10 @@ class Assembler(Instance):
             self._watch()
             return None
         kind, body = whole
-        message = DECODERS[kind](body)
+        if self.decoded is None or self.decoded[0] is not body:
+            # Its repetition costs one fragment, and must not cost the reading of a whole tree.
+            self.decoded = (body, DECODERS[kind](body))
+        message = self.decoded[1]
         if isinstance(message, Fragment):
             raise DecodeError("kind", 0, "a fragment of a fragment", "MIKE-1")
         return message

@@ -17,7 +17,8 @@ NS_PER_MS = 1_000_000
 """Nanoseconds in a millisecond."""
 
 DATAGRAM_SIZE_MIN = 512
-"""Every message but TREE fits: a PATH of 255 members has at most 126 + 35 + 9 * 36 bytes."""
+"""What never comes in fragments fits, for groups of up to 256 members: 126 + 35 + 9 * 36 bytes of a
+PATH. Larger ones are not built with so small datagrams (MIKE-20)."""
 
 LISTED_MAX = 1024
 """Members that a status on the local interface can list."""
@@ -83,10 +84,14 @@ class MikeConfig:
         rekey_interval_min_ms: one member renews its share at most this often, by its own operator's
             word and as far as the TM grants it. 1000: a renewal costs every member about a join.
         members_max: largest group this device serves as TM. 128: the paper's
-            "approximately 50" with room; its TREE has at most 13 fragments.
+            "approximately 50" with room; its TREE has at most 13 fragments. At most 1024: a status
+            to IDP lists all members.
         datagram_size_max: bytes of UDP payload above which a message is sent in fragments of our
             own (MIKE-26). 1232: what no IPv6 link has to fragment (RFC 8200 section 5). At least
             512, so that everything but a TREE always fits; at most 8192.
+        change_parts_min: a TREE of at least so many fragments goes only to whom it has to tell all;
+            the others get a CHANGE (MIKE-39). 8: about 95 members. Below, one message that serves
+            all is simpler, and a newcomer need not be resolved before it hears anything.
         mode: ``ka``, ``kd`` or ``auto``; what a TM makes of its group, whatever the members are set
             to. ``ka``: contributory, and no device knows more than the others.
         kd_members_min: with ``auto``, a group of at least so many is switched to key distribution.
@@ -121,6 +126,7 @@ class MikeConfig:
     rekey_interval_min_ms: int = 1000
     members_max: int = 128
     datagram_size_max: int = 1232
+    change_parts_min: int = 8
     keys_kept: int = 2
     mode: Mode = Mode.KA
     kd_members_min: int = 64
@@ -146,10 +152,6 @@ class MikeConfig:
             raise LocalError("mike.rekey_interval_ms is smaller than mike.rekey_interval_min_ms")
         if self.join_retry_max_ms < self.join_retry_ms:
             raise LocalError("mike.join_retry_max_ms is smaller than mike.join_retry_ms")
-        if self.mode is Mode.KA and self.members_max > MEMBERS_MAX:
-            raise LocalError(
-                "mike.members_max is at most 255 in mode ka: positions are one byte on the wire"
-            )
         if self.members_max > LISTED_MAX:
             raise LocalError("mike.members_max is at most 1024: a status to IDP lists all members")
         if not self.ka_members_max < self.kd_members_min <= MEMBERS_MAX // 2:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from protocol.core.engine import Report
+from protocol.mike.changing import Changer
 from protocol.mike.config import NS_PER_MS
 from protocol.mike.instance import TIMER_ELECTION, TIMER_SILENCE
-from protocol.mike.member import Member
 from protocol.mike.membership import candidate
 from protocol.mike.messages import Handover, Repair
 from protocol.mike.rules import check_handover, may_ask
 from protocol.mike.states import State
 
 
-class Elector(Member):
+class Elector(Changer):
     """The change of the TM."""
 
     def on_handover(self, message: Handover, sender: IPv6Address) -> None:

@@ -34,6 +34,7 @@ from protocol.idpmike import (
     SignalKind,
     Standing,
 )
+from protocol.mike.change import Change
 from protocol.mike.events import (
     Attend,
     EpochMarkFound,
@@ -290,6 +291,9 @@ class MikeEngine(Renewer):
             case Tree() | Rekey():
                 self.is_in_order(opened)
                 self.on_tree(message, sender)
+            case Change():
+                self.is_in_order(opened)
+                self.on_change(message, sender)
             case Page():
                 self.on_page(message, sender)
             case Path():

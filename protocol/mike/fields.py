@@ -17,10 +17,25 @@ SUITE_LENGTH = 1
 """Of the byte that says what blinded keys are; zero: X25519. Others are reserved for a hybrid."""
 
 MESSAGE_MAX = 32 * 1024
-"""Largest body: a TREE of 255 members has at most 27.7 kB."""
+"""Largest body of any message but TREE."""
 
-MEMBERS_MAX = 255
-"""Members in a TREE: positions are one byte."""
+TREE_MAX = 128 * 1024
+"""Largest body of a TREE: one of 1024 members has at most 112.8 kB."""
+
+PARTS_MAX = 32
+"""Most fragments of any message but TREE: a bitmap of them is 4 bytes."""
+
+TREE_PARTS_MAX = 4 * PARTS_MAX
+"""Most fragments of a TREE: a bit of the bitmap stands for four of them."""
+
+MEMBERS_MAX = 1024
+"""Members in a TREE: as many as a status on the local interface lists."""
+
+SHORT_POSITIONS_MAX = 256
+"""Members up to which a position is one byte; above, two."""
+
+LONG_FORM = 0xFFFF
+"""Stands for a length in the place of one of 16 bits: the length follows, in 32."""
 
 GROUP_MAX = 16384
 """Members in key distribution mode: thrice what takes a second to page to a newcomer."""
@@ -105,12 +120,50 @@ def pull_confirmation(reader: Reader) -> bytes | None:
     return reader.pull_bytes(CONFIRMATION_LENGTH, "confirmation") if present else None
 
 
+def push_announcement(writer: Writer, encoded: bytes) -> None:
+    """Append the announcement of a TREE: its length, in the shortest form, and the bytes."""
+    if len(encoded) < LONG_FORM:
+        writer.push_vector(encoded, LONG_FORM - 1, "announcement")
+        return
+    writer.push_u16(LONG_FORM, "announcement")
+    writer.push_u32(len(encoded), "announcement")
+    writer.push_bytes(encoded)
+
+
+def pull_announcement(reader: Reader) -> bytes:
+    """Read the announcement of a TREE."""
+    length = reader.pull_u16("announcement")
+    if length == LONG_FORM:
+        length = reader.pull_u32("announcement")
+        if not LONG_FORM <= length <= TREE_MAX:
+            reader.fail("announcement", f"length {length} is none of the long form")
+    return reader.pull_bytes(length, "announcement")
+
+
+def push_position(writer: Writer, place: int, size: int, name: str) -> None:
+    """Append a position in a group of some size."""
+    if size <= SHORT_POSITIONS_MAX:
+        writer.push_u8(place, name)
+    else:
+        writer.push_u16(place, name)
+
+
 def pull_position(reader: Reader, last: int, size: int, name: str) -> int:
     """Read a position above the last one."""
-    place = reader.pull_u8(name)
+    place = reader.pull_u8(name) if size <= SHORT_POSITIONS_MAX else reader.pull_u16(name)
     if not last < place < size:
         reader.fail(name, f"position {place} of {size}, or not in ascending order")
     return place
+
+
+def pull_nonces(reader: Reader, size: int) -> list[tuple[int, bytes]]:
+    """Read positions in ascending order, each with a nonce."""
+    nonces: list[tuple[int, bytes]] = []
+    for _ in range(reader.pull_count(size, "nonces")):
+        last = nonces[-1][0] if nonces else -1
+        place = pull_position(reader, last, size, "nonce position")
+        nonces.append((place, reader.pull_bytes(NONCE_LENGTH, "nonce")))
+    return nonces
 
 
 def pull_positions(reader: Reader, size: int, name: str) -> list[int]:

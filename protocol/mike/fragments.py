@@ -15,14 +15,8 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
 from protocol.identity.envelope import HEADER_LENGTH
-from protocol.mike.fields import MESSAGE_MAX
-from protocol.mike.messages import (
-    FRAGMENT_OVERHEAD,
-    MESSAGE_ID_LENGTH,
-    PARTS_MAX,
-    Fragment,
-    Kind,
-)
+from protocol.mike.fields import PARTS_MAX
+from protocol.mike.messages import FRAGMENT_OVERHEAD, MESSAGE_ID_LENGTH, Fragment, Kind, limits
 
 RULE_BOUNDS = "MIKE-27"
 
@@ -46,11 +40,12 @@ def message_id(kind: int, body: bytes) -> bytes:
 def split(kind: Kind, body: bytes, datagram_size_max: int) -> tuple[Fragment, ...]:
     """Return the fragments of a message, none of whose datagrams is above the size.
 
-    Empty: it takes more than `PARTS_MAX` (MIKE-20).
+    Empty: it takes more than its kind may have (MIKE-20).
     """
     length = datagram_size_max - FRAGMENT_OVERHEAD
-    count = -(-len(body) // length)
-    if count > PARTS_MAX or len(body) > MESSAGE_MAX:
+    count = parts_of(len(body), datagram_size_max)
+    size_max, parts_max = limits(kind)
+    if count > parts_max or len(body) > size_max:
         return ()
     name = message_id(kind, body)
     return tuple(
@@ -59,9 +54,25 @@ def split(kind: Kind, body: bytes, datagram_size_max: int) -> tuple[Fragment, ..
     )
 
 
-def body_size_max(datagram_size_max: int) -> int:
-    """Return the largest body that can be sent in datagrams of this size."""
-    return min(MESSAGE_MAX, PARTS_MAX * (datagram_size_max - FRAGMENT_OVERHEAD))
+def parts_of(body_size: int, datagram_size_max: int) -> int:
+    """Return how many fragments a body of so many bytes takes."""
+    return -(-body_size // (datagram_size_max - FRAGMENT_OVERHEAD))
+
+
+def body_size_max(datagram_size_max: int, kind: Kind = Kind.REKEY) -> int:
+    """Return the largest body that can be sent in datagrams of this size.
+
+    Args:
+        datagram_size_max: bytes of UDP payload.
+        kind: of the message; only TREE may be larger than the others.
+    """
+    size_max, parts_max = limits(kind)
+    return min(size_max, parts_max * (datagram_size_max - FRAGMENT_OVERHEAD))
+
+
+def bit_of(index: int) -> int:
+    """Return the bit of a bitmap that stands for a fragment; in a long message for others, too."""
+    return 1 << index % PARTS_MAX
 
 
 def claim(datagram: bytes) -> tuple[bytes, int]:
@@ -95,7 +106,11 @@ class Incomplete:
     @property
     def missing(self) -> int:
         """Bitmap of the fragments that did not come."""
-        return sum(1 << index for index in range(self.count) if index not in self.parts)
+        bits = 0
+        for index in range(self.count):
+            if index not in self.parts:
+                bits |= bit_of(index)
+        return bits
 
     def add(self, fragment: Fragment) -> None:
         """Keep a fragment; the first one of an index stays.
@@ -105,8 +120,9 @@ class Incomplete:
         """
         if (fragment.kind, fragment.count) != (self.kind, self.count):
             raise PeerError(RULE_BOUNDS, "fragments of one message contradict each other")
-        if sum(map(len, self.parts.values())) + len(fragment.part) > MESSAGE_MAX:
-            raise PeerError(RULE_BOUNDS, f"a message of more than {MESSAGE_MAX} bytes")
+        size_max = limits(self.kind)[0]
+        if sum(map(len, self.parts.values())) + len(fragment.part) > size_max:
+            raise PeerError(RULE_BOUNDS, f"a message of more than {size_max} bytes")
         self.parts.setdefault(fragment.index, fragment.part)
 
     def body(self) -> bytes:

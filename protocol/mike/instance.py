@@ -33,6 +33,7 @@ from protocol.mike.epochs import Epoch, KeyPair
 from protocol.mike.events import PublishKey, RetireKey
 from protocol.mike.fragments import Assemblies, split
 from protocol.mike.hierarchy import Hierarchy
+from protocol.mike.keytree import KeyTree
 from protocol.mike.membership import Liveness
 from protocol.mike.messages import FRAGMENTED, NO_EPOCH, Fragment, Handover, Kind, Message, Path
 from protocol.mike.rekeying import Page, Rekey
@@ -101,8 +102,13 @@ class Instance:
         hierarchy: as TM in key distribution mode: the keys that we distribute.
         urgent: as TM: the unfinished epoch will not be finished.
         parts: the REKEYs of the newest such epoch, and how many of them were sent.
-        newcomers: who has to be told the roster of that epoch.
+        entered: the epoch that granted our last JOIN.
+        newcomers: who has to be told the roster, or the tree, of that epoch.
+        before: in key agreement mode: the tree of the epoch before, if the newest one is told to
+            those who have it by a CHANGE.
+        useless: an epoch whose CHANGE does not help us: we need its TREE.
         assemblies: messages of which fragments are missing.
+        decoded: the last message that was put together: its bytes, and what they say.
         split: our last messages that went out in fragments, by name.
         answers: which questions were answered lately.
         key_since: when the established epoch was established here.
@@ -147,9 +153,11 @@ class Instance:
         self.heard: dict[IPv6Address, tuple[int, int]] = {}
         self.recent: list[EpochId] = []
         self.suspect: EpochId | None = None
+        self.entered: EpochId | None = None
         self.missing: EpochId | None = None
         self.missing_from: IPv6Address | None = None
         self.missing_asked = 0
+        self.useless: EpochId | None = None
         self.silent: IPv6Address | None = None
         self.deposed: IPv6Address | None = None
         self.began: IPv6Address | None = None
@@ -165,10 +173,12 @@ class Instance:
         self.parts: tuple[Rekey, ...] = ()
         self.parts_sent = 0
         self.newcomers: tuple[IPv6Address, ...] = ()
+        self.before: KeyTree | None = None
         self.granted: tuple[tuple[IPv6Address, bytes], ...] = ()
         self.key_since: Instant | None = None
         self.share_since: Instant | None = None
         self.assemblies = Assemblies()
+        self.decoded: tuple[bytes, Message] | None = None
         self.split: dict[bytes, tuple[Fragment, ...]] = {}
         self.answers = Answers()
         self.liveness = Liveness()

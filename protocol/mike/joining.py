@@ -128,6 +128,7 @@ class Joiner(Assembler):
         self.early_page = None
         self.hierarchy = None
         self.parts = ()
+        self.before = None
         self.work.taken()
         self.stop(
             TIMER_BATCH,

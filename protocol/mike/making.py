@@ -13,13 +13,15 @@ from protocol.core.errors import PeerError
 from protocol.core.retransmit import Backoff
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
+from protocol.mike.change import Change, difference
 from protocol.mike.config import NS_PER_MS, Mode
 from protocol.mike.distribution import Distribution, KeyPath
 from protocol.mike.electing import Elector
 from protocol.mike.epochs import Epoch
-from protocol.mike.fragments import body_size_max
+from protocol.mike.fragments import body_size_max, parts_of
 from protocol.mike.hierarchy import Hierarchy
 from protocol.mike.instance import TIMER_BATCH, TIMER_TREE
+from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import Announcement, Tree
 from protocol.mike.receiving import roster_of
 from protocol.mike.rekeying import (
@@ -147,6 +149,10 @@ class Maker(Elector):
         key = tree.blinded.get(name)
         leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
         assert leaf is not None, "the tree has a leaf of ours whose secret we do not hold"
+        # Whoever has the epoch that we have needs only what changed (MIKE-39).
+        before = None
+        if isinstance(base, Agreement) and not self.is_busy:
+            before = base.known_tree()
         if key is None and name != ROOT:
             tree = tree.filled({name: leaf.blinded})
         agreement = Agreement(self.own, tree, planned.sponsors, leaf, self.earlier_secrets())
@@ -156,12 +162,25 @@ class Maker(Elector):
         self.work.taken()
         self.attempt = None
         self.granted = granted
-        self.announce(agreement, base.epoch, claims, planned.nonces)
+        self.announce(agreement, base.epoch, claims, planned.nonces, before)
 
     def announce(
-        self, agreement: Agreement, previous: EpochId, claims: list[int], nonces: Nonces
+        self,
+        agreement: Agreement,
+        previous: EpochId,
+        claims: list[int],
+        nonces: Nonces,
+        before: KeyTree | None = None,
     ) -> None:
-        """Decide an epoch in key agreement mode, and tell it."""
+        """Decide an epoch in key agreement mode, and tell it.
+
+        Args:
+            agreement: computed as far as we can.
+            previous: the epoch before.
+            claims: largest numbers that the joiners have seen.
+            nonces: of JOINs granted in this epoch, and in the one before.
+            before: the tree of the epoch before, if all its keys are known.
+        """
         tree = agreement.known_tree()
         sponsors = with_work(tree, agreement.sponsors)
         number = next_number(self.highest, claims)
@@ -169,8 +188,13 @@ class Maker(Elector):
         agreement.bind(content)
         self.hierarchy = None
         self._begin(agreement)
+        parts = parts_of(len(content.encoded), self.config.datagram_size_max)
+        newcomers = tuple(who for who, _ in self.granted if who != self.own)
+        if parts >= self.config.change_parts_min and len(newcomers) < 2:
+            # Of several newcomers each would need the whole: then all get it.
+            self.before, self.newcomers = before, newcomers
         if sponsors:
-            self.send_tree()
+            self.tell()
         self.wait_for_sponsors()
         self.advance(agreement)
 
@@ -184,6 +208,7 @@ class Maker(Elector):
         self.early.clear()
         self.parts = ()
         self.newcomers = ()
+        self.before = None
         self.remember(epoch.epoch)
         self.announced_mono_ns = self.now.mono_ns
         self.tree_repetitions = 0
@@ -290,6 +315,42 @@ class Maker(Elector):
         return bad
 
     # Telling.
+
+    def tell(self) -> None:
+        """Send the newest epoch to all: of a large tree most need only what changed."""
+        if self.before is None:
+            self.send_tree()
+            return
+        for address in self.newcomers:
+            self.send_tree(address)
+        self.send_change()
+
+    def send_change(self, destination: IPv6Address | None = None) -> None:
+        """Send what the newest epoch changed (MIKE-39); the whole if that is no less.
+
+        Args:
+            destination: who asked; None: all.
+        """
+        newest = self.newest
+        assert isinstance(newest, Agreement)
+        assert self.before is not None
+        content = newest.content
+        change = Change(
+            content.number,
+            content.previous,
+            content.tm,
+            content.digest,
+            difference(self.before, content.tree),
+            content.sponsors,
+            content.nonces,
+            self.term,
+            newest.supplement(),
+            newest.confirmation(),
+        )
+        if len(change.encode()) < len(content.encoded):
+            self.send(change, destination)
+        else:
+            self.send_tree(destination)
 
     def send_tree(self, destination: IPv6Address | None = None) -> None:
         """Send the newest epoch: with all that is known of it, or as one member needs it.

@@ -17,6 +17,7 @@ from protocol.mike.answers import To
 from protocol.mike.config import NS_PER_MS, Mode
 from protocol.mike.distribution import Distribution
 from protocol.mike.epochs import Epoch
+from protocol.mike.fragments import bit_of
 from protocol.mike.instance import (
     TIMER_ELECTION,
     TIMER_FOUND,
@@ -181,7 +182,7 @@ class Manager(Maker):
         """What the others wait for: the TREE of a complete epoch, or our PATH in it."""
         if self.state is State.TM and not agreement.content.sponsors:
             if len(agreement.members) > 1:
-                self.send_tree()
+                self.tell()
                 for address in self.newcomers:
                     self.send_page(0, address)
             return
@@ -223,7 +224,7 @@ class Manager(Maker):
         waited_ns = self.now.mono_ns - self.announced_mono_ns
         if waited_ns < self.config.sponsor_timeout_ms * NS_PER_MS:
             self.tree_repetitions += 1
-            self.send_tree()
+            self.tell()
             self.wait_for_sponsors()
             return
         content = newest.content
@@ -276,7 +277,12 @@ class Manager(Maker):
         if self._answer_of_roster(message, sender):
             return
         fragments = self.split.get(message.message)
-        subject = str(message.wanted).encode() if fragments is None else message.message
+        newest = self.newest
+        assert newest is not None
+        changes = self.before is not None and message.held == newest.content.previous
+        subject = f"{message.wanted}{' change' if changes else ''}".encode()
+        if fragments is not None:
+            subject = message.message
         window_ns = 2 * self.config.repair_delay_ms * NS_PER_MS
         whom, missing = self.answers.to_whom(
             subject, sender, message.missing, self.now.mono_ns, window_ns
@@ -285,10 +291,13 @@ class Manager(Maker):
             self.counters.count("MIKE-28")
             return
         destination = None if whom is To.ALL else sender
-        if fragments is None:
-            self.send_tree(destination)
+        if fragments is not None:
+            lost = (fragment for fragment in fragments if missing & bit_of(fragment.index))
+            self.send_fragments(lost, destination)
+        elif changes:
+            self.send_change(destination)
         else:
-            self.send_fragments((f for f in fragments if missing >> f.index & 1), destination)
+            self.send_tree(destination)
 
     def _answer_of_roster(self, message: Repair, sender: IPv6Address) -> bool:
         """Give a device its own keys, or (more of) the roster, if that is what it needs.

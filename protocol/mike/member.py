@@ -61,7 +61,7 @@ class Member(Receiver):
         content = message.announcement
         for agreement in (self.pending, self.current):
             if agreement is not None and content.epoch == agreement.epoch:
-                self._on_known_tree(message, agreement, sender)
+                self.on_known_tree(message, agreement, sender)
                 return
         entering = grants(content, self.own, self.view().nonce)
         if self.tm is None and not entering:
@@ -79,8 +79,22 @@ class Member(Receiver):
             case Authority.REFUSE:
                 raise PeerError("MIKE-3", f"{sender} is not our TM")
 
-    def _on_known_tree(self, message: Tree | Rekey, agreement: Epoch, sender: IPv6Address) -> None:
-        """Take what the TM learnt meanwhile; say again what it has not heard of us."""
+    def on_known_tree(
+        self,
+        message: Tree | Rekey,
+        agreement: Epoch,
+        sender: IPv6Address,
+        *,
+        again: bool = True,
+    ) -> None:
+        """Take what the TM learnt meanwhile; say again what it has not heard of us.
+
+        Args:
+            message: what it says of an epoch that we have.
+            agreement: that epoch.
+            sender: who says it.
+            again: it repeats what it said to us.
+        """
         if sender != self.tm:
             raise PeerError("MIKE-3", f"{sender} is not our TM")
         self.term = max(self.term, message.term)
@@ -93,7 +107,7 @@ class Member(Receiver):
         lacking = agreement.published.keys() - told
         untold = agreement.is_last_sponsor and message.confirmation is None
         sent = agreement is self.pending and self.advance(agreement)
-        if (lacking or untold) and not sent:
+        if (lacking or untold) and again and not sent:
             self.send_path(agreement)
 
     def _take_told(self, message: Tree | Rekey, epoch: Epoch) -> None:
@@ -169,6 +183,7 @@ class Member(Receiver):
             return
         agreement.offer(sender, message.confirmation)
         if grants(content, self.own, view.nonce):
+            self.entered = content.epoch
             self.attempt = None
             self.stop(TIMER_JOIN, TIMER_FOUND, TIMER_REJOIN)
             # It answered us just now: an earlier LEAVE of it is out of date.
@@ -332,6 +347,7 @@ class Member(Receiver):
         self.work.taken()
         self.hierarchy = None
         self.parts = ()
+        self.before = None
         self.stop(TIMER_TREE, TIMER_STATUS, TIMER_HANDOVER, TIMER_REKEY, TIMER_BATCH)
         self.move(State.MEMBER)
         self.keep_asking()
@@ -454,7 +470,7 @@ class Member(Receiver):
             if known:
                 name = pending.content.roster[:MESSAGE_ID_LENGTH]
                 return Repair(NO_EPOCH, self.held_epoch(), name, known + 1)
-        return Repair(missing, self.held_epoch())
+        return Repair(missing, NO_EPOCH if missing == self.useless else self.held_epoch())
 
     def lose_tm(self) -> None:
         """MIKE-22: the TM does not serve us any more; the layer above knows what follows."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
-LEFT_MAX = 256
+LEFT_MAX = 1024
 """Devices remembered as left: those that left last."""
 
 NEWS_NS_MAX = 2_000_000_000

@@ -16,24 +16,31 @@ from ipaddress import IPv6Address
 from protocol.core.wire import Reader, Writer
 from protocol.identity.envelope import DATAGRAM_MAX, OVERHEAD
 from protocol.idpmike import EpochId
+from protocol.mike.change import Change
 from protocol.mike.fields import (
     GROUP_MAX,
     MEMBERS_MAX,
     MESSAGE_MAX,
     NONCE_LENGTH,
+    PARTS_MAX,
     RULE_SYNTAX,
     SUITE_LENGTH,
+    TREE_MAX,
+    TREE_PARTS_MAX,
+    pull_announcement,
     pull_confirmation,
     pull_epoch,
     pull_head,
     pull_keys,
+    pull_nonces,
     pull_number,
-    pull_position,
     pull_positions,
+    push_announcement,
     push_confirmation,
     push_epoch,
     push_head,
     push_keys,
+    push_position,
 )
 from protocol.mike.keytree import KeyTree
 from protocol.mike.rekeying import Page, Rekey
@@ -46,9 +53,6 @@ from protocol.mike.schedule import (
 from protocol.mike.treemath import ROOT, NodeName, inner_nodes, leaves_from_levels, level
 
 MESSAGE_ID_LENGTH = 8
-PARTS_MAX = 32
-"""Most fragments of a message: a bitmap of them is 4 bytes."""
-
 FRAGMENT_OVERHEAD = OVERHEAD + MESSAGE_ID_LENGTH + 1 + 1 + 1 + 2
 """Bytes of a fragment's datagram beside the part that it carries."""
 
@@ -75,10 +79,16 @@ class Kind(IntEnum):
     FRAGMENT = 7
     REKEY = 8
     PAGE = 9
+    CHANGE = 10
 
 
-FRAGMENTED = frozenset({Kind.TREE, Kind.REKEY, Kind.PAGE})
+FRAGMENTED = frozenset({Kind.TREE, Kind.REKEY, Kind.PAGE, Kind.CHANGE})
 """Kinds that may come in fragments: all others are small whatever the group."""
+
+
+def limits(kind: Kind) -> tuple[int, int]:
+    """Return the most bytes, and the most fragments, of a message of this kind."""
+    return (TREE_MAX, TREE_PARTS_MAX) if kind is Kind.TREE else (MESSAGE_MAX, PARTS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +174,10 @@ class Announcement:
                 writer.push_bytes(tree.blinded[name], BLINDED_LENGTH, "node key")
         writer.push_count(len(self.sponsors), MEMBERS_MAX, "sponsors")
         for sponsor in self.sponsors:
-            writer.push_u8(position[sponsor], "sponsor")
+            push_position(writer, position[sponsor], len(tree), "sponsor")
         writer.push_count(len(self.nonces), MEMBERS_MAX, "nonces")
         for member, nonce in self.nonces:
-            writer.push_u8(position[member], "nonce position")
+            push_position(writer, position[member], len(tree), "nonce position")
             writer.push_bytes(nonce, NONCE_LENGTH, "nonce")
         return writer.finish()
 
@@ -191,15 +201,10 @@ class Announcement:
         if tm not in addresses:
             reader.fail("tm", "is not a member")
         sponsors = pull_positions(reader, len(tree), "sponsors")
-        count = reader.pull_count(len(tree), "nonces")
-        nonces = []
-        last = -1
-        for _ in range(count):
-            last = pull_position(reader, last, len(tree), "nonce position")
-            nonces.append((addresses[last], reader.pull_bytes(NONCE_LENGTH, "nonce")))
+        nonces = tuple((addresses[place], nonce) for place, nonce in pull_nonces(reader, len(tree)))
         reader.finish()
         made = cls(
-            number, previous, tm, tree, tuple(addresses[place] for place in sponsors), tuple(nonces)
+            number, previous, tm, tree, tuple(addresses[place] for place in sponsors), nonces
         )
         # The encoding is canonical, so the bytes read are the bytes to hash.
         made.__dict__["encoded"] = encoded
@@ -255,7 +260,7 @@ class Tree:
     def encode(self) -> bytes:
         """Return the body."""
         writer = Writer()
-        writer.push_vector(self.announcement.encoded, MESSAGE_MAX, "announcement")
+        push_announcement(writer, self.announcement.encoded)
         writer.push_u32(self.term, "term")
         push_keys(writer, self.keys)
         push_confirmation(writer, self.confirmation)
@@ -265,7 +270,7 @@ class Tree:
     def decode(cls, body: bytes) -> Tree:
         """Read a body."""
         reader = Reader(body, RULE_SYNTAX)
-        announcement = Announcement.decode(reader.pull_vector(MESSAGE_MAX, "announcement"))
+        announcement = Announcement.decode(pull_announcement(reader))
         term = reader.pull_u32("term")
         keys = pull_keys(reader)
         confirmation = pull_confirmation(reader)
@@ -353,7 +358,8 @@ class Repair:
         wanted: the epoch it lacks; `NO_EPOCH`: it lacks fragments.
         held: the epoch it has established, or `NO_EPOCH`.
         message: the incomplete message, all zero where ``wanted`` says an epoch.
-        missing: bit k set: the fragment with index k is missing; 0 where ``wanted`` says an epoch.
+        missing: bit k set: a fragment whose index is k, or k more than a multiple of 32, is
+            missing; 0 where ``wanted`` says an epoch.
     """
 
     wanted: EpochId
@@ -438,7 +444,7 @@ class Fragment:
         message: `protocol.mike.fragments.message_id` of the whole.
         kind: of the whole.
         index: which part, from 0.
-        count: how many parts there are, 2 to `PARTS_MAX`.
+        count: how many parts there are, from 2 to the most of its kind (`limits`).
         part: the bytes, of the same length in all parts but the last.
     """
 
@@ -472,12 +478,12 @@ class Fragment:
             reader.fail("message", "no message has this name")
         if kind not in FRAGMENTED:
             reader.fail("kind", f"no message of kind {kind} comes in fragments")
-        if not 2 <= count <= PARTS_MAX or index >= count or not part:
+        if not 2 <= count <= limits(Kind(kind))[1] or index >= count or not part:
             reader.fail("index", f"no part {index} of {count}")
         return cls(message, Kind(kind), index, count, part)
 
 
-Message = Join | Tree | Path | Status | Repair | Handover | Fragment | Rekey | Page
+Message = Join | Tree | Path | Status | Repair | Handover | Fragment | Rekey | Page | Change
 
 DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.JOIN: Join.decode,
@@ -489,4 +495,5 @@ DECODERS: dict[Kind, Callable[[bytes], Message]] = {
     Kind.FRAGMENT: Fragment.decode,
     Kind.REKEY: Rekey.decode,
     Kind.PAGE: Page.decode,
+    Kind.CHANGE: Change.decode,
 }

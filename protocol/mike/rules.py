@@ -15,12 +15,14 @@ from enum import Enum, auto
 from ipaddress import IPv6Address
 
 from protocol.core.errors import PeerError
+from protocol.identity.envelope import OVERHEAD
 from protocol.idpmike import EpochId
+from protocol.mike.change import Change
 from protocol.mike.config import MikeConfig, Mode
-from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX
+from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX, SHORT_POSITIONS_MAX
 from protocol.mike.fragments import body_size_max
-from protocol.mike.keytree import KeyTree, publisher
-from protocol.mike.messages import NO_EPOCH, Announcement, Handover, Join, Kind
+from protocol.mike.keytree import KeyTree, height_max, publisher
+from protocol.mike.messages import FRAGMENTED, NO_EPOCH, Announcement, Handover, Join, Kind
 from protocol.mike.rekeying import ENTRY_LENGTH, REKEY_OVERHEAD, RekeyAnnouncement
 from protocol.mike.roster import Roster
 from protocol.mike.schedule import EpochKeys
@@ -67,6 +69,7 @@ RULES: dict[str, str] = {
     "MIKE-36": "A TM unheard for half of tm_silence_ms is asked before it counts as lost",
     "MIKE-37": "A TM whose device began anew is asked at once, and lost if it does not answer",
     "MIKE-38": "A STATUS of the epoch that we have counts only with its sender's confirmation",
+    "MIKE-39": "A CHANGE counts only if it makes the announcement that it names",
 }
 """One line for each rule; the test compares it with the table of docs/mike.md."""
 
@@ -86,6 +89,10 @@ EARLY_MAX = 64
 """PATHs kept for epochs whose TREE has not come yet (MIKE-23)."""
 
 
+Announced = Announcement | RekeyAnnouncement | Change
+"""What says who is TM, which epoch it follows, and which JOINs it grants."""
+
+
 class Standing(Enum):
     """What a device is to its group, as far as rule MIKE-2 needs it."""
 
@@ -95,7 +102,7 @@ class Standing(Enum):
     TM = auto()
 
 
-EPOCHS = frozenset({Kind.TREE, Kind.REKEY, Kind.PAGE, Kind.FRAGMENT, Kind.PATH, Kind.STATUS})
+EPOCHS = FRAGMENTED | {Kind.FRAGMENT, Kind.PATH, Kind.STATUS}
 """Kinds that bring epochs, of either mode, or news of them."""
 
 WANTED: dict[Standing, frozenset[Kind]] = {
@@ -147,16 +154,12 @@ class View:
     tm_deposed: bool = False
 
 
-def grants(
-    announcement: Announcement | RekeyAnnouncement, own: IPv6Address, nonce: bytes | None
-) -> bool:
+def grants(announcement: Announced, own: IPv6Address, nonce: bytes | None) -> bool:
     """Say whether an announcement answers our JOIN: nobody could know the nonce before."""
     return nonce is not None and (own, nonce) in announcement.nonces
 
 
-def authority(
-    view: View, announcement: Announcement | RekeyAnnouncement, sender: IPv6Address
-) -> Authority:
+def authority(view: View, announcement: Announced, sender: IPv6Address) -> Authority:
     """MIKE-3: may this sender act as TM towards us?
 
     Yes: it answers our own JOIN (any authorised device may be TM of a group we enter); it is our
@@ -266,9 +269,7 @@ def check_announcement(announcement: Announcement) -> None:
         raise PeerError("MIKE-9", "a key above an open node")
 
 
-def check_sender(
-    announcement: Announcement | RekeyAnnouncement, term: int, sender: IPv6Address
-) -> None:
+def check_sender(announcement: Announced, term: int, sender: IPv6Address) -> None:
     """MIKE-3: at term 0 only the TM that announced an epoch speaks for it."""
     if term == 0 and sender != announcement.tm:
         raise PeerError("MIKE-3", f"{sender} repeats an epoch of {announcement.tm}")
@@ -309,8 +310,14 @@ def is_newer_request(order: tuple[int, int], seen: tuple[int, int] | None) -> bo
 
 def tree_body_max(members: int) -> int:
     """Return an upper bound of a TREE's body: every node a key, every member just joined."""
-    fixed = 2 + 51 + 4 + 2 + 17 + 4
-    return fixed + members * (17 + 36 + 36 + 1 + 17 + 1)
+    fixed = 6 + 51 + 4 + 2 + 17 + 4
+    position = 1 if members <= SHORT_POSITIONS_MAX else 2
+    return fixed + members * (17 + 36 + 36 + position + position + 16 + 1)
+
+
+def path_size_max(members: int) -> int:
+    """Return an upper bound of a PATH's datagram: it never comes in fragments."""
+    return OVERHEAD + 16 + 2 + 17 + 36 * height_max(members)
 
 
 def fits(members: int, members_max: int, body_max: int) -> bool:
@@ -322,6 +329,15 @@ def fits(members: int, members_max: int, body_max: int) -> bool:
         body_max: largest body that can be sent, in fragments.
     """
     return members <= members_max and tree_body_max(members) <= body_max
+
+
+def check_change(message: Change, made: Announcement) -> None:
+    """MIKE-39: refuse a CHANGE that does not make what it names."""
+    named = {message.tm, *message.sponsors, *(who for who, _ in message.nonces)}
+    if not named <= set(made.tree.addresses):
+        raise PeerError("MIKE-39", "somebody is named who is no member")
+    if made.digest != message.digest:
+        raise PeerError("MIKE-39", f"it does not make epoch {message.epoch}")
 
 
 def check_fragment_sender(view: View, sender: IPv6Address, *, asks: bool) -> None:
@@ -373,8 +389,11 @@ def check_path(steps: Sequence[tuple[int, bytes]]) -> None:
 
 def fits_agreement(members: int, config: MikeConfig) -> bool:
     """MIKE-20: say whether a group of this size may be built in key agreement mode."""
-    return members <= MEMBERS_MAX and fits(
-        members, config.members_max, body_size_max(config.datagram_size_max)
+    size_max = config.datagram_size_max
+    return (
+        members <= MEMBERS_MAX
+        and path_size_max(members) <= size_max
+        and fits(members, config.members_max, body_size_max(size_max, Kind.TREE))
     )
 
 

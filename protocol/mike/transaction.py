@@ -18,7 +18,7 @@ from protocol.mike.roster import Roster
 from protocol.mike.rules import is_newer_request
 from protocol.mike.treemath import ROOT, balanced_levels, key_path, leaves_from_levels
 
-ASKED_MAX = 512
+ASKED_MAX = 1024
 """Devices whose last request is remembered (MIKE-12, MIKE-25)."""
 
 

@@ -14,13 +14,13 @@ import click
 from testbed.errors import TestbedError
 
 if TYPE_CHECKING:
+    from testbed.sim.costing import Cost
     from testbed.sim.crossing import Crossover
-    from testbed.sim.scale import Cost
 
 HEADER = (
     "mode", "event", "members", "messages", "datagrams", "bytes", "to the newcomer",
-    "PK at the TM", "PK at a member", "PK in total", "unwraps", "ms at the TM", "ms at a member",
-    "ms in total",
+    "PK at the TM", "PK at a member", "on average", "at the newcomer", "PK in total", "unwraps",
+    "ms at the TM", "ms at a member", "at the newcomer", "ms in total",
 )  # fmt: skip
 
 
@@ -64,10 +64,11 @@ def cost(
     """Count and time what a join, a leave and a lost TM cost in groups of some sizes.
 
     Messages for all, their datagrams and bytes, what only a newcomer gets, public-key operations
-    (X25519) at the TM, at the member with most of them and of all together, symmetric unwraps at
-    the member with most; and the processor time of all that, signatures included, on this machine.
-    Nothing is lost, and no event comes beside it. Signatures: one for each datagram at its sender,
-    one check at each receiver. With both modes, last: the size from which on KD costs less.
+    (X25519) at the TM, at the member with most of them, at the members on average, at a newcomer
+    and of all together, symmetric unwraps at the member with most; and the processor time of all
+    that, signatures included, on this machine. Nothing is lost, and no event comes beside it.
+    Signatures: one for each datagram at its sender, one check at each receiver. With both modes,
+    last: the size from which on KD costs less.
 
     \b
     Without --mode, sizes that a mode does not have are left out.

@@ -7,6 +7,7 @@ from ipaddress import IPv6Address
 
 from protocol.core.errors import DecodeError
 from protocol.identity import PROTOCOL_MIKE, envelope
+from protocol.mike.change import Change
 from protocol.mike.messages import (
     DECODERS,
     Fragment,
@@ -39,6 +40,13 @@ def describe(payload: bytes) -> str:
                 f"TREE {content.epoch} after {content.previous.number} term={message.term}"
                 f" members={len(content.tree)} sponsors={_names(content.sponsors)}"
                 f" granted={_names(who for who, _ in content.nonces)}"
+                f"{' complete' if message.confirmation else ''}"
+            )
+        case Change():
+            return (
+                f"CHANGE {message.epoch} after {message.previous.number} term={message.term}"
+                f" pieces={len(message.pieces)} sponsors={_names(message.sponsors)}"
+                f" granted={_names(who for who, _ in message.nonces)}"
                 f"{' complete' if message.confirmation else ''}"
             )
         case Rekey():

@@ -11,28 +11,22 @@ encoded and decoded, and a signature or its check for each datagram. They hold f
 
 from __future__ import annotations
 
-import hashlib
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv6Address
-from typing import Any, NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from protocol.identity.envelope import OVERHEAD
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
+from protocol.mike.change import Change, changed, difference
 from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.distribution import Distribution, KeyPath
 from protocol.mike.epochs import KeyPair
 from protocol.mike.fields import GROUP_MAX, MEMBERS_MAX
-from protocol.mike.fragments import body_size_max, split
+from protocol.mike.fragments import body_size_max, parts_of
 from protocol.mike.hierarchy import Hierarchy
 from protocol.mike.keytree import KeyTree
-from protocol.mike.messages import DECODERS, NO_EPOCH, Announcement, Kind, Path, Tree
+from protocol.mike.messages import NO_EPOCH, Announcement, Path, Tree
 from protocol.mike.rekeying import (
     ENTRY_LENGTH,
     PAGE_OVERHEAD,
@@ -40,71 +34,14 @@ from protocol.mike.rekeying import (
     Rekey,
     RekeyAnnouncement,
 )
-from protocol.mike.roster import Roster
-from protocol.mike.schedule import NodeSecret
+from protocol.mike.schedule import NodeSecret, node_secret
 from protocol.mike.transaction import Carried, Plan, Request, plan, plan_anew, with_work
+from protocol.mike.treemath import inner_nodes, left, right
+from testbed.sim.costing import EVENTS, Cost, CountedSecret, Group, Wire, Work, counted
 from testbed.sim.people import address
 
-EVENTS = ("join", "leave", "take-over")
 SIZES = {Mode.KA: MEMBERS_MAX, Mode.KD: GROUP_MAX}
 """Largest group of each mode."""
-
-
-class CountedSecret(NodeSecret):
-    """Counts what X25519 would be asked for."""
-
-    __slots__ = ()
-    operations = 0
-
-    def shared_with(self, sibling_key: bytes) -> bytes:
-        """One operation."""
-        CountedSecret.operations += 1
-        return super().shared_with(sibling_key)
-
-    def _blind(self) -> bytes:
-        CountedSecret.operations += 1
-        return super()._blind()
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one event costs.
-
-    Attributes:
-        mode: ``ka`` or ``kd``.
-        event: ``join``, ``leave`` or ``take-over`` (the TM is gone, another member excludes it).
-        members: before the event.
-        messages: multicast for it, before fragmentation.
-        datagrams: of these messages.
-        bytes: UDP payload of these datagrams.
-        newcomer_bytes: UDP payload of what only the newcomer gets.
-        tm_operations: public-key operations of the TM.
-        member_operations: of the member that has most.
-        all_operations: of TM and all members together.
-        unwraps: symmetric, of the member that has most.
-        tm_cpu_ms: processor time of the TM.
-        member_cpu_ms: of the member that has most.
-        all_cpu_ms: of TM and all members together.
-    """
-
-    mode: str
-    event: str
-    members: int
-    messages: int
-    datagrams: int
-    bytes: int
-    newcomer_bytes: int
-    tm_operations: int
-    member_operations: int
-    all_operations: int
-    unwraps: int
-    tm_cpu_ms: float
-    member_cpu_ms: float
-    all_cpu_ms: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def costs(mode: Mode, members: int) -> Iterator[Cost]:
@@ -114,142 +51,7 @@ def costs(mode: Mode, members: int) -> Iterator[Cost]:
         yield group.cost(event)
 
 
-class _Draws:
-    """Secrets that are all different."""
-
-    def __init__(self) -> None:
-        self._number = 0
-
-    def draw(self) -> bytes:
-        """Return 32 bytes."""
-        self._number += 1
-        return hashlib.sha256(b"scale %d" % self._number).digest()
-
-    def secret(self) -> CountedSecret:
-        """Return a secret."""
-        return CountedSecret(self.draw())
-
-
-class Work(NamedTuple):
-    """What somebody has done: public-key operations, and nanoseconds of processor time."""
-
-    operations: int = 0
-    cpu_ns: int = 0
-
-    def plus(self, other: Work) -> Work:
-        """Return both together."""
-        return Work(self.operations + other.operations, self.cpu_ns + other.cpu_ns)
-
-
-def _counted(work: Callable[[], object]) -> Work:
-    """Do something; return what it took."""
-    before, since_ns = CountedSecret.operations, time.thread_time_ns()
-    work()
-    return Work(CountedSecret.operations - before, time.thread_time_ns() - since_ns)
-
-
-@cache
-def signature_ns() -> tuple[int, int]:
-    """Return the processor time of a signature, and of its check, over a full datagram."""
-    key, datagram = Ed25519PrivateKey.generate(), bytes(MikeConfig().datagram_size_max)
-    public, signature = key.public_key(), key.sign(datagram)
-    made = [_counted(lambda: key.sign(datagram)).cpu_ns for _ in range(100)]
-    checked = [_counted(lambda: public.verify(signature, datagram)).cpu_ns for _ in range(100)]
-    return int(statistics.median(made)), int(statistics.median(checked))
-
-
-class _Wire:
-    """Counts and times what is sent.
-
-    Attributes:
-        messages, datagrams, bytes: sent so far.
-        sent_ns: processor time of the senders, by sender.
-        read_ns: of each receiver of all of it.
-    """
-
-    def __init__(self) -> None:
-        self.messages = self.datagrams = self.bytes = self.read_ns = 0
-        self.sent_ns: dict[IPv6Address, int] = {}
-
-    def send(self, message: Tree | Path | Rekey | Page, sender: IPv6Address) -> None:
-        """Count a message."""
-        sign_ns, check_ns = signature_ns()
-        since_ns = time.thread_time_ns()
-        body = message.encode()
-        kind, size_max = Kind[type(message).__name__.upper()], MikeConfig().datagram_size_max
-        bodies = [body]
-        if len(body) + OVERHEAD > size_max:
-            bodies = [fragment.encode() for fragment in split(kind, body, size_max)]
-            assert bodies, "a message larger than any that may be sent"
-        spent_ns = time.thread_time_ns() - since_ns + len(bodies) * sign_ns
-        self.sent_ns[sender] = self.sent_ns.get(sender, 0) + spent_ns
-        self.messages += 1
-        self.datagrams += len(bodies)
-        self.bytes += sum(len(one) + OVERHEAD for one in bodies)
-        self.read_ns += len(bodies) * check_ns + _counted(lambda: DECODERS[kind](body)).cpu_ns
-
-
-class _Group:
-    """Its members' leaves, and nothing yet of an epoch; the first member is TM."""
-
-    def __init__(self, members: int) -> None:
-        self._draws = _Draws()
-        self._size = members
-        self._number = 0
-        self._tm = address(0)
-        self._leaves: dict[IPv6Address, NodeSecret] = {
-            address(index): self._draws.secret() for index in range(members)
-        }
-        self._roster = Roster((who, leaf.blinded) for who, leaf in self._leaves.items())
-
-    def _cost(
-        self,
-        mode: Mode,
-        event: str,
-        works: Mapping[IPv6Address, Work],
-        *,
-        wire: _Wire,
-        alone: _Wire,
-        unwraps: int = 0,
-    ) -> Cost:
-        """Add up what everybody did, sent and read.
-
-        Args:
-            mode: of the group.
-            event: what happened.
-            works: of TM and members, without what they sent and read.
-            wire: what was sent to all.
-            alone: what the TM sent to the newcomer.
-            unwraps: of the busiest member.
-        """
-        only_tm = wire.sent_ns.keys() <= {self._tm}
-        spent_ns = {
-            who: work.cpu_ns
-            + wire.sent_ns.get(who, 0)
-            + alone.sent_ns.get(who, 0)
-            + (0 if who == self._tm and only_tm else wire.read_ns)
-            for who, work in works.items()
-        }
-        members = [who for who in works if who != self._tm]
-        return Cost(
-            mode.value,
-            event,
-            self._size,
-            wire.messages,
-            wire.datagrams,
-            wire.bytes,
-            alone.bytes,
-            works[self._tm].operations,
-            max(works[who].operations for who in members),
-            sum(work.operations for work in works.values()),
-            unwraps,
-            spent_ns[self._tm] / 1e6,
-            max(spent_ns[who] for who in members) / 1e6,
-            (sum(spent_ns.values()) + alone.read_ns) / 1e6,
-        )
-
-
-class Distributed(_Group):
+class Distributed(Group):
     """A group in key distribution mode; its first member is TM."""
 
     def __init__(self, members: int) -> None:
@@ -268,7 +70,7 @@ class Distributed(_Group):
     def cost(self, event: str) -> Cost:
         """Let an event happen."""
         newcomer = address(self._size)
-        wire, alone = _Wire(), _Wire()
+        wire, alone = Wire(), Wire()
         removed: list[IPv6Address] = []
         added: list[tuple[IPv6Address, bytes]] = []
         if event == "join":
@@ -280,10 +82,11 @@ class Distributed(_Group):
             removed = [self._tm]
             self._tm = address(1)
         self._roster = self._roster.changed(removed, added)
-        changed = _counted(lambda: self._change(event, removed, added))
+        changed = counted(lambda: self._change(event, removed, added))
         works, unwraps = self._announce(removed, added, wire)
         works[self._tm] = works[self._tm].plus(changed)
         if event == "join":
+            works[newcomer] = works[newcomer].plus(Work(1))  # its leaf key, made with its JOIN
             room = body_size_max(MikeConfig().datagram_size_max) - PAGE_OVERHEAD
             step = room // ENTRY_LENGTH
             for start in range(0, len(self._roster), step):
@@ -310,7 +113,7 @@ class Distributed(_Group):
         self,
         removed: Sequence[IPv6Address],
         added: Sequence[tuple[IPv6Address, bytes]],
-        wire: _Wire | None = None,
+        wire: Wire | None = None,
     ) -> tuple[dict[IPv6Address, Work], int]:
         """Make an epoch; let every member enter it. Return everybody's work, and most unwraps."""
         since_ns = time.thread_time_ns()
@@ -345,20 +148,22 @@ class Distributed(_Group):
             own = self._hierarchy.path(who, self._roster.places, content.digest)
             epoch.take_wraps(replace(whole, wraps={u: wraps[u] for u in own if u in wraps}))
             epoch.enter(self._roster)
-            works[who] = _counted(epoch.climb)
+            works[who] = counted(epoch.climb)
             unwraps = max(unwraps, epoch.unwrapped)
             assert epoch.root == self._hierarchy.root, "a member cannot follow"
         self._epochs = epochs
         return works, unwraps
 
 
-class Agreed(_Group):
+class Agreed(Group):
     """A group in key agreement mode; its first member is TM."""
 
     def __init__(self, members: int) -> None:
         super().__init__(members)
         self._epochs: dict[IPv6Address, Agreement] = {}
-        self._announce(plan_anew(self._roster, (), (), Carried()))
+        anew = plan_anew(self._roster, (), (), Carried()).tree
+        # How the group came about is not counted: all keys are there, whoever published them.
+        self._announce(Plan(_completed(anew, self._leaves), (), ()), Wire(), Wire())
 
     def cost(self, event: str) -> Cost:
         """Let an event happen."""
@@ -379,37 +184,54 @@ class Agreed(_Group):
             base = self._epochs[self._tm]
         assert base.root is not None
         since_ns = time.thread_time_ns()
-        planned = plan(base.known_tree(), base.root.blinded, requests, removed, Carried())
+        before = base.known_tree()
+        planned = plan(before, base.root.blinded, requests, removed, Carried())
         planning = Work(0, time.thread_time_ns() - since_ns)
-        wire = _Wire()
-        works = self._announce(planned, wire)
+        wire, alone = Wire(), Wire()
+        works = self._announce(planned, wire, alone, before)
         works[self._tm] = works[self._tm].plus(planning)
-        return self._cost(Mode.KA, event, works, wire=wire, alone=_Wire())
+        if requests:
+            # Its leaf key was made with its JOIN.
+            works[newcomer] = works[newcomer].plus(Work(1))
+        return self._cost(Mode.KA, event, works, wire=wire, alone=alone)
 
-    def _announce(self, planned: Plan, wire: _Wire | None = None) -> dict[IPv6Address, Work]:
-        """Make an epoch; let every member compute it. Return everybody's work."""
-        wire = wire or _Wire()
+    def _announce(
+        self, planned: Plan, wire: Wire, alone: Wire, before: KeyTree | None = None
+    ) -> dict[IPv6Address, Work]:
+        """Make an epoch; let every member compute it. Return everybody's work.
+
+        Args:
+            planned: what the TM decided.
+            wire: what is sent to all.
+            alone: what is sent to a newcomer.
+            before: the tree of the epoch before, which all but a newcomer have.
+        """
         tree = planned.tree
         for leaf, who in tree.members.items():
             if leaf not in tree.blinded and self._number:
                 self._leaves[who] = self._draws.secret()
         own = tree.leaf_of(self._tm)
         assert own is not None
-        tree = tree.filled({own: self._leaves[self._tm].blinded})
         works = dict.fromkeys(tree.addresses, Work())
+        since_ns, operations = time.thread_time_ns(), CountedSecret.operations
+        tree = tree.filled({own: self._leaves[self._tm].blinded})
         epochs = {self._tm: self._begin(self._tm, tree, planned.sponsors)}
-        works[self._tm] = _counted(epochs[self._tm].climb)
+        epochs[self._tm].climb()
         tree = epochs[self._tm].known_tree()
         sponsors = with_work(tree, planned.sponsors)
         self._number += 1
         previous = NO_EPOCH if self._number == 1 else EpochId(self._number - 1, bytes(8))
         content = Announcement(self._number, previous, self._tm, tree, sponsors, planned.nonces)
         epochs[self._tm].bind(content)
-        wire.send(Tree(content, 0, {}, bytes(16)), self._tm)
+        done = CountedSecret.operations - operations
+        works[self._tm] = Work(done, time.thread_time_ns() - since_ns)
+        self._tell(content, wire, alone, before)
         for who in tree.addresses:
             if who != self._tm:
+                operations = CountedSecret.operations
                 epochs[who] = self._begin(who, tree, sponsors)
                 epochs[who].bind(content)
+                works[who] = Work(CountedSecret.operations - operations)
         talk = [who for who in tree.addresses if self._climbs(epochs[who], works)]
         while talk:
             sender = talk.pop(0)
@@ -418,9 +240,47 @@ class Agreed(_Group):
             for who, epoch in epochs.items():
                 if who != sender and epoch.take(told, sender) and self._climbs(epoch, works):
                     talk.append(who)
+        roots = {epoch.root.reveal() for epoch in epochs.values() if epoch.root is not None}
         assert all(epoch.root is not None for epoch in epochs.values()), "a member cannot follow"
+        assert len(roots) == 1, "members have different keys"
         self._epochs = epochs
         return works
+
+    def _tell(self, content: Announcement, wire: Wire, alone: Wire, before: KeyTree | None) -> None:
+        """Send an epoch as its TM does: whole, or what changed to those who have the one before."""
+        config = MikeConfig()
+        whole = Tree(content, 0, {}, bytes(16))
+        parts = parts_of(len(content.encoded), config.datagram_size_max)
+        if before is None or parts < config.change_parts_min:
+            wire.send(whole, self._tm)
+            return
+        for _ in content.nonces:
+            alone.send(whole, self._tm)
+        since_ns = time.thread_time_ns()
+        change = Change(
+            content.number,
+            content.previous,
+            content.tm,
+            content.digest,
+            difference(before, content.tree),
+            content.sponsors,
+            content.nonces,
+            confirmation=bytes(16),
+        )
+        made_ns = time.thread_time_ns() - since_ns
+        wire.send(change, self._tm)
+        wire.sent_ns[self._tm] += made_ns
+        wire.read_ns += counted(lambda: self._read(change, before, content)).cpu_ns
+
+    @staticmethod
+    def _read(change: Change, before: KeyTree, content: Announcement) -> None:
+        """Do what every member does with a CHANGE."""
+        tree = changed(before, change.pieces)
+        made = Announcement(
+            change.number, change.previous, change.tm, tree, change.sponsors, change.nonces
+        )
+        assert made.digest == change.digest
+        assert Announcement.decode(made.encoded) == content
 
     def _begin(self, who: IPv6Address, tree: KeyTree, sponsors: Sequence[IPv6Address]) -> Agreement:
         before = self._epochs.get(who)
@@ -431,6 +291,17 @@ class Agreed(_Group):
     def _climbs(epoch: Agreement, works: dict[IPv6Address, Work]) -> bool:
         """Climb, count, and say whether there is something to publish."""
         more: list[bool] = []
-        work = _counted(lambda: more.append(epoch.climb()))
+        work = counted(lambda: more.append(epoch.climb()))
         works[epoch.own] = works[epoch.own].plus(work)
         return more[0] and epoch.own in epoch.sponsors
+
+
+def _completed(tree: KeyTree, leaves: Mapping[IPv6Address, NodeSecret]) -> KeyTree:
+    """Return a tree of known leaves with the keys of all its nodes, computed from below."""
+    secrets = {leaf: leaves[who] for leaf, who in tree.members.items()}
+    keys = dict(tree.blinded)
+    for name in reversed(inner_nodes(tree.members)):
+        pair = keys[left(name)], keys[right(name)]
+        secrets[name] = CountedSecret(node_secret(secrets[left(name)], pair[1], *pair))
+        keys[name] = secrets[name].blinded
+    return KeyTree(tree.members, keys)

@@ -73,6 +73,7 @@ class Scenario:
         safety_ms: length of the phase with faults; liveness is judged afterwards.
         faults: what goes wrong.
         datagram_size_max: of MIKE: 512 bytes make fragments of the TREEs of five and more.
+        change_parts_min: of MIKE: with 1 every group tells its epochs by CHANGEs.
         rekey_interval_ms: of MIKE: how often the key is renewed without a cause, 0: never.
         kd_members_min: of MIKE: with mode ``auto``, a group of so many is switched to ``kd``.
         ka_members_max: of MIKE: ... and one of so few is switched back.
@@ -96,6 +97,7 @@ class Scenario:
     rekey_interval_ms: int = 0
     kd_members_min: int = 64
     ka_members_max: int = 48
+    change_parts_min: int = 8
     topology: str = ""
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Scenario:
@@ -206,6 +208,7 @@ def draw(
     rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, REKEY_INTERVAL_MS])
     kd_members_min = of_mike.randint(2, size) if mode == Mode.AUTO else 64
     ka_members_max = min(48, of_mike.randint(1, kd_members_min - 1))
+    change_parts_min = of_mike.choice([8, 1])
     return Scenario(
         seed=seed,
         members=size,
@@ -224,6 +227,7 @@ def draw(
         rekey_interval_ms=rekey_interval_ms,
         kd_members_min=kd_members_min,
         ka_members_max=ka_members_max,
+        change_parts_min=change_parts_min,
     )
 
 

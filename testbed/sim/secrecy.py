@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 from protocol.core.errors import PeerError
 from protocol.identity import PROTOCOL_MIKE, envelope
+from protocol.mike.change import Change, changed
+from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import DECODERS, Announcement, Fragment, Kind, Path, Tree
 from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.roster import Roster
@@ -51,6 +53,11 @@ class Overheard:
         """Note what somebody published."""
         for name, key in keys.items():
             self.keys.setdefault(name, {})[key] = None
+
+    def tree(self) -> KeyTree:
+        """Return its tree with the keys that were said first."""
+        said = {name: next(iter(keys)) for name, keys in self.keys.items()}
+        return KeyTree(self.announcement.tree.members, said)
 
     def roster(self) -> Roster:
         """Return the members with the leaf keys that were said first."""
@@ -221,11 +228,12 @@ class Heard:
     """What MIKE said on the wire that keys depend on; fragments are put together.
 
     Attributes:
-        trees, paths, rekeys, pages: in the order in which they were (completely) sent.
+        trees, changes, paths, rekeys, pages: in the order in which they were (completely) sent.
     """
 
     def __init__(self, datagrams: Sequence[bytes]) -> None:
         self.trees: list[Tree] = []
+        self.changes: list[Change] = []
         self.paths: list[Path] = []
         self.rekeys: list[Rekey] = []
         self.pages: list[Page] = []
@@ -248,6 +256,8 @@ class Heard:
         match DECODERS[kind](body):
             case Tree() as tree:
                 self.trees.append(tree)
+            case Change() as change:
+                self.changes.append(change)
             case Path() as path:
                 self.paths.append(path)
             case Rekey() as rekey:
@@ -259,16 +269,44 @@ class Heard:
 def overheard(heard: Heard) -> dict[str, Overheard]:
     """Return every epoch of key agreement mode that was announced, by its printed id."""
     epochs: dict[str, Overheard] = {}
-    for tree in heard.trees:
-        content = tree.announcement
-        epoch = epochs.get(str(content.epoch))
+    paths: dict[str, list[Path]] = {}
+    for path in heard.paths:
+        paths.setdefault(str(path.epoch), []).append(path)
+
+    def note(content: Announcement, keys: Mapping[NodeName, bytes]) -> None:
+        pointer = str(content.epoch)
+        epoch = epochs.get(pointer)
         if epoch is None:
             inner = sorted(inner_nodes(content.tree.members), reverse=True)
-            epoch = epochs[str(content.epoch)] = Overheard(content, tuple(inner))
+            epoch = epochs[pointer] = Overheard(content, tuple(inner))
             epoch.add(content.tree.blinded)
-        epoch.add(tree.keys)
-    for path in heard.paths:
-        epoch = epochs.get(str(path.epoch))
-        if epoch is not None:
-            epoch.add(path.keys)
+            for path in paths.get(pointer, ()):
+                epoch.add(path.keys)
+        epoch.add(keys)
+
+    for tree in heard.trees:
+        note(tree.announcement, tree.keys)
+    for change in sorted(heard.changes, key=lambda change: change.number):
+        before = epochs.get(str(change.previous))
+        known = epochs.get(str(change.epoch))
+        content = None if known is None else known.announcement
+        if content is None and before is not None:
+            content = announced(change, before.tree())
+        if content is not None:
+            note(content, change.keys)
     return epochs
+
+
+def announced(change: Change, before: KeyTree) -> Announcement | None:
+    """Return the announcement that a CHANGE names; None if it cannot be made of what was said.
+
+    The TM itself may have had keys that its carrier lost: such an epoch is not judged.
+    """
+    try:
+        tree = changed(before, change.pieces)
+    except PeerError:
+        return None
+    made = Announcement(
+        change.number, change.previous, change.tm, tree, change.sponsors, change.nonces
+    )
+    return made if made.digest == change.digest else None

@@ -136,6 +136,7 @@ class World:
         )
         mike = MikeConfig(
             datagram_size_max=scenario.datagram_size_max,
+            change_parts_min=scenario.change_parts_min,
             rekey_interval_ms=scenario.rekey_interval_ms,
             mode=Mode(scenario.mode),
             kd_members_min=scenario.kd_members_min,

@@ -9,9 +9,9 @@ import pytest
 
 from protocol.identity import PROTOCOL_MIKE
 from protocol.mike.config import MikeConfig
-from protocol.mike.fields import MESSAGE_MAX
+from protocol.mike.fields import PARTS_MAX, TREE_MAX, TREE_PARTS_MAX
 from protocol.mike.fragments import SENDERS_MAX
-from protocol.mike.messages import PARTS_MAX, Fragment, Kind
+from protocol.mike.messages import Fragment, Kind
 from tests.support.identities import address, make_identities
 from tests.support.world import EPOCH_WALL_NS, Faults, Seen, World
 
@@ -247,7 +247,7 @@ def test_a_joiner_keeps_a_bounded_number_of_fragments() -> None:
     world.run(1)
     assemblies = world[0].engine.assemblies
     assert 0 < len(assemblies) <= 2 * SENDERS_MAX
-    assert 0 < assemblies.size <= 2 * SENDERS_MAX * MESSAGE_MAX
+    assert 0 < assemblies.size <= 2 * SENDERS_MAX * TREE_MAX
     assert world[0].counted("MIKE-27") > 0, "parts that make a message too large"
 
 
@@ -275,7 +275,7 @@ def test_a_message_in_too_many_fragments_is_not_sent() -> None:
 
     class Large:
         def encode(self) -> bytes:
-            return bytes(PARTS_MAX * 512)
+            return bytes(TREE_PARTS_MAX * 512)
 
     Large.__name__ = "Tree"
     assert not engine.send(Large())  # type: ignore[arg-type]

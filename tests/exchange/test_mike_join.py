@@ -132,7 +132,7 @@ def test_a_joiner_listens_before_it_asks() -> None:
     world.form(1)
     world.join(1)
     world.run_until(lambda: world.agreed(0, 1))
-    kinds = (JOIN, TREE, PATH, STATUS, Kind.FRAGMENT, Kind.REKEY, Kind.PAGE)
+    kinds = (JOIN, TREE, PATH, STATUS, Kind.FRAGMENT, Kind.REKEY, Kind.PAGE, Kind.CHANGE)
     assert world[1].attended_at_send[0] == (JOIN, kinds)
 
 

@@ -21,6 +21,12 @@ CASES = {
     "ka, the TREE is complete": (4, MikeConfig()),
     "ka, with a PATH": (5, MikeConfig()),
     "ka, in fragments": (5, MikeConfig(datagram_size_max=512)),
+    "ka, a CHANGE": (5, MikeConfig(change_parts_min=1)),
+    "ka, a CHANGE that needs no PATH": (4, MikeConfig(change_parts_min=1)),
+    "ka, a CHANGE, the newcomer's TREE in fragments": (
+        6,
+        MikeConfig(change_parts_min=2, datagram_size_max=512),
+    ),
     "kd": (5, MikeConfig(mode="kd")),
     "kd, in fragments and pages": (8, MikeConfig(mode="kd", datagram_size_max=512)),
 }

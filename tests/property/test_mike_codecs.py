@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.core.errors import DecodeError
+from protocol.core.errors import DecodeError, PeerError
 from protocol.idpmike import EpochId
-from protocol.mike.fields import GROUP_MAX, NUMBER_MAX
+from protocol.mike.change import Change, Inner, Kept, Leaf, Piece, changed, difference
+from protocol.mike.fields import GROUP_MAX, MEMBERS_MAX, NUMBER_MAX, PARTS_MAX
 from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import (
     DECODERS,
     FRAGMENTED,
     MESSAGE_ID_LENGTH,
     NO_EPOCH,
-    PARTS_MAX,
     Announcement,
     Fragment,
     Handover,
@@ -29,6 +29,7 @@ from protocol.mike.messages import (
     Repair,
     Status,
     Tree,
+    limits,
 )
 from protocol.mike.rekeying import (
     ENTRY_LENGTH,
@@ -131,15 +132,43 @@ def rekeys(draw: st.DrawFn) -> Rekey:
 
 pages = st.builds(Page, keys, st.integers(0, GROUP_MAX - 6), entries.filter(bool).map(tuple))
 
+members_of_trees = st.builds(Leaf, addresses, st.none() | keys)
+subtrees = st.builds(Kept, st.integers(1, (1 << 32) - 1).map(NodeName), st.none() | keys)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    number = draw(st.integers(1, NUMBER_MAX))
+    pieces: list[Piece] = []
+    wanting = 1
+    while wanting:
+        grows = len(pieces) < 8 and draw(st.booleans())
+        pieces.append(Inner(draw(st.none() | keys)) if grows else draw(members_of_trees | subtrees))
+        wanting += 1 if grows else -1
+    return Change(
+        number,
+        EpochId(draw(st.integers(0, number - 1)), draw(st.binary(min_size=8, max_size=8))),
+        draw(addresses),
+        draw(keys),
+        tuple(pieces),
+        tuple(draw(st.lists(addresses, max_size=3))),
+        tuple(draw(st.lists(st.tuples(addresses, tags), max_size=3))),
+        draw(st.integers(0, 1 << 31)),
+        draw(node_keys),
+        draw(st.none() | tags),
+    )
+
+
 message_ids = st.binary(min_size=MESSAGE_ID_LENGTH, max_size=MESSAGE_ID_LENGTH).filter(any)
 
 
 @st.composite
 def fragments(draw: st.DrawFn) -> Fragment:
-    count = draw(st.integers(2, PARTS_MAX))
+    kind = draw(st.sampled_from(sorted(FRAGMENTED)))
+    count = draw(st.integers(2, limits(kind)[1]))
     return Fragment(
         draw(message_ids),
-        draw(st.sampled_from(sorted(FRAGMENTED))),
+        kind,
         draw(st.integers(0, count - 1)),
         count,
         draw(st.binary(min_size=1, max_size=1500)),
@@ -156,6 +185,7 @@ messages = st.one_of(
     fragments(),
     rekeys(),
     pages,
+    changes(),
     st.builds(Handover, epochs, addresses, st.integers(0, 1 << 31), numbers, st.booleans()),
 )
 
@@ -209,6 +239,20 @@ def test_a_truncated_or_longer_body_is_refused(message: Message, data: st.DataOb
         with pytest.raises(DecodeError) as refused:
             decode(bad)
         assert refused.value.rule == "MIKE-1"
+
+
+@given(trees(), trees())
+def test_any_tree_can_be_told_in_pieces_of_any_other(before: KeyTree, after: KeyTree) -> None:
+    """MIKE-39."""
+    assert changed(before, difference(before, after)) == after
+    assert difference(after, after) == (Kept(ROOT),) or len(after) == 1
+
+
+@given(trees(), changes())
+def test_pieces_of_anybody_make_a_tree_or_are_refused(before: KeyTree, message: Change) -> None:
+    """MIKE-39, MIKE-1: and what they make is no larger than a TREE may be."""
+    with contextlib.suppress(PeerError):
+        assert len(changed(before, message.pieces)) <= MEMBERS_MAX
 
 
 @given(st.sampled_from(list(Kind)), st.binary(max_size=400))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.idpmike import EpochId
 from protocol.mike.agreement import Agreement
+from protocol.mike.change import changed, difference
 from protocol.mike.keytree import KeyTree, height_max
 from protocol.mike.messages import Announcement
 from protocol.mike.rules import check_announcement
@@ -80,6 +81,8 @@ class Model:
             planned.nonces,
         )
         check_announcement(content)
+        told = difference(old.known_tree(), content.tree)
+        assert changed(old.known_tree(), told) == content.tree
         first.bind(content)
         present = {0: first}
         for who in range(1, self.devices):

@@ -108,6 +108,26 @@ def tree(announcement: bytes, term: int, more: dict[int, bytes], confirmation: b
     return length + announcement + struct.pack(">I", term) + keys(more) + tag
 
 
+def kept(node: int, key: bytes = b"") -> bytes:
+    """Return the piece of a CHANGE that is a subtree of the tree before."""
+    return (b"\x05" if key else b"\x04") + struct.pack(">I", node) + key
+
+
+def change(announcement: bytes, pieces: bytes, sponsors: bytes, nonces: bytes, tag: bytes) -> bytes:
+    """Return the body of a CHANGE that says what an announcement says.
+
+    Args:
+        announcement: of which it has the first fields, and the hash.
+        pieces: the tree, from the root down.
+        sponsors: how many, and who.
+        nonces: how many, of whom, and which.
+        tag: the sender's confirmation, or nothing.
+    """
+    digest = hashlib.sha256(b"idpmike v1 mike announcement\x00" + announcement).digest()
+    said = b"\x01" + tag if tag else b"\x00"
+    return announcement[:41] + digest + pieces + sponsors + nonces + bytes(4) + keys({}) + said
+
+
 def fragments(kind: int, body: bytes) -> list[bytes]:
     """Return the bodies of the FRAGMENTs of a message."""
     label = b"idpmike v1 mike message\x00"
@@ -144,6 +164,22 @@ def vectors() -> dict[str, Any]:
     whole = tree(renewal_9, 0, {NODE_2: blinded(renewed_2)}, tags_9["A"])
     parts = fragments(2, whole)
     repaired = struct.pack(">I", 0b101)
+    # C comes beside the whole tree, which gets a key: what was the root is node 2 now.
+    joined = change(
+        join_8,
+        b"\x00" + kept(1, blinded(node_2)) + b"\x03" + C + leaf["C"],
+        b"\x00\x00",
+        b"\x00\x01" + C + NONCE_C,
+        tag_8,
+    )
+    # Node 2 is open, A stays at leaf 4, B has another key, C stays at leaf 3.
+    renewed = change(
+        renewal_9,
+        b"\x00" + b"\x00" + kept(LEAF_4) + b"\x03" + B + leaf["B renewed"] + kept(LEAF_3),
+        b"\x00\x01" + B,
+        b"\x00\x02" + B + NONCE_B + C + NONCE_C,
+        b"",
+    )
     bodies = [
         ("JOIN of C", 1, SUITE + NONCE_C + leaf["C"] + struct.pack(">Q", 7)),
         ("JOIN of B, a renewal", 1, SUITE + NONCE_B + leaf["B renewed"] + struct.pack(">Q", 8)),
@@ -160,6 +196,8 @@ def vectors() -> dict[str, Any]:
         ("REPAIR, an epoch is missing", 5, ids[1] + ids[0] + bytes(8) + bytes(4)),
         ("REPAIR, fragments 0 and 2 are missing", 5, NONE + ids[0] + parts[0][:8] + repaired),
         ("HANDOVER to B, A leaves", 6, ids[1] + B + struct.pack(">IQB", 1, 9, 1)),
+        ("CHANGE, complete", 10, joined),
+        ("CHANGE, node 2 open", 10, renewed),
         *((f"FRAGMENT {index} of the repeated TREE", 7, part) for index, part in enumerate(parts)),
     ]
     good = {name: body for name, _, body in bodies}
@@ -180,8 +218,13 @@ def vectors() -> dict[str, Any]:
         ("FRAGMENT of a JOIN", 7, fragment[:8] + b"\x01" + fragment[9:]),
         ("FRAGMENT: index beyond the count", 7, fragment[:9] + b"\x20" + fragment[10:]),
         ("FRAGMENT: one of one", 7, fragment[:10] + b"\x01" + fragment[11:]),
-        ("FRAGMENT of 33", 7, fragment[:10] + b"\x21" + fragment[11:]),
+        ("FRAGMENT of 129", 7, fragment[:10] + b"\x81" + fragment[11:]),
+        ("FRAGMENT of a PAGE, of 33", 7, fragment[:8] + b"\x09\x00\x21" + fragment[11:]),
         ("FRAGMENT: an empty part", 7, fragment[:11] + b"\x00\x00"),
+        ("TREE: a short length in the long form", 2, b"\xff\xff\x00\x00" + whole),
+        ("CHANGE: an unknown piece", 10, renewed[:73] + b"\x06" + renewed[74:]),
+        ("CHANGE: a node that cannot be", 10, renewed[:79] + bytes(1) + renewed[80:]),
+        ("CHANGE: a piece too few", 10, renewed[:-88].replace(kept(LEAF_3), b"")),
     ]
     return {
         "comment": "MIKE, docs/mike.md sections 2 and 3; made by tests/vectors/make_mike.py",

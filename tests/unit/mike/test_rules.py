@@ -15,7 +15,7 @@ from protocol.mike.answers import ANSWERED_MAX, SUBJECTS_MAX, Answers, To
 from protocol.mike.config import MikeConfig
 from protocol.mike.fragments import body_size_max
 from protocol.mike.keytree import KeyTree
-from protocol.mike.membership import GroupFigures, Liveness, absent, candidate
+from protocol.mike.membership import LEFT_MAX, GroupFigures, Liveness, absent, candidate
 from protocol.mike.messages import NO_EPOCH, Announcement, Kind
 from protocol.mike.rules import Authority, Standing, View, authority
 from protocol.mike.states import MOVES, State, may_move
@@ -46,7 +46,7 @@ def test_the_document_draws_the_table_of_moves() -> None:
 
 def test_the_document_names_every_message() -> None:
     for kind in Kind:
-        assert re.search(rf"^### 3\.\d {kind.name} \({kind.value}\)", DOCUMENT, re.MULTILINE)
+        assert re.search(rf"^### 3\.\d+ {kind.name} \({kind.value}\)", DOCUMENT, re.MULTILINE)
 
 
 def test_the_document_names_tests_that_exist() -> None:
@@ -159,16 +159,17 @@ def test_succession() -> None:
 
 def test_liveness_is_bounded() -> None:
     liveness = Liveness()
-    for index in range(1000):
+    last = 4 * LEFT_MAX - 1
+    for index in range(last + 1):
         liveness.lost(address(index), index)
-    assert len(liveness.gone) == 256
-    assert not liveness.outlived(address(999), 999)
-    assert liveness.outlived(address(999), 1000)
+    assert len(liveness.gone) == LEFT_MAX
+    assert not liveness.outlived(address(last), last)
+    assert liveness.outlived(address(last), last + 1)
     assert liveness.outlived(address(0), 0)
     liveness.turn_passed(address(1))
     liveness.settled()
     assert not liveness.passed
-    assert len(liveness.gone) == 256
+    assert len(liveness.gone) == LEFT_MAX
 
 
 def test_a_join_counts_once_and_only_the_newest() -> None:
@@ -214,7 +215,8 @@ def test_the_second_asker_is_answered_together_with_all_others() -> None:
     [
         {"join_retry_ms": 0},
         {"join_retry_ms": 2000},
-        {"members_max": 256},
+        {"members_max": 1025},
+        {"change_parts_min": 0},
         {"tm_silence_ms": 1000},
         {"datagram_size_max": 511},
         {"datagram_size_max": 8193},
@@ -225,7 +227,7 @@ def test_the_second_asker_is_answered_together_with_all_others() -> None:
         {"mode": 1},
         {"members_max": 1025, "mode": "kd"},
         {"kd_members_min": 48},
-        {"kd_members_min": 128},
+        {"kd_members_min": 513},
         {"kd_batch_ms": 0},
     ],
 )
@@ -241,7 +243,11 @@ def test_sizes_of_key_distribution_mode() -> None:
     assert not rules.may_grow(1025, config)
     assert not rules.may_grow(256, MikeConfig(members_max=255))
     assert rules.fits_agreement(128, MikeConfig())
-    assert not rules.fits_agreement(256, config)
+    assert rules.fits_agreement(1024, config)
+    assert not rules.fits_agreement(1025, replace(MikeConfig(), members_max=1024))
+    small = MikeConfig(members_max=1024, datagram_size_max=512)
+    assert rules.fits_agreement(256, small)
+    assert not rules.fits_agreement(257, small), "a PATH would not fit"
     assert rules.changes_max(MikeConfig()) == 145
     assert rules.changes_max(MikeConfig(datagram_size_max=512)) == 52
 
@@ -261,3 +267,5 @@ def test_sizes() -> None:
     default = MikeConfig()
     assert rules.fits(128, default.members_max, body_size_max(default.datagram_size_max))
     assert rules.fits(255, 255, body_size_max(default.datagram_size_max))
+    assert not rules.fits(1024, 1024, body_size_max(default.datagram_size_max))
+    assert rules.fits(1024, 1024, body_size_max(default.datagram_size_max, Kind.TREE))
