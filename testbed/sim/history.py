@@ -188,6 +188,7 @@ class Evidence:
         secret_type: what MIKE made its node secrets of.
         draws: each device's address, and all that its key source ever gave, in order.
         datagrams: of MIKE on the black network, in order.
+        unheard: what MIKE said without a carrier: nobody has it, but it tells who is in an epoch.
         keys: every group key, by its epoch.
         at_ms: virtual time of the end.
     """
@@ -195,5 +196,6 @@ class Evidence:
     secret_type: type[NodeSecret] = field(repr=False)
     draws: Sequence[tuple[IPv6Address, Sequence[bytes]]] = field(repr=False)
     datagrams: Sequence[bytes] = field(repr=False)
+    unheard: Sequence[bytes] = field(repr=False)
     keys: Mapping[str, bytes] = field(repr=False)
     at_ms: float = 0.0

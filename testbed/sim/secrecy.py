@@ -76,7 +76,7 @@ class Secrecy(Checker):
         """Try, as every device."""
         heard = Heard(evidence.datagrams)
         epochs = overheard(heard)
-        return self._computed(evidence, epochs) or self._unwrapped(evidence, epochs, heard)
+        return self._computed(evidence, epochs) or self._unwrapped(evidence, heard)
 
     def _computed(self, evidence: Evidence, epochs: Mapping[str, Overheard]) -> str | None:
         """Try in key agreement mode."""
@@ -97,16 +97,18 @@ class Secrecy(Checker):
                     return f"d{device + 1} can compute the key of {pointer} without its leaf in it"
         return None
 
-    def _unwrapped(
-        self, evidence: Evidence, agreed: Mapping[str, Overheard], heard: Heard
-    ) -> str | None:
+    def _unwrapped(self, evidence: Evidence, heard: Heard) -> str | None:
         """Try in key distribution mode.
 
-        An epoch whose TM had no carrier is not on the wire, and perhaps not the roster of the next
-        one: such an epoch is not judged.
+        Who is in an epoch follows from the one before, which is not on the wire if its TM had no
+        carrier; so rosters are taken from all that was said, wraps from what could be heard.
         """
-        rosters = {pointer: epoch.roster() for pointer, epoch in agreed.items()}
+        said = Heard([*evidence.datagrams, *evidence.unheard])
+        rosters = {pointer: epoch.roster() for pointer, epoch in overheard(said).items()}
+        complete = with_rosters(said.rekeys, said.pages, rosters)
         epochs = with_rosters(heard.rekeys, heard.pages, rosters)
+        for pointer, epoch in epochs.items():
+            epoch.roster = complete[pointer].roster
         all_draws = [draws for _, draws in evidence.draws]
         truth = everything(evidence.secret_type, all_draws, epochs, evidence.keys)
         for device, (address, draws) in enumerate(evidence.draws):

@@ -97,6 +97,7 @@ class World:
         epochs: group keys established, of all devices.
         left_out_effects: effects without a model here, by class.
         mike_datagrams: all that MIKE sent on the black network.
+        unheard: what MIKE said without a carrier.
         group_keys: every group key, by its epoch.
         agreed_ms: how long after the last fault all agreed, once they do.
     """
@@ -172,6 +173,7 @@ class World:
         self.left_out_effects: Counter[str] = Counter()
         self.changes = 0
         self.mike_datagrams: list[bytes] = []
+        self.unheard: list[bytes] = []
         self.group_keys: dict[str, bytes] = {}
         self._digest = Digest()
         self._watching: dict[type[Record], list[Checker]] = {}
@@ -275,7 +277,8 @@ class World:
             self.tell(sample_of(device, self.now_ms, SAMPLE_MS, deep=True))
         draws = [(device.address, device.entropy.drawn) for device in self.devices]
         kind = secret_type(self.scenario.crypto)
-        evidence = Evidence(kind, draws, self.mike_datagrams, self.group_keys, self.now_ms)
+        said = self.mike_datagrams, self.unheard
+        evidence = Evidence(kind, draws, *said, self.group_keys, self.now_ms)
         for checker in self._checkers:
             text = checker.conclude(evidence)
             if text is not None:
@@ -362,6 +365,8 @@ class World:
         sender = daemon.device
         if sa is not None and sender.index not in self.revoked:
             self.tell(Announced(self.now_ms, sender.index))
+        if daemon is sender.miked:
+            (self.mike_datagrams if sender.connected else self.unheard).append(effect.payload)
         if not sender.connected:
             return
         event = DatagramReceived(effect.channel, sender.address, effect.payload)
@@ -373,8 +378,6 @@ class World:
             found = self._by_address.get(effect.destination)
             receivers = [] if found is None or found is sender else [found]
         place = sender.daemons.index(daemon)
-        if daemon is sender.miked:
-            self.mike_datagrams.append(effect.payload)
         agenda = self.agenda
         now_ns = agenda.now_ns
         index = sender.index

@@ -175,7 +175,7 @@ def test_a_prefix_that_is_led_to_whom_it_does_not_belong(prefix: Prefix, stolen:
 def test_announcements_without_end() -> None:
     checker = paircheckers.AnnouncingStops()
     checker.record(Announced(5_000.0, 0))
-    said = Evidence(ModelledSecret, (), (), {}, 20_000.0)
+    said = Evidence(ModelledSecret, (), (), (), {}, 20_000.0)
     assert checker.conclude(said) is None
     checker.record(Announced(19_000.0, 0))
     assert checker.conclude(said) is not None

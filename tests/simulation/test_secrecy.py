@@ -53,7 +53,7 @@ class Story:
     def judge(self, *draws: Sequence[str]) -> str | None:
         """Judge it with these draws of A, B and C."""
         owners = [(address(n), [drawn(text) for text in of]) for n, of in enumerate(draws)]
-        return Secrecy().conclude(Evidence(self.kind, owners, self.wire, self.keys))
+        return Secrecy().conclude(Evidence(self.kind, owners, self.wire, [], self.keys))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +93,9 @@ def test_what_nobody_published_is_computed_all_the_same() -> None:
     assert own.keys is not None
     wire = [sent(Kind.TREE, Tree(content).encode()) for content in (before, after)]
     draws = [(address(n), [drawn(who)]) for n, who in enumerate("abcx")]
-    text = Secrecy().conclude(Evidence(kind, draws, wire, {str(after.epoch): own.keys.group_key}))
+    text = Secrecy().conclude(
+        Evidence(kind, draws, wire, [], {str(after.epoch): own.keys.group_key})
+    )
     assert text is not None
     assert text.startswith("d3, no member of epoch 5-")
 
