@@ -35,7 +35,7 @@ from protocol.mike.rekeying import (
     Wrap,
 )
 from protocol.mike.roster import Entry, Roster
-from protocol.mike.rules import changes_max, fits_agreement, next_mode, next_number
+from protocol.mike.rules import EARLY_MAX, changes_max, fits_agreement, next_mode, next_number
 from protocol.mike.schedule import SECRET_LENGTH, NodeSecret, wrapped
 from protocol.mike.states import State
 from protocol.mike.transaction import Carried, Plan, Request, plan, plan_anew, with_work
@@ -149,10 +149,11 @@ class Maker(Elector):
         key = tree.blinded.get(name)
         leaf = self.leaf_with(key) if key is not None else self.fresh_secret()
         assert leaf is not None, "the tree has a leaf of ours whose secret we do not hold"
-        # Whoever has the epoch that we have needs only what changed (MIKE-39).
+        # Whoever has the epoch that we have needs only what changed (MIKE-39). After one of more
+        # sponsors than early PATHs are kept, many may lack some keys that they did not need.
         before = None
         if isinstance(base, Agreement) and not self.is_busy:
-            before = base.known_tree()
+            before = base.known_tree() if len(base.content.sponsors) <= EARLY_MAX else None
         if key is None and name != ROOT:
             tree = tree.filled({name: leaf.blinded})
         agreement = Agreement(self.own, tree, planned.sponsors, leaf, self.earlier_secrets())

@@ -132,6 +132,23 @@ def test_of_several_newcomers_each_needs_the_whole_so_all_get_it() -> None:
     assert not world.sent(CHANGE, since_ns=start)
 
 
+def test_after_an_epoch_of_many_sponsors_all_get_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members may lack keys of it that they did not need; here, after one of two sponsors."""
+    monkeypatch.setattr("protocol.mike.making.EARLY_MAX", 1)
+    world = World(8, config=ALWAYS)
+    world.form(5)
+    world.busy(0, 5)
+    world.join(5)
+    world.join(6)
+    world.run_until(lambda: world.agreed(*range(7)))
+    assert len(agreement(world, 0).content.sponsors) == 2
+    start = world.now_ns
+    world.join(7)
+    world.run_until(lambda: world.agreed(*range(8)))
+    assert (TREE, 0, None) in said(world, start)
+    assert not world.sent(CHANGE, since_ns=start)
+
+
 def test_who_lost_a_change_gets_it_again_and_not_the_whole() -> None:
     """member: REPAIR with the epoch that it has, TM to the member: CHANGE."""
     world = World(8, config=ALWAYS)
