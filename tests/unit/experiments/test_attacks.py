@@ -334,3 +334,11 @@ def test_a_packet_of_nobody_or_of_oneself_is_foreign() -> None:
         "stream 0 at d1",
         "stream 7 at d1",
     ]
+
+
+def test_attacks_may_be_chosen() -> None:
+    chosen = ("malformed-flood", "replay-all")
+    plan = load("attacks", Overrides(attacks=chosen, quick=True))
+    assert [(c.attacks, c.pairs) for c in plan.campaigns] == [(chosen, 1)]
+    with pytest.raises(PlanError, match="unknown attacks storm"):
+        load("attacks", Overrides(attacks=("storm",)))
