@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -229,11 +229,15 @@ class IdpService(Service):
         """Let notices go first: each costs a MAC, not a signature, and others wait for them."""
         return not payload.startswith(NOTICE)
 
+    def shedder(self) -> Callable[[bytes, int], bool]:
+        """Return `sheds`."""
+        return self.sheds
+
     def sheds(self, payload: bytes, mono_ns: int) -> bool:
         """Say so of envelopes and light hellos; other messages are cheap to check."""
         if payload.startswith(lighthello.HEADER):
             return self._idp.followers.sheds(payload, mono_ns)
-        return not payload.startswith(WITHOUT_ENVELOPE) and super().sheds(payload, mono_ns)
+        return not payload.startswith(WITHOUT_ENVELOPE) and self.identity.sheds(payload, mono_ns)
 
     def _remove_own(self, whose: str) -> None:
         removed = remove_own(self._backend, self.config.idp)

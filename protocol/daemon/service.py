@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -137,9 +137,9 @@ class Service(DaemonProcess):
         """Return whether a datagram is handed in after others that were read with it."""
         return False
 
-    def sheds(self, payload: bytes, mono_ns: int) -> bool:
-        """Say whether a datagram of a known device's address is one of too many (AUTH-19)."""
-        return self.identity.sheds(payload, mono_ns)
+    def shedder(self) -> Callable[[bytes, int], bool]:
+        """Return what says that a datagram of a known address is one of too many (AUTH-19)."""
+        return self.identity.sheds
 
     def arm_more(self) -> None:
         """Join what else a running daemon is a member of."""
@@ -178,7 +178,7 @@ class Service(DaemonProcess):
             self.config.multicast_hops,
             self.known_addresses,
         )
-        self.group.sheds = self.sheds
+        self.group.sheds = self.shedder()
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)

@@ -121,6 +121,8 @@ class Identity:
             Whoever changes it calls `trust` with its devices.
         trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
         opened: messages that were authentic, fresh and new.
+        sheds: says of a datagram, at a monotonic time in ns, whether `open` would drop it as one of
+            too many, and counts it.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Identity:
         self._marks = Marks(own, signing_key, agree)
         self._receivers: tuple[KnownDevice, ...] = ()
         self._shedding = Shedding(self._marks, self._counters)
+        self.sheds = self._shedding.drops
         self.trusts = self.opened = 0
         self.trust(devices)
 
@@ -374,10 +377,6 @@ class Identity:
             sent_wall_ns=message.sent_wall_ns,
             body=message.body,
         )
-
-    def sheds(self, datagram: bytes, mono_ns: int) -> bool:
-        """Say whether `open` would drop an envelope as one of too many; then it is counted."""
-        return self._shedding.drops(datagram, mono_ns)
 
     def vouch(self, fingerprint: bytes, source: IPv6Address, now: Instant) -> Peer:
         """Return whose certificate this is, if messages from there may be believed at all.

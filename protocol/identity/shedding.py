@@ -76,8 +76,7 @@ class Shedding:
         in_vain = self._in_vain.get(fingerprint)
         if in_vain is None or in_vain.has_one(mono_ns):
             return False
-        end = envelope.marks_offset(datagram)
-        if self._marks.is_marked(datagram, end, self._devices[fingerprint]):
+        if self._marks.is_marked(datagram, self._devices[fingerprint]):
             return False
         self._counters.count(RULE_UNMARKED)
         return True
