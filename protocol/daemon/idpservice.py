@@ -20,8 +20,10 @@ from protocol.daemon.reconcile import read_own, remove_own, remove_own_routes
 from protocol.daemon.routes import KernelRoutes, MemoryRoutes, Routes
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import EspMembership, LocalSocket, interface_index
+from protocol.daemon.sourcefilter import of_form
 from protocol.daemon.timeserver import TimeServer
 from protocol.daemon.trustcache import TrustCache
+from protocol.identity import PROTOCOL_IDP
 from protocol.identity.envelope import kind_of
 from protocol.identity.identity import Identity
 from protocol.idp import lighthello, notice, pairseal
@@ -73,6 +75,9 @@ class IdpService(Service):
 
     daemon = "idpd"
     read_at_once = READ_AT_ONCE
+    form = of_form(
+        PROTOCOL_IDP, (MessageKind.PREFIXES, MessageKind.LIGHT_HELLO, MessageKind.NOTICE)
+    )
 
     _backend: IpsecBackend
     _time_server: TimeServer | None = None

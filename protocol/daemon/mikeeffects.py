@@ -25,8 +25,8 @@ def kind_filter(kinds: tuple[int, ...]) -> array[int]:
     """Return a classic BPF program (linux/filter.h) that drops MIKE's messages of other kinds.
 
     It looks at the first bytes of the signed envelope, and passes whatever is too short for one,
-    of another version or protocol, or of no kind that MIKE has: malformed datagrams are for the
-    engine to count.
+    of another version or protocol, or of no kind that MIKE has: those that `sourcefilter.of_form`
+    leaves are for the engine to count.
     """
     load_length, load_half, load_byte = 0x80, 0x28, 0x30
     jump_if_equal, jump_if_at_least, give = 0x15, 0x35, 0x06

@@ -13,6 +13,8 @@ from protocol.daemon.control import Handler
 from protocol.daemon.mikeeffects import MikeEffects
 from protocol.daemon.service import Service, State
 from protocol.daemon.sockets import LocalSocket
+from protocol.daemon.sourcefilter import of_form
+from protocol.identity import PROTOCOL_MIKE
 from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import EpochMarkFound, HandoverRequested, RekeyRequested
@@ -26,6 +28,7 @@ class MikeService(Service):
 
     daemon = "miked"
     read_at_once = READ_AT_ONCE
+    form = of_form(PROTOCOL_MIKE)
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -83,9 +84,11 @@ class Service(DaemonProcess):
     Attributes:
         read_at_once: datagrams of a socket that are read before other sockets and the timers have
             their turn, if so many are there.
+        form: filter of what cannot be a message of this protocol.
     """
 
     read_at_once: int = 1
+    form: array[int]
 
     def __init__(
         self,
@@ -177,6 +180,7 @@ class Service(DaemonProcess):
             self.channel(),
             self.config.multicast_hops,
             self.known_addresses,
+            form=self.form,
         )
         self.group.sheds = self.shedder()
         stack.callback(self.group.close)
@@ -344,6 +348,7 @@ class Service(DaemonProcess):
     def more_counters(self) -> Mapping[str, int]:
         """Return what the sockets dropped."""
         counters = Counter(self.group.counters)
+        counters["group.thrown_away"] = self.group.thrown_away()
         if self.memory.failed_total:
             counters["state.write_failed"] = self.memory.failed_total
         assert self.group.strangers is not None

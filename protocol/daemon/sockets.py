@@ -47,6 +47,11 @@ _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_TIMESTAMPNS = 35
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("@9I")
+"""SK_MEMINFO_VARS of linux/sock_diag.h; the last one is SK_MEMINFO_DROPS."""
+
+_NO_FORM = array("Q")
 
 _STAMP = struct.Struct("@qq")
 _STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
@@ -173,6 +178,7 @@ class GroupSocket(DatagramSocket):
         channel: multicast group, joined source by source if it is source-specific, and UDP port.
         hops: hop limit of what goes to the group.
         sources: the other devices.
+        form: a filter that drops what cannot be a message, to be followed by another one.
         group_only: hear the group and nothing else, and leave unicast to the daemon beside us
             that has the same port.
 
@@ -188,6 +194,7 @@ class GroupSocket(DatagramSocket):
         hops: int,
         sources: Sources,
         *,
+        form: array[int] = _NO_FORM,
         group_only: bool = False,
     ) -> None:
         group, port = channel.group, channel.port
@@ -216,6 +223,7 @@ class GroupSocket(DatagramSocket):
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
         super().__init__(sock, "group")
         self.strangers = None if strangers is None else DatagramSocket(strangers, "strangers")
+        self._form = form
         self._code = sourcefilter.EVERYTHING
         self._known: dict[IPv6Address, None] | None = None
         self._index = index
@@ -265,6 +273,12 @@ class GroupSocket(DatagramSocket):
         if self.strangers is not None:
             self.strangers.close()
 
+    def thrown_away(self) -> int:
+        """Return what the kernel has dropped here: by a filter, or because a buffer was full."""
+        both = (self._socket, *(() if self.strangers is None else (self.strangers._socket,)))
+        found = (s.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size) for s in both)
+        return sum(_MEMINFO.unpack(values)[-1] for values in found)
+
     def attach_filter(self, code: array[int]) -> None:
         """Have the kernel drop datagrams by a classic BPF program, so that they do not wake us.
 
@@ -288,7 +302,7 @@ class GroupSocket(DatagramSocket):
 
     def _attach(self) -> None:
         """Give each socket its program: whose datagrams it gets, and which of them."""
-        code, known = self._code, self._known
+        code, known = self._form + self._code, self._known
         if known is None or self.strangers is None:
             _set_program(self._socket, _SO_ATTACH_FILTER, code, self.counters)
             return

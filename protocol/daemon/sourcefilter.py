@@ -1,8 +1,12 @@
-"""Socket filters that tell devices we know from strangers by the source address (AUTH-18).
+"""Socket filters: devices we know and strangers by the source address (AUTH-18), and what is none.
 
 A source address proves nothing, but it is all that the kernel can look at for the price of a few
 comparisons. With it, whoever is not a known device has a socket buffer of its own: a flood of
 strangers fills that, and what known devices send is read all the same.
+
+What has not the length that its own header says is no envelope (AUTH-1), whoever sent it. The
+kernel throws it away for the price of ten instructions; in a socket it would take the place of a
+hello, and in a process a thousand times as long.
 
 Classic BPF (Documentation/networking/filter.rst): a line is (code, jump if true, jump if false,
 operand); a program of a socket begins to read at the UDP header, and finds the network header at a
@@ -17,11 +21,21 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import Final
 
+from protocol.identity import envelope
+
 Line = tuple[int, int, int, int]
 
 LOAD: Final = 0x20
+LOAD_HALF: Final = 0x28
+LOAD_BYTE: Final = 0x30
+LOAD_LENGTH: Final = 0x80
+COPY_TO_X: Final = 0x07
+ADD: Final = 0x04
+ADD_X: Final = 0x0C
+MULTIPLY: Final = 0x24
 JUMP: Final = 0x05
 JUMP_IF_EQUAL: Final = 0x15
+JUMP_IF_X: Final = 0x1D
 GIVE: Final = 0x06
 
 WHOLE: Final = 0xFFFFFFFF
@@ -30,6 +44,9 @@ _NETWORK_HEADER: Final = 0xFFF00000
 
 _SOURCE: Final = _NETWORK_HEADER + 8
 """Where an IPv6 header has its source address (RFC 8200 section 3)."""
+
+UDP_HEADER: Final = 8
+"""Bytes before what a datagram carries (RFC 768)."""
 
 LINES_PER_ADDRESS: Final = 9
 PROGRAM_MAX: Final = 4096
@@ -46,6 +63,36 @@ def program(lines: Iterable[Line]) -> array[int]:
 
 EVERYTHING: Final = program([(GIVE, 0, 0, WHOLE)])
 NOTHING: Final = program([(GIVE, 0, 0, 0)])
+
+
+def of_form(protocol: int, bare: Sequence[int] = ()) -> array[int]:
+    """Return a filter that drops what is no envelope by its length, to be followed by another one.
+
+    Args:
+        protocol: number of the protocol whose messages these are.
+        bare: kinds of messages without envelope; they pass.
+    """
+    lines: list[Line] = [
+        (LOAD_HALF, 0, 0, UDP_HEADER),
+        (JUMP_IF_EQUAL, 0, len(bare) + 10, envelope.VERSION << 8 | protocol),
+        (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.KIND_OFFSET),
+    ]
+    lines += [
+        (JUMP_IF_EQUAL, len(bare) - place + 10, 0, kind) for place, kind in enumerate(bare, start=1)
+    ]
+    lines += [
+        (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.COUNT_OFFSET),
+        (MULTIPLY, 0, 0, envelope.MARK_LENGTH),
+        (COPY_TO_X, 0, 0, 0),
+        (LOAD_HALF, 0, 0, UDP_HEADER + envelope.HEADER_LENGTH - 2),
+        (ADD_X, 0, 0, 0),
+        (ADD, 0, 0, UDP_HEADER + envelope.OVERHEAD),
+        (COPY_TO_X, 0, 0, 0),
+        (LOAD_LENGTH, 0, 0, 0),
+        (JUMP_IF_X, 1, 0, 0),
+        (GIVE, 0, 0, 0),
+    ]
+    return program(lines)
 
 
 def of_known(known: Sequence[IPv6Address], then: array[int]) -> array[int]:

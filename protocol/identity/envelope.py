@@ -42,7 +42,8 @@ HEADER_LENGTH = 62
 KIND_OFFSET = 2
 """Where the kind stands in a datagram, for filters that look at nothing else."""
 
-_COUNT_OFFSET = 3
+COUNT_OFFSET = 3
+"""Where the number of marks stands, likewise."""
 
 FINGERPRINT = slice(20, 36)
 """Where the fingerprint stands in a datagram, likewise."""
@@ -144,8 +145,8 @@ def may_decode(datagram: bytes) -> bool:
     return (
         OVERHEAD <= len(datagram) <= DATAGRAM_MAX
         and datagram[0] == VERSION
-        and datagram[_COUNT_OFFSET] <= MARKS_MAX
-        and len(datagram) == marks_offset(datagram) + datagram[_COUNT_OFFSET] * MARK_LENGTH
+        and datagram[COUNT_OFFSET] <= MARKS_MAX
+        and len(datagram) == marks_offset(datagram) + datagram[COUNT_OFFSET] * MARK_LENGTH
     )
 
 

@@ -6,13 +6,18 @@ import select
 import socket
 import struct
 from array import array
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 import pytest
 
 from protocol.daemon import sourcefilter
+from protocol.daemon.idpservice import IdpService
 from protocol.daemon.mikeeffects import kind_filter
+from protocol.daemon.mikeservice import MikeService
 from protocol.daemon.sourcefilter import EVERYTHING, KNOWN_MAX, PROGRAM_MAX
+from protocol.identity.envelope import MARK_LENGTH, Envelope
+from protocol.idp.messages import MessageKind
 from protocol.mike.messages import Kind
 
 SO_ATTACH_FILTER = 26
@@ -35,12 +40,12 @@ def attach(sock: socket.socket, option: int, code: array[int]) -> None:
     sock.setsockopt(socket.SOL_SOCKET, option, program)
 
 
-def passed(code: array[int]) -> list[bytes]:
-    """Return what of two datagrams from ::1 passes a filter."""
+def passed(code: array[int], sent: Sequence[bytes] = (JOIN, TREE)) -> list[bytes]:
+    """Return what of some datagrams from ::1 passes a filter."""
     with udp() as receiver, udp() as sender:
         receiver.bind((str(HERE), 0))
         attach(receiver, SO_ATTACH_FILTER, code)
-        for payload in (JOIN, TREE):
+        for payload in sent:
             sender.sendto(payload, receiver.getsockname())
         found = []
         while select.select([receiver], [], [], 0.1)[0]:
@@ -89,3 +94,54 @@ def test_unicast_reaches_the_socket_of_its_source(
         sender.sendto(b"x", first.getsockname())
         ready = select.select([first, second], [], [], 2.0)[0]
         assert ready == [(first, second)[chosen]]
+
+
+def message(protocol: int, kind: int, body: int, marks: int) -> bytes:
+    """Return an envelope, well formed, with so many bytes of a body and so many marks."""
+    return Envelope(
+        protocol,
+        kind,
+        sender=OTHERS[0],
+        fingerprint=bytes(16),
+        startup_wall_ns=1,
+        sequence=2,
+        sent_wall_ns=3,
+        body=bytes(body),
+        marks=bytes(marks * MARK_LENGTH),
+        mark_count=marks,
+    ).encode()
+
+
+WELL_FORMED = [
+    message(2, Kind.JOIN, 0, 0),
+    message(2, Kind.TREE, 1, 64),
+    message(2, Kind.FRAGMENT, 1200, 0),
+    message(2, Kind.PATH, 700, 9),
+]
+
+
+@pytest.mark.parametrize("marks", [0, 9])
+def test_what_has_not_the_length_that_it_says_is_dropped(marks: int) -> None:
+    whole = message(2, Kind.JOIN, 100, marks)
+    damaged = [whole[:cut] for cut in (0, 1, 3, 4, 61, 62, 63, len(whole) - 1)]
+    damaged += [whole + b"x", b"\2" + whole[1:], whole[:1] + b"\1" + whole[2:], bytes(len(whole))]
+    form = MikeService.form + EVERYTHING
+    assert passed(form, [*damaged, whole]) == [whole]
+    assert passed(form, WELL_FORMED) == WELL_FORMED
+
+
+def test_idps_messages_without_envelope_pass() -> None:
+    bare = [bytes((1, 1, kind, 0, 7)) for kind in (2, 8, 9)]
+    signed = message(1, MessageKind.HELLO, 60, 3)
+    form = IdpService.form + EVERYTHING
+    assert passed(form, [*bare, signed[:-1], signed, bytes((1, 1, 1, 0, 7))]) == [*bare, signed]
+
+
+def test_form_and_kind_and_source_are_looked_at_together() -> None:
+    join, tree = message(2, Kind.JOIN, 100, 0), message(2, Kind.TREE, 100, 2)
+    both = MikeService.form + kind_filter((Kind.TREE,))
+    known = (*OTHERS[: KNOWN_MAX - 1], HERE)
+    code = sourcefilter.of_known(known, both)
+    assert len(code) <= PROGRAM_MAX
+    assert passed(code, [join, tree[:-1], tree]) == [tree]
+    assert passed(sourcefilter.of_strangers(known, both), [join, tree]) == []
