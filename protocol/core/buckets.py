@@ -26,8 +26,13 @@ class Bucket:
         return True
 
     def has_one(self, now_mono_ns: int) -> bool:
-        """Say whether there is a token."""
-        gained_ns = (now_mono_ns - self._filled_mono_ns) * self._rate
-        self._filled_mono_ns = now_mono_ns
+        """Say whether there is a token. Times that go back (arrivals) give and take nothing."""
+        gained_ns = max(now_mono_ns - self._filled_mono_ns, 0) * self._rate
+        self._filled_mono_ns = max(now_mono_ns, self._filled_mono_ns)
         self._tokens_ns = min(self._tokens_ns + gained_ns, self._most_ns)
         return self._tokens_ns >= _NS_PER_S
+
+    def is_full(self, now_mono_ns: int) -> bool:
+        """Say whether nothing was taken for as long as it takes to fill."""
+        self.has_one(now_mono_ns)
+        return self._tokens_ns == self._most_ns

@@ -19,9 +19,10 @@ from protocol.core.engine import (
     SendDatagram,
     SetTimer,
 )
+from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.loop import Loop
-from protocol.daemon.sockets import GroupSocket, LocalSocket
+from protocol.daemon.sockets import LocalSocket
 from protocol.daemon.trace import TraceWriter
 
 Performer = Callable[[Any], None]

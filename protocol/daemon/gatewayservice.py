@@ -16,6 +16,7 @@ from protocol.daemon.effects import CommonEffects, Performer
 from protocol.daemon.gatewayconfig import ROUTE_METRIC, GatewayFile
 from protocol.daemon.gatewayidp import TIMEOUT_MS, LegIdpd
 from protocol.daemon.gatewaytrust import LegTrust
+from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.mproxykernel import Ip4Router, Ip6Router
 from protocol.daemon.mproxysockets import IgmpSocket
@@ -23,7 +24,7 @@ from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.reconcile import remove_own_routes
 from protocol.daemon.routerprocess import RouterProcess
 from protocol.daemon.routes import GATEWAY_PROTOCOL, KernelRoutes, MemoryRoutes, Routes
-from protocol.daemon.sockets import GroupSocket, interface_index
+from protocol.daemon.sockets import interface_index
 from protocol.daemon.sourcefilter import program
 from protocol.gateway.engine import GatewayEngine
 from protocol.gateway.events import (

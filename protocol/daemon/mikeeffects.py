@@ -8,10 +8,10 @@ from typing import Final
 
 from protocol.core.engine import Effect
 from protocol.daemon.effects import Performer
+from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.memory import Memory
-from protocol.daemon.sockets import GroupSocket
 from protocol.daemon.sourcefilter import program
 from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
 from protocol.mike.events import Attend, KeepEpochMark, PublishKey, RetireKey

@@ -25,13 +25,14 @@ from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.entropy import OsKeySource, RecordingKeySource
+from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.memory import Memory
 from protocol.daemon.ownidentity import identity_files, read_identity
 from protocol.daemon.policyfile import load_policy
 from protocol.daemon.privileges import protect_memory
 from protocol.daemon.process import DaemonProcess
-from protocol.daemon.sockets import GroupSocket, LocalSocket, Received
+from protocol.daemon.sockets import LocalSocket, Received
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
@@ -182,21 +183,20 @@ class Service(DaemonProcess):
             self.known_addresses,
             form=self.form,
         )
-        self.group.sheds = self.shedder()
+        assert self.group.suspects is not None
+        self.group.sheds = self.group.suspects.sheds = self.shedder()
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)
         self.runtime = self.make_runtime(self.engine)
         self.runtime.watch_clock(freshness_ms * 1_000_000, self._on_clock_set)
-        channels: dict[str, GroupSocket | LocalSocket] = {
-            "group": self.group,
-            "local": self.local,
-        }
-        self.common = CommonEffects(self.runtime, self.loop, self.trace, self.log, channels)
+        ways: dict[str, GroupSocket | LocalSocket] = {"group": self.group, "local": self.local}
+        self.common = CommonEffects(self.runtime, self.loop, self.trace, self.log, ways)
         self.runtime.perform_with(self.common.table())
         self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
+        self.loop.add_reader(self.group.suspects.fileno(), self._suspects_readable)
         self._strangers = Bucket(STRANGERS_PER_S, self.clock.now().mono_ns)
         self._hear_strangers(STRANGERS_TIMER)
         self._know()
@@ -281,7 +281,7 @@ class Service(DaemonProcess):
         """Tell the sockets whose datagrams are to be read first."""
         self._sorted = self.identity.trusts
         self.identity.agree()
-        self.group.know(self.known_addresses())
+        self.group.know(self.known_addresses(), self.identity.suspects())
 
     def _local_readable(self) -> None:
         # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
@@ -292,20 +292,26 @@ class Service(DaemonProcess):
             self._deliver("local", received)
 
     def _group_readable(self) -> None:
-        waiting: list[Received] = []
+        waiting: list[tuple[int, Received]] = []
         while len(waiting) < self.read_at_once:
             received = self.group.receive()
             if received is None:
                 break
-            waiting.append(received)
-        read_mono_ns = self.clock.now().mono_ns
-        waiting.sort(key=lambda received: self.may_follow(received.payload))
-        for number, received in enumerate(waiting):
+            waiting.append((self.clock.now().mono_ns, received))
+        waiting.sort(key=lambda read: self.may_follow(read[1].payload))
+        for number, (read_mono_ns, received) in enumerate(waiting):
             if number:
                 # The other daemon does not wait behind the network.
                 self._local_readable()
-            behind_ns = self.clock.now().mono_ns - read_mono_ns if number else 0
+            behind_ns = self.clock.now().mono_ns - read_mono_ns
             self._hand_in(received._replace(waited_ns=received.waited_ns + behind_ns))
+
+    def _suspects_readable(self) -> None:
+        """Read one datagram: those of the others go first."""
+        assert self.group.suspects is not None
+        received = self.group.suspects.receive()
+        if received is not None:
+            self._hand_in(received)
 
     def _hear_strangers(self, _name: str) -> None:
         assert self.group.strangers is not None
@@ -347,17 +353,10 @@ class Service(DaemonProcess):
 
     def more_counters(self) -> Mapping[str, int]:
         """Return what the sockets dropped."""
-        counters = Counter(self.group.counters)
-        counters["group.thrown_away"] = self.group.thrown_away()
+        counters = self.group.all_counters()
         if self.memory.failed_total:
             counters["state.write_failed"] = self.memory.failed_total
-        assert self.group.strangers is not None
-        for more in (
-            self.group.strangers.counters,
-            self.local.counters,
-            self._ignored,
-            self.own_counters(),
-        ):
+        for more in (self.local.counters, self._ignored, self.own_counters()):
             counters.update(more)
         return counters
 
@@ -369,6 +368,7 @@ class Service(DaemonProcess):
             "state": self.state.value,
             "trigger_wall_ns": self._trigger_wall_ns,
             "state_written": not self.memory.pending,
+            "suspects": [str(address) for address in self.identity.suspects()],
             **self.own_status(),
         }
 

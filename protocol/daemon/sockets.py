@@ -1,4 +1,4 @@
-"""The daemons' UDP sockets: the black multicast channel and the local one between the daemons.
+"""The daemons' UDP sockets: what all have in common, and the local one between the daemons.
 
 A datagram socket here never blocks and never raises for what the network did: a datagram that
 cannot be sent or is too long is counted. Opening one may fail, with cause and cure in one line.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from protocol.core.errors import LocalError
-from protocol.daemon import memberships, sourcefilter
-from protocol.daemon.config import ChannelSection
+from protocol.daemon import memberships
 from protocol.daemon.memberships import Sources
 
 DATAGRAM_BYTES_MAX = 8192
@@ -29,9 +27,6 @@ LOCAL_BYTES_MAX = 32 * 1024
 RECEIVE_BUFFER_BYTES = 1024 * 1024
 """Room for the burst with which a large group answers a join while we are not scheduled."""
 
-STRANGERS_BUFFER_BYTES = 64 * 1024
-"""The same for who is not known: a flood of strangers waits here, and is lost here."""
-
 SOURCES_MAX = 1024
 """Parsed source addresses remembered; a flood of forged ones empties the table, nothing more."""
 
@@ -42,16 +37,8 @@ and tells how long it had waited (`Received`)."""
 LOCALHOST = IPv6Address("::1")
 
 # Linux values that the socket module of Python 3.11 does not name.
-_IPV6_MULTICAST_ALL = 29
 _SO_RCVBUFFORCE = 33
-_SO_ATTACH_FILTER = 26
-_SO_ATTACH_REUSEPORT_CBPF = 51
-_SO_TIMESTAMPNS = 35
-_SO_MEMINFO = 55
-_MEMINFO = struct.Struct("@9I")
-"""SK_MEMINFO_VARS of linux/sock_diag.h; the last one is SK_MEMINFO_DROPS."""
-
-_NO_FORM = array("Q")
+SO_TIMESTAMPNS = 35
 
 _STAMP = struct.Struct("@qq")
 _STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
@@ -107,7 +94,7 @@ class DatagramSocket:
         except BlockingIOError:
             return None
         except OSError as error:
-            self.counters[f"{self._name}.receive_failed.{_errno_name(error)}"] += 1
+            self.counters[f"{self._name}.receive_failed.{errno_name(error)}"] += 1
             return None
         if len(payload) > self._largest:
             self.counters[f"{self._name}.oversized"] += 1
@@ -157,175 +144,11 @@ class DatagramSocket:
             self._sent(error)
 
     def _sent(self, error: OSError) -> None:
-        self.counters[f"{self._name}.send_failed.{_errno_name(error)}"] += 1
+        self.counters[f"{self._name}.send_failed.{errno_name(error)}"] += 1
 
     def close(self) -> None:
         """Close; idempotent."""
         self._socket.close()
-
-
-class GroupSocket(DatagramSocket):
-    """The black channel of one protocol: its multicast group, and unicast to the same port.
-
-    It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
-    every datagram leaves with the device's certified address as source. There are two sockets, one
-    for known sources and one for strangers (`protocol.daemon.sourcefilter`), so that a flood of the
-    latter does not crowd out the former, neither on the way in nor on the way out.
-
-    Args:
-        interface: on the black network.
-        address: of this device.
-        channel: multicast group, joined source by source if it is source-specific, and UDP port.
-        hops: hop limit of what goes to the group.
-        sources: the other devices.
-        form: a filter that drops what cannot be a message, to be followed by another one.
-        group_only: hear the group and nothing else, and leave unicast to the daemon beside us
-            that has the same port.
-
-    Raises:
-        LocalError: the interface, address or port cannot be used.
-    """
-
-    def __init__(
-        self,
-        interface: str,
-        address: IPv6Address,
-        channel: ChannelSection,
-        hops: int,
-        sources: Sources,
-        *,
-        form: array[int] = _NO_FORM,
-        group_only: bool = False,
-    ) -> None:
-        group, port = channel.group, channel.port
-        index = interface_index(interface)
-        check_address(interface, address)
-        strangers: socket.socket | None = None
-        sock = udp_socket()
-        try:
-            _open_group(sock, interface, index, hops)
-            _enlarge_receive_buffer(sock)
-            if group_only:
-                sock.bind((str(group), port, 0, index))
-            else:
-                strangers = udp_socket()
-                _open_group(strangers, interface, index, hops)
-                strangers.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVBUF, STRANGERS_BUFFER_BYTES // 2
-                )
-                for each in (sock, strangers):  # in this order: see `sourcefilter.choice`
-                    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                    each.bind(("::", port))
-        except OSError as error:
-            sock.close()
-            if strangers is not None:
-                strangers.close()
-            raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
-        super().__init__(sock, "group")
-        self.strangers = None if strangers is None else DatagramSocket(strangers, "strangers")
-        self._form = form
-        self._code = sourcefilter.EVERYTHING
-        self._known: dict[IPv6Address, None] | None = None
-        self._index = index
-        self._group = group
-        self._group_sources = sources
-        self._joined = False
-        self._port = port
-        self._group_target = (str(group), port, 0, index)
-        self._ancillary = [
-            (
-                socket.IPPROTO_IPV6,
-                socket.IPV6_PKTINFO,
-                address.packed + struct.pack("@I", index),
-            )
-        ]
-
-    def join(self) -> None:
-        """Become a member of the group; idempotent."""
-        if self._joined:
-            return
-        memberships.join(self._socket, self._index, self._group, self._group_sources())
-        if self.strangers is not None and not memberships.is_source_specific(self._group):
-            memberships.join(self.strangers._socket, self._index, self._group, ())
-        self._joined = True
-
-    def leave(self) -> None:
-        """Leave the group and forget what is queued; idempotent."""
-        if not self._joined:
-            return
-        self._joined = False
-        try:
-            memberships.leave(self._socket, self._index, self._group)
-            if self.strangers is not None and not memberships.is_source_specific(self._group):
-                memberships.leave(self.strangers._socket, self._index, self._group)
-        except OSError as error:
-            self.counters[f"group.leave_failed.{_errno_name(error)}"] += 1
-        self.drain()
-
-    def drain(self) -> int:
-        """Throw away what is queued; return how many datagrams that were."""
-        others = 0 if self.strangers is None else self.strangers.drain()
-        return super().drain() + others
-
-    def close(self) -> None:
-        """Close both; idempotent."""
-        super().close()
-        if self.strangers is not None:
-            self.strangers.close()
-
-    def thrown_away(self) -> int:
-        """Return what the kernel has dropped here: by a filter, or because a buffer was full."""
-        both = (self._socket, *(() if self.strangers is None else (self.strangers._socket,)))
-        found = (s.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size) for s in both)
-        return sum(_MEMINFO.unpack(values)[-1] for values in found)
-
-    def attach_filter(self, code: array[int]) -> None:
-        """Have the kernel drop datagrams by a classic BPF program, so that they do not wake us.
-
-        A convenience: if the kernel refuses the filter, the engine drops them.
-        """
-        self._code = code
-        self._attach()
-
-    def know(self, sources: Iterable[IPv6Address]) -> None:
-        """Have datagrams of all sources but these come in the strangers' socket."""
-        known = dict.fromkeys(sources)
-        if self.strangers is not None and known != self._known:
-            self._known = known
-            _set_program(
-                self._socket,
-                _SO_ATTACH_REUSEPORT_CBPF,
-                sourcefilter.choice(tuple(known)),
-                self.counters,
-            )
-            self._attach()
-
-    def _attach(self) -> None:
-        """Give each socket its program: whose datagrams it gets, and which of them."""
-        code, known = self._form + self._code, self._known
-        if known is None or self.strangers is None:
-            _set_program(self._socket, _SO_ATTACH_FILTER, code, self.counters)
-            return
-        addresses = tuple(known)
-        sort = (
-            sourcefilter.of_known(addresses, code),
-            sourcefilter.of_strangers(addresses, code),
-        )
-        both = (self._socket, self.strangers._socket)
-        for sock, program in zip(both, sort, strict=True):
-            _set_program(sock, _SO_ATTACH_FILTER, program, self.counters)
-
-    def send(self, payload: bytes, destination: IPv6Address | None) -> None:
-        """Send to the group, or to one device; a refusal by the kernel is counted."""
-        if destination is None:
-            self._send(payload, self._ancillary, self._group_target)
-            return
-        target = (str(destination), self._port, 0, 0)
-        way: DatagramSocket = self
-        if self.strangers is not None and destination not in (self._known or ()):
-            # What waits for a neighbour that never answers fills the send buffer: not ours.
-            way = self.strangers
-        way._send(payload, self._ancillary, target)
 
 
 class LocalSocket(DatagramSocket):
@@ -334,7 +157,7 @@ class LocalSocket(DatagramSocket):
     def __init__(self, own_port: int, other_port: int) -> None:
         sock = udp_socket()
         try:
-            _enlarge_receive_buffer(sock)
+            enlarge_receive_buffer(sock)
             sock.bind((str(LOCALHOST), own_port))
         except OSError as error:
             sock.close()
@@ -395,28 +218,6 @@ class EspMembership:
             self._socket = None
 
 
-def _open_group(sock: socket.socket, interface: str, index: int, hops: int) -> None:
-    """Set what both sockets of a black channel have in common."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-
-
-def _set_program(
-    sock: socket.socket, option: int, code: array[int], counters: Counter[str]
-) -> None:
-    """Attach a classic BPF program; a refusal is counted."""
-    program = struct.pack("@HP", len(code), code.buffer_info()[0])
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, option, program)
-    except OSError as error:
-        counters[f"group.filter_failed.{_errno_name(error)}"] += 1
-
-
 def interface_index(interface: str) -> int:
     """Return the index of an interface, or say that there is none."""
     try:
@@ -444,7 +245,7 @@ def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.so
     sock = udp_socket()
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.bind((str(address), port, 0, interface_index(interface) if interface else 0))
     except OSError as error:
         sock.close()
@@ -455,7 +256,7 @@ def stamped_socket(interface: str, address: IPv6Address, port: int) -> socket.so
 def arrival_wall_ns(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
     """Return the kernel's stamp of a datagram from its control messages, None without one."""
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
             seconds, rest_ns = _STAMP.unpack(data)
             return int(seconds) * 1_000_000_000 + int(rest_ns)
     return None
@@ -470,7 +271,7 @@ def udp_socket() -> socket.socket:
     return sock
 
 
-def _enlarge_receive_buffer(sock: socket.socket) -> None:
+def enlarge_receive_buffer(sock: socket.socket) -> None:
     """Ask for a large buffer; without the privilege the kernel grants what its limit allows."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
@@ -478,7 +279,7 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
-def _errno_name(error: OSError) -> str:
+def errno_name(error: OSError) -> str:
     """Return the symbolic name of an error number, for a counter."""
     import errno
 

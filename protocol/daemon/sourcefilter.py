@@ -109,14 +109,23 @@ def of_strangers(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
     return program(_sought(known, found=len(then))) + then + NOTHING
 
 
-def choice(known: Sequence[IPv6Address]) -> array[int]:
-    """Return a program that says which of two sockets gets a datagram: 0 of known sources, else 1.
+def choice(known: Sequence[IPv6Address], suspects: Sequence[IPv6Address] = ()) -> array[int]:
+    """Return a program that says which of three sockets gets a datagram.
 
-    For SO_ATTACH_REUSEPORT_CBPF; the sockets are numbered in the order in which they were bound.
+    0 of known sources, 1 of strangers, 2 of suspects. For SO_ATTACH_REUSEPORT_CBPF; the sockets are
+    numbered in the order in which they were bound.
     """
     if len(known) > KNOWN_MAX:
         return program([(GIVE, 0, 0, 0)])
-    return program([*_sought(known, found=1), (GIVE, 0, 0, 1), (GIVE, 0, 0, 0)])
+    return program(
+        [
+            *_sought(known, found=len(suspects) * LINES_PER_ADDRESS + 1),
+            *_sought(suspects, found=2),
+            (GIVE, 0, 0, 1),
+            (GIVE, 0, 0, 0),
+            (GIVE, 0, 0, 2),
+        ]
+    )
 
 
 def _sought(known: Sequence[IPv6Address], found: int) -> list[Line]:

@@ -119,10 +119,12 @@ class Identity:
         startup_wall_ns: start-up time-stamp given to `begin`, or None before.
         store: the certificates behind what we know; None where identities are made in memory.
             Whoever changes it calls `trust` with its devices.
-        trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
+        trusts: how often `trust` was called or `suspects` changed: whoever keeps something of whom
+            we know looks here.
         opened: messages that were authentic, fresh and new.
         sheds: says of a datagram, at a monotonic time in ns, whether `open` would drop it as one of
             too many, and counts it.
+        suspects: returns the addresses of the devices in whose name too much is forged.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Identity:
         self._marks = Marks(own, signing_key, agree)
         self._receivers: tuple[KnownDevice, ...] = ()
         self._shedding = Shedding(self._marks, self._counters)
-        self.sheds = self._shedding.drops
+        self.sheds, self.suspects = self._shedding.drops, self._shedding.suspects
         self.trusts = self.opened = 0
         self.trust(devices)
 
@@ -366,9 +368,10 @@ class Identity:
         try:
             device.verify_key.verify(message.signature, envelope.signed_part(datagram))
         except InvalidSignature:
-            self._shedding.in_vain(device, now)
+            self.trusts += self._shedding.in_vain(device, now)
             self._refuse(RULE_SIGNATURE, "signature does not verify", device, now)
         self._admit(message, device)
+        self.trusts += self._shedding.in_order(device, now)
         return Opened(
             peer=device.peer,
             kind=message.kind,

@@ -4,10 +4,15 @@ A signature costs a hundred times what a mark costs. So a message that has its m
 at; one that has none, only while not too many were forged in its sender's name. The count is each
 device's own: whoever forges in one name does nothing to another. Nothing that a device signs for
 itself ever counts, so without forgeries nothing is shed, marked or not.
+
+Even to shed costs time, and in a socket that is full what is genuine is lost with the rest. So such
+a device is a suspect while too much is forged in its name: its messages are read apart from those
+of the others, after them.
 """
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import Final
 
 from protocol.core.buckets import Bucket
@@ -42,23 +47,45 @@ class Shedding:
         self._devices: dict[bytes, KnownDevice] = {}
         self._in_vain: dict[bytes, Bucket] = {}
         self._reasons = Bucket(REASONS_PER_S, 0, burst_s=1)
+        self._suspects: dict[bytes, None] = {}
+
+    def suspects(self) -> list[IPv6Address]:
+        """Return the addresses of the devices in whose name too much is forged now."""
+        return [self._devices[fingerprint].peer.address for fingerprint in self._suspects]
 
     def know(self, devices: dict[bytes, KnownDevice]) -> None:
         """Take other devices, by fingerprint; what was counted of those that stay is kept."""
         self._devices = devices
         self._in_vain = {key: one for key, one in self._in_vain.items() if key in devices}
+        self._suspects = {key: None for key in self._suspects if key in devices}
 
     def explained(self, now: Instant) -> None:
         """Note that a datagram without any form was refused with a reason."""
         self._reasons.take(now.mono_ns)
 
-    def in_vain(self, device: KnownDevice, now: Instant) -> None:
-        """Note that a signature in the name of a device did not verify."""
+    def in_vain(self, device: KnownDevice, now: Instant) -> bool:
+        """Note a signature that did not verify; return whether its device became a suspect."""
         fingerprint = device.peer.fingerprint
         if fingerprint not in self._in_vain:
             bucket = Bucket(CHECKS_IN_VAIN_PER_S, now.mono_ns, burst_s=CHECKS_BURST_S)
             self._in_vain[fingerprint] = bucket
-        self._in_vain[fingerprint].take(now.mono_ns)
+        bucket = self._in_vain[fingerprint]
+        bucket.take(now.mono_ns)
+        if bucket.has_one(now.mono_ns) or fingerprint in self._suspects:
+            return False
+        self._suspects[fingerprint] = None
+        return True
+
+    def in_order(self, device: KnownDevice, now: Instant) -> bool:
+        """Note that a signature of a device did verify; return whether it is no suspect any more.
+
+        It is one until nothing was forged for as long as its bucket takes to fill.
+        """
+        fingerprint = device.peer.fingerprint
+        if fingerprint not in self._suspects or not self._in_vain[fingerprint].is_full(now.mono_ns):
+            return False
+        del self._suspects[fingerprint]
+        return True
 
     def drops(self, datagram: bytes, mono_ns: int) -> bool:
         """Say whether a datagram is one too many; then it is counted, and nothing else is done.

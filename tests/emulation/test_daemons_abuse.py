@@ -144,7 +144,15 @@ def test_a_replayed_and_a_forged_hello_are_refused(lan: Lan) -> None:
         sock.bind((str(victim.address), 47999))
         attacker.ask("idpd", "start", at_wall_ns=None)
         wait_until(lambda: up_peers(attacker), 10.0, "they meet", accept=lambda p: p == ["d1"])
-        sock.sendto(missigned(hello), ("ff0e::1d0", 47500, 0, victim_index))
+        for _ in range(5):
+            sock.sendto(missigned(hello), ("ff0e::1d0", 47500, 0, victim_index))
+        # From now on what comes in this name is read apart, and read all the same.
+        wait_until(
+            lambda: attacker.ask("idpd", "status")["suspects"],
+            10.0,
+            "suspected",
+            accept=lambda seen: seen == [str(victim.address)],
+        )
         sock.sendto(hello, ("ff0e::1d0", 47500, 0, victim_index))
         sock.sendto(hello, ("ff0e::1d0", 47500, 0, victim_index))
     counters = wait_until(
@@ -154,6 +162,14 @@ def test_a_replayed_and_a_forged_hello_are_refused(lan: Lan) -> None:
         accept=lambda seen: seen.get("AUTH-9", 0) >= 1 and seen.get("AUTH-10", 0) >= 1,
     )
     assert "daemon.internal_error" not in counters
+    heard = counters["auth.opened"]
+    wait_until(
+        lambda: attacker.ask("idpd", "status")["counters"]["auth.opened"],
+        30.0,
+        "its signed hellos are heard",
+        accept=lambda seen: seen > heard,
+    )
+    assert up_peers(attacker) == ["d1"]
 
 
 def test_strangers_that_are_not_there_do_not_keep_our_hellos_in(lan: Lan) -> None:

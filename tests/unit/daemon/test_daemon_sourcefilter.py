@@ -81,19 +81,31 @@ def test_more_devices_than_a_program_has_room_for_are_all_known() -> None:
     assert len(sourcefilter.of_known(largest, kind_filter(()))) <= PROGRAM_MAX
 
 
-@pytest.mark.parametrize(("known", "chosen"), [((HERE,), 0), (OTHERS, 1), ((), 1)])
+@pytest.mark.parametrize(
+    ("known", "suspects", "chosen"),
+    [
+        ((HERE,), (), 0),
+        (OTHERS, (), 1),
+        ((), (), 1),
+        ((HERE, *OTHERS[:9]), OTHERS[9:12], 0),
+        (OTHERS[:9], (OTHERS[9], HERE, OTHERS[10]), 2),
+        (OTHERS[:9], OTHERS[9:12], 1),
+    ],
+)
 def test_unicast_reaches_the_socket_of_its_source(
-    known: tuple[IPv6Address, ...], chosen: int
+    known: tuple[IPv6Address, ...], suspects: tuple[IPv6Address, ...], chosen: int
 ) -> None:
-    with udp() as first, udp() as second, udp() as sender:
-        for sock in (first, second):
+    with udp() as first, udp() as second, udp() as third, udp() as sender:
+        each = (first, second, third)
+        for sock in each:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         first.bind((str(HERE), 0))
         second.bind(first.getsockname()[:2])
-        attach(first, SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known))
+        third.bind(first.getsockname()[:2])
+        attach(first, SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known, suspects))
         sender.sendto(b"x", first.getsockname())
-        ready = select.select([first, second], [], [], 2.0)[0]
-        assert ready == [(first, second)[chosen]]
+        ready = select.select(each, [], [], 2.0)[0]
+        assert ready == [each[chosen]]
 
 
 def message(protocol: int, kind: int, body: int, marks: int) -> bytes:
