@@ -274,14 +274,14 @@ class Service(DaemonProcess):
         """Hand a datagram in; it may bring a certificate, so that a stranger is one no longer."""
         payload, source, waited_ns = received
         self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
-        if self.identity.trusts != self._sorted:
+        if (self.identity.trusts, self.identity.shedding.changes) != self._sorted:
             self._know()
 
     def _know(self) -> None:
         """Tell the sockets whose datagrams are to be read first."""
-        self._sorted = self.identity.trusts
+        self._sorted = (self.identity.trusts, self.identity.shedding.changes)
         self.identity.agree()
-        self.group.know(self.known_addresses(), self.identity.suspects())
+        self.group.know(self.known_addresses(), self.identity.shedding.suspects())
 
     def _local_readable(self) -> None:
         # Also when parked: a stopped engine still waits for the other daemon's acknowledgement.
@@ -368,7 +368,7 @@ class Service(DaemonProcess):
             "state": self.state.value,
             "trigger_wall_ns": self._trigger_wall_ns,
             "state_written": not self.memory.pending,
-            "suspects": [str(address) for address in self.identity.suspects()],
+            "suspects": [str(address) for address in self.identity.shedding.suspects()],
             **self.own_status(),
         }
 

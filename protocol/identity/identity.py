@@ -119,12 +119,11 @@ class Identity:
         startup_wall_ns: start-up time-stamp given to `begin`, or None before.
         store: the certificates behind what we know; None where identities are made in memory.
             Whoever changes it calls `trust` with its devices.
-        trusts: how often `trust` was called or `suspects` changed: whoever keeps something of whom
-            we know looks here.
+        trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
         opened: messages that were authentic, fresh and new.
         sheds: says of a datagram, at a monotonic time in ns, whether `open` would drop it as one of
             too many, and counts it.
-        suspects: returns the addresses of the devices in whose name too much is forged.
+        shedding: in whose names too much is forged.
     """
 
     def __init__(
@@ -154,8 +153,8 @@ class Identity:
         self._barred: dict[IPv6Address, str] = {}
         self._marks = Marks(own, signing_key, agree)
         self._receivers: tuple[KnownDevice, ...] = ()
-        self._shedding = Shedding(self._marks, self._counters)
-        self.sheds, self.suspects = self._shedding.drops, self._shedding.suspects
+        self.shedding = Shedding(self._marks, self._counters)
+        self.sheds = self.shedding.drops
         self.trusts = self.opened = 0
         self.trust(devices)
 
@@ -185,7 +184,7 @@ class Identity:
             device for _, device in sorted(self._by_address.items()) if device is not self._own
         )
         self._marks.keep(self._devices)
-        self._shedding.know(self._devices)
+        self.shedding.know(self._devices)
 
     def agree(self) -> None:
         """Compute what marks are made with now, rather than when a message is urgent."""
@@ -350,7 +349,7 @@ class Identity:
         try:
             message = envelope.decode(datagram)
         except DecodeError as error:
-            self._shedding.explained(now)
+            self.shedding.explained(now)
             self._refuse_stranger(error.rule, error.reason, source, now)
         if message.protocol != protocol:
             reason = f"protocol {message.protocol} on the socket of protocol {protocol}"
@@ -368,10 +367,10 @@ class Identity:
         try:
             device.verify_key.verify(message.signature, envelope.signed_part(datagram))
         except InvalidSignature:
-            self.trusts += self._shedding.in_vain(device, now)
+            self.shedding.in_vain(device.peer.fingerprint, now)
             self._refuse(RULE_SIGNATURE, "signature does not verify", device, now)
         self._admit(message, device)
-        self.trusts += self._shedding.in_order(device, now)
+        self.shedding.in_order(device, now)
         return Opened(
             peer=device.peer,
             kind=message.kind,

@@ -36,6 +36,9 @@ REASONS_PER_S: Final = 50
 class Shedding:
     """Owned by `protocol.identity.identity.Identity`.
 
+    Attributes:
+        changes: how often a device became a suspect, or ceased to be one.
+
     Args:
         marks: ours.
         counters: of the identity.
@@ -48,6 +51,7 @@ class Shedding:
         self._in_vain: dict[bytes, Bucket] = {}
         self._reasons = Bucket(REASONS_PER_S, 0, burst_s=1)
         self._suspects: dict[bytes, None] = {}
+        self.changes = 0
 
     def suspects(self) -> list[IPv6Address]:
         """Return the addresses of the devices in whose name too much is forged now."""
@@ -63,29 +67,26 @@ class Shedding:
         """Note that a datagram without any form was refused with a reason."""
         self._reasons.take(now.mono_ns)
 
-    def in_vain(self, device: KnownDevice, now: Instant) -> bool:
-        """Note a signature that did not verify; return whether its device became a suspect."""
-        fingerprint = device.peer.fingerprint
+    def in_vain(self, fingerprint: bytes, now: Instant) -> None:
+        """Note that something in a device's name did not verify: a signature, or a MAC."""
         if fingerprint not in self._in_vain:
             bucket = Bucket(CHECKS_IN_VAIN_PER_S, now.mono_ns, burst_s=CHECKS_BURST_S)
             self._in_vain[fingerprint] = bucket
         bucket = self._in_vain[fingerprint]
         bucket.take(now.mono_ns)
-        if bucket.has_one(now.mono_ns) or fingerprint in self._suspects:
-            return False
-        self._suspects[fingerprint] = None
-        return True
+        if fingerprint not in self._suspects and not bucket.has_one(now.mono_ns):
+            self._suspects[fingerprint] = None
+            self.changes += 1
 
-    def in_order(self, device: KnownDevice, now: Instant) -> bool:
-        """Note that a signature of a device did verify; return whether it is no suspect any more.
+    def in_order(self, device: KnownDevice, now: Instant) -> None:
+        """Note that a signature of a device did verify.
 
-        It is one until nothing was forged for as long as its bucket takes to fill.
+        A suspect is one until nothing was forged for as long as its bucket takes to fill.
         """
         fingerprint = device.peer.fingerprint
-        if fingerprint not in self._suspects or not self._in_vain[fingerprint].is_full(now.mono_ns):
-            return False
-        del self._suspects[fingerprint]
-        return True
+        if fingerprint in self._suspects and self._in_vain[fingerprint].is_full(now.mono_ns):
+            del self._suspects[fingerprint]
+            self.changes += 1
 
     def drops(self, datagram: bytes, mono_ns: int) -> bool:
         """Say whether a datagram is one too many; then it is counted, and nothing else is done.

@@ -150,6 +150,7 @@ class IdpEngine:
             unicast=self.unicast,
             lifetimes=lifetimes,
             refuse=self._refuse,
+            doubt=self._identity.shedding.in_vain,
             rejoin=self._rejoin,
             up=lambda: self._table.addresses_up(),  # noqa: PLW0108 - the table is replaced
             is_lost=lambda address: address in self._table and not self._table.is_up(address),
@@ -348,7 +349,7 @@ class IdpEngine:
         if entry is None or not self._table.is_up(event.source):
             self._counters.count("idp.notice_unknown")
             return []
-        return self._group.on_notice(event, entry.name, now)
+        return self._group.on_notice(event, entry, now)
 
     def _on_signed(
         self, opened: Opened, hello: Hello, arrived: Instant, now: Instant

@@ -24,6 +24,7 @@ from protocol.idp.absentees import Absentees
 from protocol.idp.auditing import Audit
 from protocol.idp.config import IdpConfig
 from protocol.idp.confirming import IsLost
+from protocol.idp.connectivity import PeerEntry
 from protocol.idp.events import KernelRead, KeyFetched, SaExpired, SasApplied
 from protocol.idp.followers import Refuse
 from protocol.idp.keying import GroupSync
@@ -41,6 +42,9 @@ TIMER_ABSENT = "idp.absent"
 Up = Callable[[], set[IPv6Address]]
 """Returns the devices that are up."""
 
+Doubt = Callable[[bytes, Instant], None]
+"""Notes that something in the name of the device with this fingerprint did not verify."""
+
 Rejoin = Callable[[Instant], list[Effect]]
 """Has MIKE make us a member anew."""
 
@@ -57,6 +61,7 @@ class Group:
         unicast: the pairs of devices; they follow the group.
         lifetimes: of the group's SAs.
         refuse: the engine's.
+        doubt: the identity's.
         rejoin: the engine's.
         up: the engine's.
         is_lost: the engine's.
@@ -77,6 +82,7 @@ class Group:
         unicast: UnicastPairs,
         lifetimes: Lifetimes,
         refuse: Refuse,
+        doubt: Doubt,
         rejoin: Rejoin,
         up: Up,
         is_lost: IsLost,
@@ -89,6 +95,7 @@ class Group:
         self._unicast = unicast
         self._lifetimes = lifetimes
         self._refuse = refuse
+        self._doubt = doubt
         self._rejoin = rejoin
         self._up = up
         self._absentees = Absentees(own, config.dead_interval_ms * NS_PER_MS)
@@ -149,13 +156,14 @@ class Group:
         """A batch of SAs was written."""
         return self._planned(self.sync.on_applied(event.label, event.outcomes, now.mono_ns), now)
 
-    def on_notice(self, event: DatagramReceived, name: str, now: Instant) -> list[Effect]:
+    def on_notice(self, event: DatagramReceived, whose: PeerEntry, now: Instant) -> list[Effect]:
         """A device that is up says that it has an epoch's SAs."""
         knew = self.sync.is_confirmed_by(event.source)
         try:
             effects = self.sync.on_notice(event.payload, event.source, now.mono_ns)
         except PeerError as error:
-            return self._refuse(name, error, now)
+            self._doubt(whose.fingerprint, now)
+            return self._refuse(whose.name, error, now)
         # All but the last of an epoch's notices change nothing here.
         effects = self._planned(effects, now) if effects else []
         # A repeated one, or one of another epoch, says nothing of a device that has confirmed.

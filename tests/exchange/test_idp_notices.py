@@ -197,6 +197,17 @@ def test_idp_42_notice_that_no_member_made_is_refused() -> None:
     assert a.points("t_active")[0][1]["epoch"] == str(epoch(2))
 
 
+def test_forged_notices_make_a_suspect_of_whom_they_name() -> None:
+    """AUTH-19: what comes from there is read after what comes from others."""
+    _, (a, b, c) = in_epoch_1(3)
+    for _ in range(3):
+        hear(a, made(1, b, key_of=7), b)
+    assert a.counter("IDP-42") == 3
+    assert a.engine._identity.shedding.suspects() == [b.address]
+    hear(a, made(1, c), c)
+    assert a.counter("IDP-42") == 3, "what others say is heard"
+
+
 def test_notice_of_an_older_epoch_confirms_nothing() -> None:
     network, (a, b) = in_epoch_1(2)
     rekey([a], 2, [a, b])

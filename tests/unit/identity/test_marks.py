@@ -199,22 +199,22 @@ def test_auth_19_forgeries_in_one_name_do_nothing_to_another() -> None:
 
 def test_auth_19_a_device_is_suspect_while_too_much_is_forged_in_its_name() -> None:
     sender, (receiver, _), draws = group()[0], victim(), Random(1)
-    trusts = receiver.trusts
+    changes = receiver.shedding.changes
     receive(receiver, forged(draws, sender))
-    assert receiver.suspects() == [], "one may be an accident"
+    assert receiver.shedding.suspects() == [], "one may be an accident"
     for _ in range(100):
         receive(receiver, forged(draws, sender))
-    assert receiver.suspects() == [address(0)]
-    assert receiver.trusts == trusts + 1, "who keeps something of it looks again"
+    assert receiver.shedding.suspects() == [address(0)]
+    assert receiver.shedding.changes == changes + 1, "who keeps something of it looks again"
     # What it says itself does not clear it while the forger goes on, nor does time alone.
     assert receive(receiver, sealed(sender), after(1.0)) == ""
-    assert receiver.suspects() == [address(0)]
+    assert receiver.shedding.suspects() == [address(0)]
     assert receive(receiver, sealed(sender), after(CHECKS_BURST_S + 1.0)) == ""
-    assert receiver.suspects() == []
-    assert receiver.trusts == trusts + 2
+    assert receiver.shedding.suspects() == []
+    assert receiver.shedding.changes == changes + 2
     for number in range(2):
         assert receive(receiver, forged(draws, sender), after(9.0)) == "AUTH-9", number
-    assert receiver.suspects() == [address(0)]
+    assert receiver.shedding.suspects() == [address(0)]
 
 
 def test_auth_19_a_suspect_whose_certificate_is_gone_is_none() -> None:
@@ -222,7 +222,7 @@ def test_auth_19_a_suspect_whose_certificate_is_gone_is_none() -> None:
     for _ in range(10):
         receive(receiver, forged(draws, sender))
     receiver.trust([known_device(1), known_device(2)])
-    assert receiver.suspects() == []
+    assert receiver.shedding.suspects() == []
 
 
 def test_auth_19_without_forgeries_nothing_is_shed_marked_or_not() -> None:
