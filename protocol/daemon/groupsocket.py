@@ -106,6 +106,7 @@ class GroupSocket(DatagramSocket):
         self._form = form
         self._code = sourcefilter.EVERYTHING
         self._known: dict[IPv6Address, None] | None = None
+        self._trusted: tuple[IPv6Address, ...] = ()
         self._suspected: tuple[IPv6Address, ...] = ()
         self._index = index
         self._group = group
@@ -191,22 +192,21 @@ class GroupSocket(DatagramSocket):
         if self.strangers is None or (known, suspected) == (self._known, self._suspected):
             return
         self._known, self._suspected = known, suspected
-        trusted = tuple(one for one in known if one not in suspected)
-        code = sourcefilter.choice(trusted, suspected)
+        self._trusted = tuple(one for one in known if one not in suspected)
+        code = sourcefilter.choice(self._trusted, suspected)
         self._set_program(self._each[0], _SO_ATTACH_REUSEPORT_CBPF, code)
         self._attach()
 
     def _attach(self) -> None:
         """Give each socket its program: whose datagrams it gets, and which of them."""
-        code, known, suspected = self._form + self._code, self._known, self._suspected
-        if known is None or self.strangers is None:
+        code = self._form + self._code
+        if self._known is None or self.strangers is None:
             self._set_program(self._each[0], _SO_ATTACH_FILTER, code)
             return
-        trusted = tuple(one for one in known if one not in suspected)
         sort = (
-            sourcefilter.of_known(trusted, code),
-            sourcefilter.of_strangers(tuple(known), code),
-            sourcefilter.of_known(suspected, code),
+            sourcefilter.of_known(self._trusted, code),
+            sourcefilter.of_strangers(tuple(self._known), code),
+            sourcefilter.of_known(self._suspected, code),
         )
         for sock, program in zip(self._each, sort, strict=True):
             self._set_program(sock, _SO_ATTACH_FILTER, program)

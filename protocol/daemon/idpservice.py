@@ -40,7 +40,6 @@ from protocol.idp.events import (
     TrustReread,
 )
 from protocol.idp.messages import MessageKind
-from protocol.idp.notice import PREAMBLE as NOTICE
 from protocol.idp.unicast import CHANNEL as PAIR
 from protocol.ipsec.backend import IpsecBackend
 from protocol.ipsec.memory import MemoryBackend
@@ -232,7 +231,7 @@ class IdpService(Service):
 
     def may_follow(self, payload: bytes) -> bool:
         """Let notices go first: each costs a MAC, not a signature, and others wait for them."""
-        return not payload.startswith(NOTICE)
+        return not payload.startswith(notice.PREAMBLE)
 
     def shedder(self) -> Callable[[bytes, int], bool]:
         """Return `sheds`."""
