@@ -123,17 +123,20 @@ class GroupSocket(DatagramSocket):
         ]
 
     def _members(self) -> list[socket.socket]:
-        """Return the sockets that are members of the group: no stranger is a source of its."""
-        if memberships.is_source_specific(self._group):
-            return [self._each[0], *self._each[2:]]
-        return self._each
+        """Return the sockets that are members of the group.
+
+        A member gets a copy of all that is sent to it, whatever its filter drops then. So that of
+        the suspects is none while there are none, nor that of strangers where none is a source.
+        """
+        strangers = [] if memberships.is_source_specific(self._group) else self._each[1:2]
+        suspects = self._each[2:] if self._suspected else []
+        return [self._each[0], *strangers, *suspects]
 
     def join(self) -> None:
         """Become a member of the group; idempotent."""
         if self._joined:
             return
-        for sock in self._members():
-            memberships.join(sock, self._index, self._group, self._group_sources())
+        self._join(self._members())
         self._joined = True
 
     def leave(self) -> None:
@@ -141,12 +144,19 @@ class GroupSocket(DatagramSocket):
         if not self._joined:
             return
         self._joined = False
+        self._leave(self._members())
+        self.drain()
+
+    def _join(self, socks: Iterable[socket.socket]) -> None:
+        for sock in socks:
+            memberships.join(sock, self._index, self._group, self._group_sources())
+
+    def _leave(self, socks: Iterable[socket.socket]) -> None:
         try:
-            for sock in self._members():
+            for sock in socks:
                 memberships.leave(sock, self._index, self._group)
         except OSError as error:
             self.counters[f"group.leave_failed.{errno_name(error)}"] += 1
-        self.drain()
 
     def drain(self) -> int:
         """Throw away what is queued; return how many datagrams that were."""
@@ -191,11 +201,19 @@ class GroupSocket(DatagramSocket):
         suspected = tuple(one for one in suspects if one in known)
         if self.strangers is None or (known, suspected) == (self._known, self._suspected):
             return
+        had_suspects = bool(self._suspected)
+        if suspected and not had_suspects and self._joined:
+            try:
+                self._join(self._each[2:])
+            except LocalError:
+                self.counters["group.join_failed"] += 1  # then only unicast of theirs is heard
         self._known, self._suspected = known, suspected
         self._trusted = tuple(one for one in known if one not in suspected)
         code = sourcefilter.choice(self._trusted, suspected)
         self._set_program(self._each[0], _SO_ATTACH_REUSEPORT_CBPF, code)
         self._attach()
+        if had_suspects and not suspected and self._joined:
+            self._leave(self._each[2:])
 
     def _attach(self) -> None:
         """Give each socket its program: whose datagrams it gets, and which of them."""

@@ -379,7 +379,7 @@ class IdpEngine:
             effects += self._rejoin(now)
         if change is not None:
             effects += self._news.detected(change, now)
-            effects += self.unicast.on_up(peer, startup_wall_ns, hello.pair_key, now)
+            effects += self.unicast.on_up(peer, startup_wall_ns, hello, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)
         effects += self._expiry.heard(entry)

@@ -64,14 +64,15 @@ class PairKeys:
         self._config = config
         self._own = own
         self._source = source
-        self._spare: X25519PrivateKey | None = None
+        self._spare: tuple[X25519PrivateKey, bytes] | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop all keys; make the next instance's pair key now, for its start shall not wait."""
         if self._config.unicast is not Unicast.OFF and self._spare is None:
             secret = self._source.random_bytes(PAIR_KEY_LENGTH)
-            self._spare = X25519PrivateKey.from_private_bytes(secret)
+            private = X25519PrivateKey.from_private_bytes(secret)
+            self._spare = private, private.public_key().public_bytes_raw()
         self._private: X25519PrivateKey | None = None
         self._context: PairContext | None = None
         self._startup_wall_ns = 0
@@ -85,8 +86,7 @@ class PairKeys:
         self.forget()
         self._startup_wall_ns = startup_wall_ns
         if self._spare is not None:
-            self._private, self._spare = self._spare, None
-            self.public = self._private.public_key().public_bytes_raw()
+            (self._private, self.public), self._spare = self._spare, None
         if self._config.unicast is Unicast.PSK:
             self._context, self.epoch = psk_context(), PSK_EPOCH
 
@@ -108,8 +108,12 @@ class PairKeys:
             return False
         return self.members is None or rules.is_fellow(peer, self._own, self._places)
 
-    def meet(self, peer: PeerKeys) -> None:
-        """Look at a peer's pair key, and agree with it: now, when nobody waits for the SAs yet.
+    def meet(self, peer: PeerKeys, *, agree: bool) -> None:
+        """Look at a peer's pair key.
+
+        Args:
+            peer: has just been met.
+            agree: also agree with it now, rather than when the SAs are made.
 
         Raises:
             PeerError: it is our own, or of low order (IDP-25).
@@ -118,7 +122,7 @@ class PairKeys:
             return
         peer.unusable = peer.pair_key in (NO_PAIR_KEY, self.public)
         rules.check_pair_key(peer.pair_key, self.public)
-        if not peer.unusable:
+        if agree and not peer.unusable:
             self._secret(peer)
 
     def sas(self, peer: PeerKeys) -> tuple[SecurityAssociation, SecurityAssociation]:

@@ -1,9 +1,9 @@
 """Unicast between red networks: pair SAs, prefix announcements over them, routes.
 
 Driven by the engine, which says which devices are up and which epoch is written; everything else
-about pairs of devices happens here. Pair keys are made for each instance and go out with its
-hellos; the SAs of a pair follow from them and from the epoch (`protocol.ipsec.pairschedule`), or
-from the pre-shared key. Once the SAs are in the kernel, prefixes are announced through them.
+about pairs happens here. Pair keys are made for each instance and go out with its hellos; the SAs
+of a pair follow from them and from the epoch (`protocol.ipsec.pairschedule`), or from the
+pre-shared key. Once the SAs are in the kernel, prefixes are announced through them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from protocol.idp.config import IdpConfig, Unicast
 from protocol.idp.events import PrefixAdded, PrefixRemoved, RoutesApplied, SasApplied
 from protocol.idp.judging import PrefixJudge
 from protocol.idp.keying import GroupSync
-from protocol.idp.messages import PREFIXES_MAX, PrefixAnnouncement
+from protocol.idp.messages import PREFIXES_MAX, Hello, PrefixAnnouncement
 from protocol.idp.pairkeys import PairKeys, PeerKeys
 from protocol.idp.pairplan import LABEL, PairPlan
 from protocol.idp.prefixes import PrefixTable
@@ -48,8 +48,7 @@ CHANNEL = "pair"
 TIMER_PAIRS = "idp.pairs"
 
 PEERS_AT_ONCE = 4
-"""New peers whose SAs go out without waiting for more: of many that come together, the first ones
-answer while we are still busy with the last."""
+"""New peers whose SAs go out without waiting for more: the first of many answer meanwhile."""
 
 NS_PER_MS = 1_000_000
 
@@ -178,19 +177,21 @@ class UnicastPairs:
 
     # Who is there.
 
-    def on_up(
-        self, peer: Peer, startup_wall_ns: int, pair_key: bytes, now: Instant
-    ) -> list[Effect]:
-        """A device came, restarted or came back."""
+    def on_up(self, peer: Peer, startup_wall_ns: int, hello: Hello, now: Instant) -> list[Effect]:
+        """A device came, restarted or came back.
+
+        If it answers us, then we are new: there is time to agree with it until there is a group
+        key. If it is new, its own key agreement with the group comes first.
+        """
         if not self._on:
             return []
         self._drop(peer.address)
         self._judging.meet(peer.address)
-        pair = _Pair(peer, PeerKeys(peer.address, startup_wall_ns, pair_key))
-        self._pairs[peer.address] = pair
+        keys = PeerKeys(peer.address, startup_wall_ns, hello.pair_key)
+        pair = self._pairs[peer.address] = _Pair(peer, keys)
         effects: list[Effect] = []
         try:
-            self._keys.meet(pair.keys)
+            self._keys.meet(keys, agree=hello.triggered)
         except PeerError as error:
             effects += self._refuse(peer.name, error, now)
         effects += self._derive(pair, now)
