@@ -1,7 +1,11 @@
-"""Frozen classes are plain during a run, make the same objects, and are frozen again after it."""
+"""Frozen classes are plain during a run, make the same objects, and are frozen again after it.
+
+The garbage collector stands still as long, and runs again.
+"""
 
 from __future__ import annotations
 
+import gc
 import inspect
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, fields
@@ -15,12 +19,29 @@ from testbed.sim import run as running
 from testbed.sim.run import run
 from testbed.sim.scenario import draw
 from testbed.sim.thawing import constructor, frozen_classes, thawed
+from testbed.sim.world import World
 
 
 def test_a_run_is_the_same_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = [run(draw(seed, members=4)) for seed in (11, 12, 13)]
     monkeypatch.setattr(running, "thawed", nullcontext)
     assert [run(draw(seed, members=4)).digest for seed in (11, 12, 13)] == [v.digest for v in fast]
+
+
+def test_the_collector_stands_still_during_a_run_and_goes_on_after_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on: list[bool] = []
+
+    def failing(_: World) -> None:
+        on.append(gc.isenabled())
+        raise ValueError("an engine fails")
+
+    monkeypatch.setattr(World, "run", failing)
+    assert gc.isenabled()
+    assert run(draw(11, members=2)).violation is not None
+    assert on == [False]
+    assert gc.isenabled()
 
 
 def test_they_are_frozen_again_afterwards() -> None:
