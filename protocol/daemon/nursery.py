@@ -3,7 +3,9 @@
 A daemon's start is imports, some hundred milliseconds of CPU natively and ten times that under
 software emulation. For an experiment with twenty daemons on two cores the testbed starts one
 nursery and asks it for the daemons. Each is a process of its own, in the network namespace named
-for it; it does exactly what ``idpd run`` and its like do, and ends when the nursery ends.
+for it; it does exactly what ``idpd run`` and its like do, and ends when the nursery ends. What all
+join with was run through once before (`protocol.daemon.rehearsal`): under software emulation the
+first join of a process that was not takes longer by a third than its second.
 
 Line by line, JSON in both directions: a request gets ``{"pid": n}`` or ``{"error": "one line"}``,
 and the end of a daemon is told as ``{"ended": n, "status": s}`` (negative: the signal).
@@ -168,10 +170,12 @@ def serve() -> int:
     import protocol.daemon.mproxyservice
     import protocol.xfrm.namespace  # noqa: F401
     from protocol.daemon.privileges import preload
+    from protocol.daemon.rehearsal import rehearse
     from protocol.daemon.warmup import warm_up
 
     preload()
     warm_up()
+    rehearse()
     gc.collect()
     gc.freeze()
     children: dict[int, int] = {}
