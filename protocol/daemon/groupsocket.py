@@ -12,6 +12,7 @@ from ipaddress import IPv6Address
 from protocol.core.errors import LocalError
 from protocol.daemon import memberships, sourcefilter
 from protocol.daemon.config import ChannelSection
+from protocol.daemon.floodedsocket import FloodedSocket
 from protocol.daemon.memberships import Sources
 from protocol.daemon.sockets import (
     SO_TIMESTAMPNS,
@@ -99,10 +100,10 @@ class GroupSocket(DatagramSocket):
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
         super().__init__(self._each[0], "group")
         self.strangers: DatagramSocket | None = None
-        self.suspects: DatagramSocket | None = None
+        self.suspects: FloodedSocket | None = None
         if not group_only:
             self.strangers = DatagramSocket(self._each[1], "strangers")
-            self.suspects = DatagramSocket(self._each[2], "suspects")
+            self.suspects = FloodedSocket(self._each[2], "suspects")
         self._form = form
         self._code = sourcefilter.EVERYTHING
         self._known: dict[IPv6Address, None] | None = None

@@ -41,7 +41,7 @@ _SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
 
 _STAMP = struct.Struct("@qq")
-_STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
+STAMP_SPACE_BYTES = socket.CMSG_SPACE(_STAMP.size)
 
 
 class Received(NamedTuple):
@@ -87,7 +87,7 @@ class DatagramSocket:
         try:
             for _ in range(SHED_AT_ONCE):
                 payload, ancillary, _, address = self._socket.recvmsg(
-                    self._largest + 1, _STAMP_SPACE_BYTES
+                    self._largest + 1, STAMP_SPACE_BYTES
                 )
                 if self.sheds is None or not self.sheds(payload, mono_ns):
                     break
@@ -106,7 +106,9 @@ class DatagramSocket:
                 self._sources.clear()
             source = IPv6Address(text.partition("%")[0])
             self._sources[text] = source
-        stamp_ns = arrival_wall_ns(ancillary)
+        return self._received(payload, source, arrival_wall_ns(ancillary))
+
+    def _received(self, payload: bytes, source: IPv6Address, stamp_ns: int | None) -> Received:
         return Received(payload, source, 0 if stamp_ns is None else self._waited_ns(stamp_ns))
 
     def _waited_ns(self, stamp_wall_ns: int) -> int:
@@ -257,9 +259,14 @@ def arrival_wall_ns(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
     """Return the kernel's stamp of a datagram from its control messages, None without one."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
-            seconds, rest_ns = _STAMP.unpack(data)
-            return int(seconds) * 1_000_000_000 + int(rest_ns)
+            return stamp_wall_ns(data)
     return None
+
+
+def stamp_wall_ns(data: bytes) -> int:
+    """Return the time in a control message SO_TIMESTAMPNS."""
+    seconds, rest_ns = _STAMP.unpack(data)
+    return int(seconds) * 1_000_000_000 + int(rest_ns)
 
 
 def udp_socket() -> socket.socket:
