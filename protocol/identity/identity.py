@@ -189,7 +189,7 @@ class Identity:
     def agree(self) -> None:
         """Compute what marks are made with now, rather than when a message is urgent."""
         for device in self._receivers:
-            self._marks.key(device)
+            self._marks.begun(device)
 
     def peer_by_address(self, address: IPv6Address) -> Peer | None:
         """Return the trusted device (or us) with this black address."""

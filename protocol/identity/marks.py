@@ -42,6 +42,9 @@ LABEL: Final = b"idpmike v1 envelope mark\x00"
 
 _P: Final = (1 << 255) - 19
 _KEY_LENGTH: Final = 32
+_LENGTH: Final = MARK_LENGTH - HINT_LENGTH
+_Hash = blake2b
+_LABELLED: Final = blake2b(LABEL, digest_size=_KEY_LENGTH)
 
 Agree = Callable[[SigningKey, VerifyKey], bytes | None]
 """Returns the secret that two devices share; None if their keys are of no kind that can."""
@@ -77,38 +80,48 @@ class Marks:
         self._hint = self._own[:HINT_LENGTH]
         self._signing_key = signing_key
         self._agree = agree
-        self._keys: dict[bytes, bytes | None] = {}
+        self._begun: dict[bytes, _Hash | None] = {}
 
     def keep(self, known: Iterable[bytes]) -> None:
         """Forget the keys of all devices but these."""
         kept = set(known)
-        self._keys = {print_: key for print_, key in self._keys.items() if print_ in kept}
+        self._begun = {print_: begun for print_, begun in self._begun.items() if print_ in kept}
 
     def key(self, device: KnownDevice) -> bytes | None:
-        """Return the key that we share with a device; made at first use."""
+        """Agree with a device on the key that we share; None if we cannot."""
+        secret = self._agree(self._signing_key, device.verify_key)
+        low, high = sorted((self._own, device.peer.fingerprint))
+        return None if secret is None else _derived(secret, KEY_LABEL + low + high)
+
+    def begun(self, device: KnownDevice) -> _Hash | None:
+        """Return the hash of marks between us and a device, keyed; made at first use.
+
+        It is copied for each mark: that is cheaper than to begin anew.
+        """
         theirs = device.peer.fingerprint
-        if theirs not in self._keys:
-            secret = self._agree(self._signing_key, device.verify_key)
-            low, high = sorted((self._own, theirs))
-            self._keys[theirs] = (
-                None if secret is None else _derived(secret, KEY_LABEL + low + high)
-            )
-        return self._keys[theirs]
+        if theirs not in self._begun:
+            key = self.key(device)
+            self._begun[theirs] = None if key is None else blake2b(key=key, digest_size=_LENGTH)
+        return self._begun[theirs]
 
     def room(self, body: bytes, receivers: Iterable[KnownDevice]) -> list[KnownDevice]:
         """Return for whom a message with this body is marked: for as many as fit."""
         room = min((MARKED_MAX - OVERHEAD - len(body)) // MARK_LENGTH, MARKS_MAX)
-        able = (device for device in receivers if self.key(device) is not None)
+        able = (device for device in receivers if self.begun(device) is not None)
         return list(islice(able, max(room, 0)))
 
     def made(self, signed: bytes, receivers: Iterable[KnownDevice]) -> bytes:
         """Return marks of a signed message for receivers that `room` has given."""
-        content = _content(signed)
+        labelled = _LABELLED.copy()
+        labelled.update(signed)
+        content = labelled.digest()
         found = []
         for device in receivers:
-            key = self.key(device)
-            assert key is not None
-            found.append(device.peer.fingerprint[:HINT_LENGTH] + _mark(key, content))
+            begun = self.begun(device)
+            assert begun is not None
+            mark = begun.copy()
+            mark.update(content)
+            found.append(device.peer.fingerprint[:HINT_LENGTH] + mark.digest())
         return b"".join(found)
 
     def is_marked(self, datagram: bytes, sender: KnownDevice) -> bool:
@@ -120,10 +133,13 @@ class Marks:
         place = datagram.find(hint, end)
         if place < 0:
             return False
-        key = self.key(sender)
-        if key is None:
+        begun = self._begun.get(sender.peer.fingerprint) or self.begun(sender)
+        if begun is None:
             return False
-        wanted = _mark(key, _content(datagram[:end]))
+        content, mark = _LABELLED.copy(), begun.copy()
+        content.update(datagram[:end])
+        mark.update(content.digest())
+        wanted = mark.digest()
         for _ in range(HITS_MAX):
             if (place - end) % MARK_LENGTH == 0:
                 given = datagram[place + HINT_LENGTH : place + MARK_LENGTH]
@@ -133,15 +149,6 @@ class Marks:
             if place < 0:
                 break
         return False
-
-
-def _content(signed: bytes) -> bytes:
-    """Return what all marks of a message are made of."""
-    return blake2b(LABEL + signed, digest_size=_KEY_LENGTH).digest()
-
-
-def _mark(key: bytes, content: bytes) -> bytes:
-    return blake2b(content, key=key, digest_size=MARK_LENGTH - HINT_LENGTH).digest()
 
 
 def _derived(secret: bytes, label: bytes) -> bytes:
