@@ -8,12 +8,12 @@ that does not pass. Nothing of it leaves this process, and no state of it stays.
 
 from __future__ import annotations
 
-import heapq
 from ipaddress import IPv6Address
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from protocol.core.agenda import Agenda
 from protocol.core.engine import (
     CancelTimer,
     DatagramReceived,
@@ -26,6 +26,7 @@ from protocol.core.engine import (
     Started,
     TimerExpired,
 )
+from protocol.core.timers import TimerTable
 from protocol.daemon.entropy import OsKeySource
 from protocol.daemon.sockets import LOCALHOST
 from protocol.identity import Identity, KnownDevice, Peer
@@ -71,7 +72,7 @@ class _Device:
             "mike": MikeEngine(MikeConfig(), mike, secret, keys),
             "idp": IdpEngine(IdpConfig(sa_group=_SA_GROUP), idp, secret, keys),
         }
-        self.timers: dict[tuple[str, str], int] = {}
+        self.timers = {side: TimerTable() for side in self.engines}
         self.key_directory: dict[str, bytes] = {}
 
 
@@ -90,41 +91,32 @@ class _Stage:
         self.devices = [
             _Device(me, key, known) for me, key in zip(known, signing_keys, strict=True)
         ]
-        self._now = _BEGIN
-        self._count = 0
-        self._events: list[tuple[int, int, _Device, str, Event]] = []
+        self._agenda = Agenda()
+
+    @property
+    def now(self) -> Instant:
+        """Virtual time."""
+        passed_ns = self._agenda.now_ns
+        return Instant(_BEGIN.mono_ns + passed_ns, _BEGIN.wall_ns + passed_ns)
 
     def start(self, device: _Device) -> None:
         """Switch a device on."""
         for side in device.engines:
-            self._feed(device, side, Started(self._now.wall_ns))
+            self._feed(device, side, Started(self.now.wall_ns))
 
     def run(self, duration_ns: int) -> None:
         """Let virtual time pass."""
-        end_ns = self._now.mono_ns + duration_ns
-        while self._events and self._events[0][0] <= end_ns:
-            at_ns, _, device, side, event = heapq.heappop(self._events)
-            self._set(at_ns)
-            if not isinstance(event, TimerExpired):
-                self._feed(device, side, event)
-            elif device.timers.get((side, event.name)) == at_ns:
-                del device.timers[side, event.name]
-                self._feed(device, side, event)
-        self._set(end_ns)
-
-    def _set(self, mono_ns: int) -> None:
-        passed_ns = mono_ns - self._now.mono_ns
-        self._now = Instant(mono_ns, self._now.wall_ns + passed_ns)
-
-    def _later(self, at_ns: int, device: _Device, side: str, event: Event) -> None:
-        self._count += 1
-        heapq.heappush(self._events, (at_ns, self._count, device, side, event))
+        self._agenda.run(self._agenda.now_ns + duration_ns)
 
     def _feed(self, device: _Device, side: str, event: Event) -> None:
-        for effect in device.engines[side].handle(event, self._now):
+        for effect in device.engines[side].handle(event, self.now):
             answer = self._perform(device, side, effect)
             if answer is not None:
-                self._later(self._now.mono_ns, device, side, answer)
+                self._agenda.after(0, self._feed, device, side, answer)
+
+    def _wake(self, device: _Device, side: str) -> None:
+        while (name := device.timers[side].pop_expired(self.now.mono_ns)) is not None:
+            self._feed(device, side, TimerExpired(name))
 
     def _perform(self, device: _Device, side: str, effect: Effect) -> Event | None:
         """Do what a daemon would; what the kernel is asked for, it has done."""
@@ -132,18 +124,17 @@ class _Stage:
             case SendDatagram("local", payload):
                 other = "mike" if side == "idp" else "idp"
                 event = DatagramReceived("local", LOCALHOST, payload)
-                self._later(self._now.mono_ns + LATENCY_NS, device, other, event)
+                self._agenda.after(LATENCY_NS, self._feed, device, other, event)
             case SendDatagram(channel, payload, destination):
                 event = DatagramReceived(channel, device.address, payload)
                 for one in self.devices:
                     if one is not device and destination in (None, one.address):
-                        self._later(self._now.mono_ns + LATENCY_NS, one, side, event)
+                        self._agenda.after(LATENCY_NS, self._feed, one, side, event)
             case SetTimer(name, at_mono_ns):
-                at_ns = max(at_mono_ns, self._now.mono_ns)
-                device.timers[side, name] = at_ns
-                self._later(at_ns, device, side, TimerExpired(name))
+                device.timers[side].set(name, at_mono_ns)
+                self._agenda.at(at_mono_ns - _BEGIN.mono_ns, self._wake, device, side)
             case CancelTimer(name):
-                device.timers.pop((side, name), None)
+                device.timers[side].cancel(name)
             case ApplySas(label, operations):
                 return SasApplied(label, [Outcome() for _ in operations])
             case ApplyRoutes(label, operations):
@@ -163,5 +154,5 @@ def rehearse() -> int:
     for device in stage.devices:
         stage.start(device)
         stage.run(JOIN_NS)
-    epochs = [device.engines["idp"].status(stage._now)["active_epoch"] for device in stage.devices]
+    epochs = [device.engines["idp"].status(stage.now)["active_epoch"] for device in stage.devices]
     return 0 if epochs[0] is None else epochs.count(epochs[0])

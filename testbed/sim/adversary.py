@@ -11,9 +11,9 @@ from collections import deque
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from protocol.core.agenda import NS_PER_MS
 from protocol.core.engine import DatagramReceived
 from protocol.identity import envelope
-from testbed.sim.agenda import NS_PER_MS
 from testbed.sim.daemon import LOOPBACK, Daemon
 from testbed.sim.faults import Fault, Kind
 from testbed.sim.history import Injected

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from protocol.core.agenda import NS_PER_MS, Agenda
 from protocol.core.engine import Instant
 from protocol.core.errors import LocalError
 from protocol.daemon.reconcile import read_own, remove_own, remove_own_routes
@@ -35,7 +36,6 @@ from protocol.ipsec.model import Prefix
 from protocol.mike.config import MikeConfig
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import Attend, EpochMarkFound, KeepEpochMark, PublishKey, RetireKey
-from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance, SeededKeys
 from testbed.sim.daemon import WALL_START_NS, Daemon, Observer
 from testbed.sim.people import Crypto, People, local_secret, secret_type

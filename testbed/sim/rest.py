@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from testbed.sim.agenda import NS_PER_MS, Agenda
+from protocol.core.agenda import NS_PER_MS, Agenda
 
 STABLE_MS = 6_500
 """Agreement must last so long: more than the dead interval and MIKE's `tm_silence_ms`."""

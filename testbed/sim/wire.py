@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from testbed.sim.agenda import NS_PER_MS, Agenda
+from protocol.core.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.faults import Fault, Kind
 

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from protocol.core.addresses import address_said
+from protocol.core.agenda import NS_PER_MS, Agenda
 from protocol.core.engine import (
     DatagramReceived,
     Effect,
@@ -27,7 +28,6 @@ from protocol.ipsec.model import SecurityAssociation, Suite
 from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
-from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey
 from testbed.sim.daemon import Daemon

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import InvalidSignature
 
+from protocol.core.agenda import NS_PER_MS, Agenda
 from testbed.errors import TestbedError
-from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.faults import PROCESSES, RED, Fault, Kind
 from testbed.sim.modelled import ModelledSecret, ModelledSigner

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address
 
+from protocol.core.agenda import NS_PER_MS
 from protocol.core.engine import DatagramReceived, SendDatagram
 from protocol.daemon.gatewayidp import read_view
 from protocol.gateway.config import GatewayConfig, Leg, Network
@@ -35,7 +36,6 @@ from protocol.mproxy.events import (
     Upcall,
 )
 from protocol.mproxy.messages import Address
-from testbed.sim.agenda import NS_PER_MS
 from testbed.sim.daemon import LOCAL_DELAY_NS, Daemon
 from testbed.sim.device import Device
 from testbed.sim.gateways.checkers import GatewayView

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
+from protocol.core.agenda import NS_PER_MS, Agenda
 from protocol.core.engine import DatagramReceived
 from protocol.mproxy.messages import Address
-from testbed.sim.agenda import NS_PER_MS, Agenda
 from testbed.sim.chance import Chance
 from testbed.sim.device import Device
 from testbed.sim.faults import FOR_GOOD, Fault, Kind
