@@ -8,21 +8,20 @@ once (``recvmmsg``), and what is one of too many is looked at there and goes no 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from functools import cached_property
 from ipaddress import IPv6Address
 from struct import Struct
 from typing import Final
 
 from protocol.daemon.sockets import (
-    SO_TIMESTAMPNS,
     STAMP_SPACE_BYTES,
     DatagramSocket,
     Received,
-    errno_name,
-    stamp_wall_ns,
+    arrival_wall_ns,
 )
 
 READ_AT_ONCE: Final = 32
@@ -65,73 +64,90 @@ class _Header(ctypes.Structure):
 _recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
 
 
-class FloodedSocket(DatagramSocket):
-    """As `DatagramSocket`, for sources in whose names much is forged."""
+class _Row:
+    """The buffers that one call fills."""
 
-    def __init__(
-        self, sock: socket.socket, name: str, sheds: Callable[[bytes, int], bool] | None = None
-    ) -> None:
-        super().__init__(sock, name)
-        self.sheds = sheds
-        size = self._size = self._largest + 1
-        self._buffers = ctypes.create_string_buffer(READ_AT_ONCE * size)
-        self._names = ctypes.create_string_buffer(READ_AT_ONCE * _NAME_BYTES)
-        self._controls = ctypes.create_string_buffer(READ_AT_ONCE * STAMP_SPACE_BYTES)
+    def __init__(self, size: int) -> None:
+        self._size = size
+        payloads = ctypes.create_string_buffer(READ_AT_ONCE * size)
+        names = ctypes.create_string_buffer(READ_AT_ONCE * _NAME_BYTES)
+        controls = ctypes.create_string_buffer(READ_AT_ONCE * STAMP_SPACE_BYTES)
+        self._payloads = memoryview(payloads).cast("B")
+        self._names = memoryview(names).cast("B")
+        self._controls = memoryview(controls).cast("B")
         self._vectors = (_Vector * READ_AT_ONCE)()
         self._headers = (_Header * READ_AT_ONCE)()
         for number, (header, vector) in enumerate(zip(self._headers, self._vectors, strict=True)):
-            vector.base = ctypes.addressof(self._buffers) + number * size
+            vector.base = ctypes.addressof(payloads) + number * size
             vector.length = size
             message = header.message
-            message.name = ctypes.addressof(self._names) + number * _NAME_BYTES
+            message.name = ctypes.addressof(names) + number * _NAME_BYTES
             message.name_length = _NAME_BYTES
             message.vectors = ctypes.pointer(vector)
             message.vector_count = 1
-            message.control = ctypes.addressof(self._controls) + number * STAMP_SPACE_BYTES
+            message.control = ctypes.addressof(controls) + number * STAMP_SPACE_BYTES
             message.control_length = STAMP_SPACE_BYTES
         # The kernel writes into the headers what it has found: each call begins with these.
         self._fresh = bytes(self._headers)
         words = memoryview(self._headers).cast("B").cast("I")
         self._lengths = words[_Header.length.offset // 4 :: ctypes.sizeof(_Header) // 4]
-        self._view = memoryview(self._buffers).cast("B")
 
-    def receive_many(self, mono_ns: int) -> Iterator[Received]:
+    def read(self, fd: int) -> int:
+        """Read what is there; return how many datagrams that were.
+
+        Raises:
+            OSError: none, and why; BlockingIOError if there was none.
+        """
+        ctypes.memmove(self._headers, self._fresh, len(self._fresh))
+        flags = int(socket.MSG_DONTWAIT)
+        count: int = _recvmmsg(fd, self._headers, READ_AT_ONCE, flags, None)
+        if count < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return count
+
+    def payload(self, number: int) -> bytes:
+        """Return a datagram of the last call."""
+        place = number * self._size
+        return bytes(self._payloads[place : place + self._lengths[number]])
+
+    def source(self, number: int) -> IPv6Address:
+        """Return where it came from, without scope."""
+        place = number * _NAME_BYTES
+        return IPv6Address(bytes(self._names[place : place + _NAME_BYTES][_ADDRESS]))
+
+    def stamp_ns(self, number: int) -> int | None:
+        """Return the kernel's stamp of it, None without one."""
+        if self._headers[number].message.control_length < _CMSG.size:
+            return None
+        place = number * STAMP_SPACE_BYTES
+        control = self._controls[place : place + STAMP_SPACE_BYTES]
+        length, level, kind = _CMSG.unpack_from(control)
+        return arrival_wall_ns([(level, kind, bytes(control[_CMSG.size : length]))])
+
+
+class FloodedSocket(DatagramSocket):
+    """As `DatagramSocket`, for sources in whose names much is forged."""
+
+    @cached_property
+    def _row(self) -> _Row:
+        """Made when it is needed: a quarter of a megabyte, and most devices are never attacked."""
+        return _Row(self._largest + 1)
+
+    def receive_many(self) -> Iterator[Received]:
         """Read what is there, up to `READ_AT_ONCE`; yield what is not thrown away.
 
         The last of so many is always handed on, and tells how long it had waited.
-
-        Args:
-            mono_ns: monotonic time, for `sheds`.
         """
-        ctypes.memmove(self._headers, self._fresh, len(self._fresh))
-        count = _recvmmsg(
-            self.fileno(), self._headers, READ_AT_ONCE, int(socket.MSG_DONTWAIT), None
-        )
-        if count < 0:
-            number = ctypes.get_errno()
-            if number not in (errno.EAGAIN, errno.EINTR):
-                name = errno_name(OSError(number, os.strerror(number)))
-                self.counters[f"{self._name}.receive_failed.{name}"] += 1
+        row, sheds, mono_ns = self._row, self.sheds, time.monotonic_ns()
+        try:
+            count = row.read(self.fileno())
+        except OSError as error:
+            self._not_received(error)
             return
-        size, view, sheds = self._size, self._view, self.sheds
         for number in range(count):
-            place = number * size
-            payload = bytes(view[place : place + self._lengths[number]])
+            payload = row.payload(number)
             if sheds is not None and sheds(payload, mono_ns) and number < READ_AT_ONCE - 1:
                 continue
-            if len(payload) > self._largest:
-                self.counters[f"{self._name}.oversized"] += 1
-                continue
-            source = self._names.raw[number * _NAME_BYTES : (number + 1) * _NAME_BYTES][_ADDRESS]
-            yield self._received(payload, IPv6Address(source), self._stamp(number))
-
-    def _stamp(self, number: int) -> int | None:
-        """Return the kernel's stamp of a datagram of the last call, None without one."""
-        place = number * STAMP_SPACE_BYTES
-        control = self._controls.raw[place : place + STAMP_SPACE_BYTES]
-        if self._headers[number].message.control_length < _CMSG.size:
-            return None
-        length, level, kind = _CMSG.unpack_from(control)
-        if (level, kind) != (socket.SOL_SOCKET, SO_TIMESTAMPNS):
-            return None
-        return stamp_wall_ns(control[_CMSG.size : length])
+            if not self._is_oversized(payload):
+                yield self._received(payload, row.source(number), row.stamp_ns(number))

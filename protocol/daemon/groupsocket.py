@@ -202,19 +202,18 @@ class GroupSocket(DatagramSocket):
         suspected = tuple(one for one in suspects if one in known)
         if self.strangers is None or (known, suspected) == (self._known, self._suspected):
             return
-        had_suspects = bool(self._suspected)
-        if suspected and not had_suspects and self._joined:
-            try:
-                self._join(self._each[2:])
-            except LocalError:
-                self.counters["group.join_failed"] += 1  # then only unicast of theirs is heard
+        before = self._members() if self._joined else []
         self._known, self._suspected = known, suspected
+        after = self._members() if self._joined else []
+        try:
+            self._join(sock for sock in after if sock not in before)
+        except LocalError:
+            self.counters["group.join_failed"] += 1  # then only unicast of suspects is heard
         self._trusted = tuple(one for one in known if one not in suspected)
         code = sourcefilter.choice(self._trusted, suspected)
         self._set_program(self._each[0], _SO_ATTACH_REUSEPORT_CBPF, code)
         self._attach()
-        if had_suspects and not suspected and self._joined:
-            self._leave(self._each[2:])
+        self._leave(sock for sock in before if sock not in after)
 
     def _attach(self) -> None:
         """Give each socket its program: whose datagrams it gets, and which of them."""

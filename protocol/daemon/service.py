@@ -274,12 +274,12 @@ class Service(DaemonProcess):
         """Hand a datagram in; it may bring a certificate, so that a stranger is one no longer."""
         payload, source, waited_ns = received
         self.runtime.deliver(DatagramReceived(channel, source, payload, waited_ns))
-        if (self.identity.trusts, self.identity.shedding.changes) != self._sorted:
+        if self.identity.shedding.changes != self._sorted:
             self._know()
 
     def _know(self) -> None:
         """Tell the sockets whose datagrams are to be read first."""
-        self._sorted = (self.identity.trusts, self.identity.shedding.changes)
+        self._sorted = self.identity.shedding.changes
         self.identity.agree()
         self.group.know(self.known_addresses(), self.identity.shedding.suspects())
 
@@ -309,7 +309,7 @@ class Service(DaemonProcess):
     def _suspects_readable(self) -> None:
         """Read a row of datagrams, most of which are forged; those of the others go first."""
         assert self.group.suspects is not None
-        for received in self.group.suspects.receive_many(self.clock.now().mono_ns):
+        for received in self.group.suspects.receive_many():
             self._hand_in(received)
 
     def _hear_strangers(self, _name: str) -> None:

@@ -91,13 +91,10 @@ class DatagramSocket:
                 )
                 if self.sheds is None or not self.sheds(payload, mono_ns):
                     break
-        except BlockingIOError:
-            return None
         except OSError as error:
-            self.counters[f"{self._name}.receive_failed.{errno_name(error)}"] += 1
+            self._not_received(error)
             return None
-        if len(payload) > self._largest:
-            self.counters[f"{self._name}.oversized"] += 1
+        if self._is_oversized(payload):
             return None
         text = address[0]
         source = self._sources.get(text)
@@ -107,6 +104,18 @@ class DatagramSocket:
             source = IPv6Address(text.partition("%")[0])
             self._sources[text] = source
         return self._received(payload, source, arrival_wall_ns(ancillary))
+
+    def _not_received(self, error: OSError) -> None:
+        """Count why nothing was read, unless nothing was there."""
+        if not isinstance(error, BlockingIOError):
+            self.counters[f"{self._name}.receive_failed.{errno_name(error)}"] += 1
+
+    def _is_oversized(self, payload: bytes) -> bool:
+        """Say whether a datagram is longer than any of ours, and count it."""
+        if len(payload) <= self._largest:
+            return False
+        self.counters[f"{self._name}.oversized"] += 1
+        return True
 
     def _received(self, payload: bytes, source: IPv6Address, stamp_ns: int | None) -> Received:
         return Received(payload, source, 0 if stamp_ns is None else self._waited_ns(stamp_ns))
@@ -259,14 +268,9 @@ def arrival_wall_ns(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
     """Return the kernel's stamp of a datagram from its control messages, None without one."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
-            return stamp_wall_ns(data)
+            seconds, rest_ns = _STAMP.unpack(data)
+            return int(seconds) * 1_000_000_000 + int(rest_ns)
     return None
-
-
-def stamp_wall_ns(data: bytes) -> int:
-    """Return the time in a control message SO_TIMESTAMPNS."""
-    seconds, rest_ns = _STAMP.unpack(data)
-    return int(seconds) * 1_000_000_000 + int(rest_ns)
 
 
 def udp_socket() -> socket.socket:

@@ -119,11 +119,10 @@ class Identity:
         startup_wall_ns: start-up time-stamp given to `begin`, or None before.
         store: the certificates behind what we know; None where identities are made in memory.
             Whoever changes it calls `trust` with its devices.
-        trusts: how often `trust` was called: whoever keeps something of whom we know looks here.
         opened: messages that were authentic, fresh and new.
         sheds: says of a datagram, at a monotonic time in ns, whether `open` would drop it as one of
             too many, and counts it.
-        shedding: in whose names too much is forged.
+        shedding: in whose names too much is forged; it counts the changes of whom we know.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class Identity:
         self._receivers: tuple[KnownDevice, ...] = ()
         self.shedding = Shedding(self._marks, self._counters)
         self.sheds = self.shedding.drops
-        self.trusts = self.opened = 0
+        self.opened = 0
         self.trust(devices)
 
     def __repr__(self) -> str:
@@ -168,7 +167,6 @@ class Identity:
 
         Replay windows of devices that stay known are kept.
         """
-        self.trusts += 1
         ordered = sorted(devices, key=_preference)
         self._devices = {d.peer.fingerprint: d for d in ordered}
         self._own = self._devices.pop(self.me.fingerprint, self._own)

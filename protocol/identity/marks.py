@@ -43,7 +43,6 @@ LABEL: Final = b"idpmike v1 envelope mark\x00"
 _P: Final = (1 << 255) - 19
 _KEY_LENGTH: Final = 32
 _LENGTH: Final = MARK_LENGTH - HINT_LENGTH
-_Hash = blake2b
 _LABELLED: Final = blake2b(LABEL, digest_size=_KEY_LENGTH)
 
 Agree = Callable[[SigningKey, VerifyKey], bytes | None]
@@ -80,7 +79,7 @@ class Marks:
         self._hint = self._own[:HINT_LENGTH]
         self._signing_key = signing_key
         self._agree = agree
-        self._begun: dict[bytes, _Hash | None] = {}
+        self._begun: dict[bytes, blake2b | None] = {}
 
     def keep(self, known: Iterable[bytes]) -> None:
         """Forget the keys of all devices but these."""
@@ -93,7 +92,7 @@ class Marks:
         low, high = sorted((self._own, device.peer.fingerprint))
         return None if secret is None else _derived(secret, KEY_LABEL + low + high)
 
-    def begun(self, device: KnownDevice) -> _Hash | None:
+    def begun(self, device: KnownDevice) -> blake2b | None:
         """Return the hash of marks between us and a device, keyed; made at first use.
 
         It is copied for each mark: that is cheaper than to begin anew.
@@ -112,16 +111,12 @@ class Marks:
 
     def made(self, signed: bytes, receivers: Iterable[KnownDevice]) -> bytes:
         """Return marks of a signed message for receivers that `room` has given."""
-        labelled = _LABELLED.copy()
-        labelled.update(signed)
-        content = labelled.digest()
+        content = _completed(_LABELLED, signed)
         found = []
         for device in receivers:
             begun = self.begun(device)
             assert begun is not None
-            mark = begun.copy()
-            mark.update(content)
-            found.append(device.peer.fingerprint[:HINT_LENGTH] + mark.digest())
+            found.append(device.peer.fingerprint[:HINT_LENGTH] + _completed(begun, content))
         return b"".join(found)
 
     def is_marked(self, datagram: bytes, sender: KnownDevice) -> bool:
@@ -133,13 +128,10 @@ class Marks:
         place = datagram.find(hint, end)
         if place < 0:
             return False
-        begun = self._begun.get(sender.peer.fingerprint) or self.begun(sender)
+        begun = self.begun(sender)
         if begun is None:
             return False
-        content, mark = _LABELLED.copy(), begun.copy()
-        content.update(datagram[:end])
-        mark.update(content.digest())
-        wanted = mark.digest()
+        wanted = _completed(begun, _completed(_LABELLED, datagram[:end]))
         for _ in range(HITS_MAX):
             if (place - end) % MARK_LENGTH == 0:
                 given = datagram[place + HINT_LENGTH : place + MARK_LENGTH]
@@ -149,6 +141,13 @@ class Marks:
             if place < 0:
                 break
         return False
+
+
+def _completed(begun: blake2b, rest: bytes) -> bytes:
+    """Return a hash that was begun, with the rest; it can be completed with another one again."""
+    whole = begun.copy()
+    whole.update(rest)
+    return whole.digest()
 
 
 def _derived(secret: bytes, label: bytes) -> bytes:

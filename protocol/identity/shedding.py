@@ -37,7 +37,8 @@ class Shedding:
     """Owned by `protocol.identity.identity.Identity`.
 
     Attributes:
-        changes: how often a device became a suspect, or ceased to be one.
+        changes: how often `know` was called, a device became a suspect, or ceased to be one:
+            whoever keeps something of whom we know looks here.
 
     Args:
         marks: ours.
@@ -59,6 +60,7 @@ class Shedding:
 
     def know(self, devices: dict[bytes, KnownDevice]) -> None:
         """Take other devices, by fingerprint; what was counted of those that stay is kept."""
+        self.changes += 1
         self._devices = devices
         self._in_vain = {key: one for key, one in self._in_vain.items() if key in devices}
         self._suspects = {key: None for key in self._suspects if key in devices}

@@ -41,8 +41,8 @@ def service(group: list[bytes], local: list[bytes]) -> tuple[IdpService, list[Da
         runtime=SimpleNamespace(deliver=seen.append),
         clock=SimpleNamespace(now=lambda: Instant(1000 * len(seen), 0)),
         _ignored=Counter(),
-        identity=SimpleNamespace(trusts=1, shedding=SimpleNamespace(changes=0)),
-        _sorted=(1, 0),
+        identity=SimpleNamespace(shedding=SimpleNamespace(changes=1)),
+        _sorted=1,
     )
     return idpd, seen
 
