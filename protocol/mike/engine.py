@@ -35,6 +35,7 @@ from protocol.idpmike import (
     Standing,
 )
 from protocol.mike.change import Change
+from protocol.mike.config import NS_PER_MS
 from protocol.mike.events import (
     Attend,
     EpochMarkFound,
@@ -74,7 +75,7 @@ from protocol.mike.messages import (
 )
 from protocol.mike.rekeying import Page, Rekey
 from protocol.mike.renewal import Renewer
-from protocol.mike.rules import began_anew, wanted
+from protocol.mike.rules import began_anew, is_elder, wanted
 from protocol.mike.states import STANDING, State
 
 
@@ -130,7 +131,11 @@ class MikeEngine(Renewer):
         self._attended = kinds
 
     def _wanted(self) -> frozenset[Kind]:
-        return wanted(STANDING[self.state], handed_over=self.gave is not None)
+        return wanted(
+            STANDING[self.state],
+            handed_over=self.gave is not None,
+            may_found=not self.liveness.elders,
+        )
 
     # Start and stop.
 
@@ -203,13 +208,21 @@ class MikeEngine(Renewer):
             self.liveness.heard(signal.peer)
             before = None
             if signal.kind is SignalKind.JOIN:
-                before = self.liveness.began(signal.peer, signal.startup_wall_ns)
+                before = self._note_instance(signal)
                 if began_anew(signal.startup_wall_ns, before):
                     self.liveness.began_anew(signal.peer, self.now.mono_ns)
             if signal.peer == self.tm and self.state in (State.MEMBER, State.JOINING):
                 self.look_at_tm()
                 if began_anew(signal.startup_wall_ns, before):
                     self.on_tm_began()
+
+    def _note_instance(self, signal: Signal) -> int | None:
+        """Note when a device began; return when its instance before began, None if unknown."""
+        own_ns = self.identity.startup_wall_ns
+        assert own_ns is not None
+        delay_ns = self.config.founding_delay_ms * NS_PER_MS
+        elder = is_elder(signal.startup_wall_ns, own_ns, delay_ns)
+        return self.liveness.began(signal.peer, signal.startup_wall_ns, elder=elder)
 
     def _on_credential(self, credential: Credential) -> None:
         """IDP learned a certificate or a revocation list: it counts here too if it is good."""

@@ -46,22 +46,26 @@ class Liveness:
         gone: reported left, with our UTC at the report, in the order of the reports.
         passed: candidates that did nothing in their time.
         begun: start-up time-stamps of the instances of IDP that joined last.
+        elders: connected devices that began so long before us that we need found no group
+            (MIKE-17).
         anew: members that began anew, and whose JOIN no epoch has granted since.
         granted: when an epoch last granted a device's JOIN, monotonic ns.
     """
 
-    __slots__ = ("anew", "begun", "gone", "granted", "passed")
+    __slots__ = ("anew", "begun", "elders", "gone", "granted", "passed")
 
     def __init__(self) -> None:
         self.gone: dict[IPv6Address, int] = {}
         self.passed: dict[IPv6Address, None] = {}
         self.begun: dict[IPv6Address, int] = {}
+        self.elders: set[IPv6Address] = set()
         self.anew: dict[IPv6Address, None] = {}
         self.granted: dict[IPv6Address, int] = {}
 
     def lost(self, address: IPv6Address, wall_ns: int) -> None:
         """Note a LEAVE."""
         self.gone[address] = wall_ns
+        self.elders.discard(address)
         while len(self.gone) > LEFT_MAX:
             del self.gone[next(iter(self.gone))]
 
@@ -70,12 +74,17 @@ class Liveness:
         self.gone.pop(address, None)
         self.passed.pop(address, None)
 
-    def began(self, address: IPv6Address, startup_wall_ns: int) -> int | None:
+    def began(self, address: IPv6Address, startup_wall_ns: int, *, elder: bool) -> int | None:
         """Note the instance of a JOIN; return the one before, None if there was none."""
         before = self.begun.pop(address, None)
         self.begun[address] = startup_wall_ns
+        self.elders.discard(address)
+        if elder:
+            self.elders.add(address)
         if len(self.begun) > BEGUN_MAX:
-            del self.begun[next(iter(self.begun))]
+            oldest = next(iter(self.begun))
+            del self.begun[oldest]
+            self.elders.discard(oldest)
         return before
 
     def began_anew(self, address: IPv6Address, mono_ns: int) -> None:
@@ -116,6 +125,7 @@ class Liveness:
         self.gone.clear()
         self.passed.clear()
         self.begun.clear()
+        self.elders.clear()
         self.anew.clear()
         self.granted.clear()
 

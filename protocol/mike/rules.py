@@ -107,16 +107,24 @@ EPOCHS = FRAGMENTED | {Kind.FRAGMENT, Kind.PATH, Kind.STATUS}
 
 WANTED: dict[Standing, frozenset[Kind]] = {
     Standing.OUTSIDE: frozenset(),
-    Standing.JOINING: EPOCHS | {Kind.JOIN},
+    Standing.JOINING: EPOCHS,
     Standing.MEMBER: EPOCHS | {Kind.HANDOVER},
     Standing.TM: EPOCHS | {Kind.JOIN, Kind.REPAIR},
 }
 """Kinds opened per standing (MIKE-2): members spend no signature check on a JOIN."""
 
 
-def wanted(standing: Standing, *, handed_over: bool) -> frozenset[Kind]:
-    """MIKE-2: return the kinds to open; a former TM still answers for its HANDOVER."""
+def wanted(standing: Standing, *, handed_over: bool, may_found: bool) -> frozenset[Kind]:
+    """MIKE-2: return the kinds to open.
+
+    Args:
+        standing: of this device.
+        handed_over: it was TM: it still answers for its HANDOVER.
+        may_found: it may have to found a group, and listens for rivals (MIKE-17).
+    """
     kinds = WANTED[standing]
+    if standing is Standing.JOINING and may_found:
+        return kinds | {Kind.JOIN}
     return kinds | {Kind.REPAIR} if handed_over and standing is Standing.MEMBER else kinds
 
 
@@ -355,6 +363,17 @@ def check_fragment_sender(view: View, sender: IPv6Address, *, asks: bool) -> Non
 def founds_before(own: tuple[int, IPv6Address], other: tuple[int, IPv6Address]) -> bool:
     """MIKE-17: of two joiners, (start-up time-stamp, address) decides: the smaller founds."""
     return own < other
+
+
+def is_elder(startup_wall_ns: int, own_wall_ns: int, founding_delay_ns: int) -> bool:
+    """MIKE-17: say whether a device began so early that it is in a group or will found one first.
+
+    Args:
+        startup_wall_ns: of the other device, as its hellos say; 0 if it is not known.
+        own_wall_ns: of this one.
+        founding_delay_ns: how long a joiner listens before it founds.
+    """
+    return 0 < startup_wall_ns <= own_wall_ns - founding_delay_ns
 
 
 def may_ask(*, member: bool, established: bool, unfinished: bool) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from protocol.identity import envelope
 from protocol.idpmike import SignalKind
 from protocol.mike.messages import Kind, Path, Tree
-from tests.support.world import EPOCH_WALL_NS, MS, Faults, World
+from tests.support.world import EPOCH_WALL_NS, LOCAL_DELAY_NS, MS, Faults, World
 
 JOIN, TREE, PATH, STATUS = Kind.JOIN, Kind.TREE, Kind.PATH, Kind.STATUS
 
@@ -134,6 +134,44 @@ def test_a_joiner_listens_before_it_asks() -> None:
     world.run_until(lambda: world.agreed(0, 1))
     kinds = (JOIN, TREE, PATH, STATUS, Kind.FRAGMENT, Kind.REKEY, Kind.PAGE, Kind.CHANGE)
     assert world[1].attended_at_send[0] == (JOIN, kinds)
+
+
+def told(world: World, at: int, kind: SignalKind, about: int) -> None:
+    """Let a device's IDP tell of a device, and nothing come from the black network meanwhile."""
+    world.signal(at, kind, about)
+    world.run(LOCAL_DELAY_NS / MS)
+
+
+def test_a_joiner_listens_for_rivals_only_while_it_knows_no_elder() -> None:
+    """MIKE-17: forged JOINs took a newcomer the time, and the room, for the answer to its own."""
+    world = World(4, faults=Faults(delay_ms_min=5, delay_ms_max=5))
+    world.form(2)
+    world.run(1000)
+    for index in (2, 3):
+        world.start(index)
+        told(world, index, SignalKind.JOIN, index)
+        assert JOIN in world[index].attended
+    for index, about in ((2, 3), (3, 2)):
+        told(world, index, SignalKind.JOIN, about)
+        assert JOIN in world[index].attended
+    told(world, 2, SignalKind.JOIN, 0)
+    assert JOIN not in world[2].attended
+    told(world, 2, SignalKind.LEAVE, 0)
+    assert JOIN in world[2].attended
+    world.signal(2, SignalKind.JOIN, 1)
+    world.run_until(lambda: world.agreed(*range(4)))
+    assert JOIN not in world[2].attended
+
+
+def test_joiners_that_wait_for_a_silent_elder_unite() -> None:
+    """MIKE-17: the elder's MIKE is not there, and each takes it for the one that founds."""
+    world = World(4)
+    world.run(1000)
+    for index in (1, 2, 3):
+        world.start(index)
+        world.signal(index, SignalKind.JOIN, index)
+        world.signal(index, SignalKind.JOIN, 0)
+    world.run_until(lambda: world.agreed(1, 2, 3))
 
 
 def test_a_join_is_ready_when_idp_asks_and_made_anew_when_idp_asks_late() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,10 +113,20 @@ def test_a_granted_nonce_gives_authority() -> None:
 
 def test_wanted_kinds() -> None:
     """MIKE-2."""
-    assert rules.wanted(Standing.OUTSIDE, handed_over=False) == frozenset()
-    assert Kind.JOIN not in rules.wanted(Standing.MEMBER, handed_over=False)
-    assert Kind.REPAIR in rules.wanted(Standing.MEMBER, handed_over=True)
-    assert Kind.REPAIR in rules.wanted(Standing.TM, handed_over=False)
+    wanted = partial(rules.wanted, handed_over=False, may_found=True)
+    assert wanted(Standing.OUTSIDE) == frozenset()
+    assert Kind.JOIN not in wanted(Standing.MEMBER)
+    assert Kind.REPAIR in wanted(Standing.MEMBER, handed_over=True)
+    assert Kind.REPAIR in wanted(Standing.TM)
+    assert wanted(Standing.JOINING) == wanted(Standing.JOINING, may_found=False) | {Kind.JOIN}
+    assert Kind.JOIN in wanted(Standing.TM, may_found=False)
+
+
+def test_who_began_a_founding_delay_earlier_is_an_elder() -> None:
+    """MIKE-17."""
+    assert rules.is_elder(600, 1000, 400)
+    assert not rules.is_elder(601, 1000, 400)
+    assert not rules.is_elder(0, 1000, 400)
 
 
 def test_numbers() -> None:
