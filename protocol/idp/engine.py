@@ -378,7 +378,7 @@ class IdpEngine:
         if self._hellos.is_reconnected(entry.first_mono_ns):
             effects += self._rejoin(now)
         if change is not None:
-            effects += self._news.detected(change, now)
+            effects += self._news.detected(change, now, in_group=hello.epoch is not None)
             effects += self.unicast.on_up(peer, startup_wall_ns, hello, now)
             if not hello.triggered:
                 effects += self._hellos.answer_later(peer.address, now)

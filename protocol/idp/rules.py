@@ -47,8 +47,8 @@ RULES: dict[str, str] = {
     "IDP-13": "A group key has exactly 32 bytes",
     "IDP-14": "What fails at the SAD, the SPD or the key's file is tried once more, then reported",
     "IDP-15": "A parked instance reads nothing and says nothing",
-    "IDP-16": "JOIN and RESTORE of another device wait to be signalled together; LEAVE, and JOIN of"
-    " a restarted TM, never wait",
+    "IDP-16": "JOIN and RESTORE of another device wait to be signalled together, a tenth as"
+    " long with the first device in a group; LEAVE, and JOIN of a restarted TM, never wait",
     "IDP-17": "A prefix announcement is one list, sorted, without repetition, of at most 256",
     "IDP-18": "A prefix announcement counts only from the present instance of a device that is up,"
     " through its own SA",

@@ -55,6 +55,7 @@ from protocol.mike.instance import (
     TIMER_REJOIN,
     TIMER_REKEY,
     TIMER_REPAIR,
+    TIMER_RIVALS,
     TIMER_SILENCE,
     TIMER_STATUS,
     TIMER_TREE,
@@ -134,7 +135,7 @@ class MikeEngine(Renewer):
         return wanted(
             STANDING[self.state],
             handed_over=self.gave is not None,
-            may_found=not self.liveness.elders,
+            may_found=not self.liveness.elders and not self.runs(TIMER_RIVALS),
         )
 
     # Start and stop.
@@ -337,6 +338,7 @@ class MikeEngine(Renewer):
         return {
             TIMER_JOIN: self.on_join_timer,
             TIMER_FOUND: self.found,
+            TIMER_RIVALS: lambda: None,  # `_wanted` sees that it ran out
             TIMER_REJOIN: self.on_rejoin_timer,
             TIMER_REPAIR: self.on_repair_timer,
             TIMER_HELD: self.on_held_timer,

@@ -46,6 +46,7 @@ CHANNEL = "group"
 
 TIMER_JOIN = "mike.join"
 TIMER_FOUND = "mike.found"
+TIMER_RIVALS = "mike.rivals"
 TIMER_REJOIN = "mike.rejoin"
 TIMER_REPAIR = "mike.repair"
 TIMER_HELD = "mike.held"
@@ -60,8 +61,10 @@ TIMER_BATCH = "mike.batch"
 TIMERS = (
     TIMER_JOIN,
     TIMER_FOUND,
+    TIMER_RIVALS,
     TIMER_REJOIN,
     TIMER_REPAIR,
+    TIMER_RIVALS,
     TIMER_HELD,
     TIMER_SILENCE,
     TIMER_ELECTION,
@@ -402,7 +405,7 @@ class Instance:
         self.early.clear()
         self.early_page = None
         self.missing = None
-        self.stop(TIMER_REPAIR, TIMER_HELD, TIMER_ELECTION, TIMER_FOUND)
+        self.stop(TIMER_REPAIR, TIMER_HELD, TIMER_ELECTION, TIMER_FOUND, TIMER_RIVALS)
 
     def send_keys(self, agreement: Epoch) -> None:
         """Send what the others wait for; a layer above knows what that is."""

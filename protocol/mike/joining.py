@@ -22,6 +22,7 @@ from protocol.mike.instance import (
     TIMER_REJOIN,
     TIMER_REKEY,
     TIMER_REPAIR,
+    TIMER_RIVALS,
     TIMER_SILENCE,
     TIMER_STATUS,
     TIMER_TREE,
@@ -57,6 +58,7 @@ class Joiner(Assembler):
         else:
             self.attempt = Attempt(self.fresh_bytes(NONCE_LENGTH), self.fresh_secret(), whom)
             self._send_join()
+        self.after(TIMER_RIVALS, self.config.join_retry_ms // 2)
         self.stop(TIMER_REJOIN)
         self.emit(Report("t_join_sent", {"highest": self.highest}))
 
@@ -132,6 +134,7 @@ class Joiner(Assembler):
         self.work.taken()
         self.stop(
             TIMER_BATCH,
+            TIMER_RIVALS,
             TIMER_SILENCE,
             TIMER_ELECTION,
             TIMER_TREE,
