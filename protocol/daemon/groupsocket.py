@@ -1,4 +1,4 @@
-"""The black channel of one protocol: three sockets on one port, and what goes to which."""
+"""The black channel of one protocol: several sockets on one port, and what goes to which."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ class GroupSocket(DatagramSocket):
     """The black channel of one protocol: its multicast group, and unicast to the same port.
 
     It is bound to the black interface, so nothing from the red side or from ::1 reaches it, and
-    every datagram leaves with the device's certified address as source. There are three sockets, by
-    source (`protocol.daemon.sourcefilter`), so that a flood in one crowds nobody out of another:
-    this one for known sources, one for those of them in whose name much is forged, and one for
-    strangers, who have an own way out too.
+    every datagram leaves with the device's certified address as source. There are several sockets
+    (`protocol.daemon.sourcefilter`), so that a flood in one crowds nobody out of another: this one
+    for known sources, one for those of them in whose name much is forged, one more for what these
+    ask if there are such kinds of message, and one for strangers, who have an own way out too.
 
     Attributes:
-        suspects: of known sources in whose name much is forged; None with ``group_only``.
+        flooded: of known sources in whose name much is forged: what they say, then what they ask;
+            none with ``group_only``.
         strangers: of all other sources; None with ``group_only``.
 
     Args:
@@ -58,6 +59,8 @@ class GroupSocket(DatagramSocket):
         hops: hop limit of what goes to the group.
         sources: the other devices.
         form: a filter that drops what cannot be a message, to be followed by another one.
+        asking: kinds of message that whoever is in no group may send: only of these can more be
+            forged than a device in a group has to read.
         group_only: hear the group and nothing else, and leave unicast to the daemon beside us
             that has the same port.
 
@@ -74,13 +77,14 @@ class GroupSocket(DatagramSocket):
         sources: Sources,
         *,
         form: array[int] = _NO_FORM,
+        asking: Sequence[int] = (),
         group_only: bool = False,
     ) -> None:
         group, port = channel.group, channel.port
         index = interface_index(interface)
         check_address(interface, address)
         # In this order: see `sourcefilter.choice`.
-        self._each = [udp_socket() for _ in range(1 if group_only else 3)]
+        self._each = [udp_socket() for _ in range(1 if group_only else 4 if asking else 3)]
         try:
             for sock in self._each:
                 _open_group(sock, interface, index, hops)
@@ -100,10 +104,13 @@ class GroupSocket(DatagramSocket):
             raise LocalError(f"cannot open port {port} on {interface}: {error.strerror}") from error
         super().__init__(self._each[0], "group")
         self.strangers: DatagramSocket | None = None
-        self.suspects: FloodedSocket | None = None
         if not group_only:
             self.strangers = DatagramSocket(self._each[1], "strangers")
-            self.suspects = FloodedSocket(self._each[2], "suspects")
+        self.flooded = tuple(
+            FloodedSocket(sock, name)
+            for sock, name in zip(self._each[2:], ("suspects", "suspects_ask"), strict=False)
+        )
+        self._asking = asking
         self._form = form
         self._code = sourcefilter.EVERYTHING
         self._known: dict[IPv6Address, None] | None = None
@@ -126,8 +133,8 @@ class GroupSocket(DatagramSocket):
     def _members(self) -> list[socket.socket]:
         """Return the sockets that are members of the group.
 
-        A member gets a copy of all that is sent to it, whatever its filter drops then. So that of
-        the suspects is none while there are none, nor that of strangers where none is a source.
+        A member gets a copy of all that is sent to it, whatever its filter drops then. So those of
+        the suspects are none while there are none, nor that of strangers where none is a source.
         """
         strangers = [] if memberships.is_source_specific(self._group) else self._each[1:2]
         suspects = self._each[2:] if self._suspected else []
@@ -161,8 +168,10 @@ class GroupSocket(DatagramSocket):
 
     def drain(self) -> int:
         """Throw away what is queued; return how many datagrams that were."""
-        others = (self.strangers, self.suspects)
-        return super().drain() + sum(sock.drain() for sock in others if sock is not None)
+        return super().drain() + sum(sock.drain() for sock in self._others())
+
+    def _others(self) -> list[DatagramSocket]:
+        return [sock for sock in (self.strangers, *self.flooded) if sock is not None]
 
     def close(self) -> None:
         """Close all of them; idempotent."""
@@ -177,8 +186,8 @@ class GroupSocket(DatagramSocket):
     def all_counters(self) -> Counter[str]:
         """Return what was dropped in all of them, by reason."""
         counters = self.counters + Counter({"group.thrown_away": self.thrown_away()})
-        for sock in (self.strangers, self.suspects):
-            counters.update({} if sock is None else sock.counters)
+        for sock in self._others():
+            counters.update(sock.counters)
         return counters
 
     def attach_filter(self, code: array[int]) -> None:
@@ -194,7 +203,7 @@ class GroupSocket(DatagramSocket):
 
         Args:
             sources: known addresses.
-            suspects: those of them whose datagrams come in the suspects' socket.
+            suspects: those of them whose datagrams come in the suspects' sockets.
         """
         known = dict.fromkeys(sources)
         if len(known) > sourcefilter.KNOWN_MAX:
@@ -210,7 +219,7 @@ class GroupSocket(DatagramSocket):
         except LocalError:
             self.counters["group.join_failed"] += 1  # then only unicast of suspects is heard
         self._trusted = tuple(one for one in known if one not in suspected)
-        code = sourcefilter.choice(self._trusted, suspected)
+        code = sourcefilter.choice(self._trusted, suspected, self._asking)
         self._set_program(self._each[0], _SO_ATTACH_REUSEPORT_CBPF, code)
         self._attach()
         self._leave(sock for sock in before if sock not in after)
@@ -221,12 +230,17 @@ class GroupSocket(DatagramSocket):
         if self._known is None or self.strangers is None:
             self._set_program(self._each[0], _SO_ATTACH_FILTER, code)
             return
+        asking, said, asked = self._asking, code, code
+        if asking:
+            said = sourcefilter.of_kinds(asking, code, others=True)
+            asked = sourcefilter.of_kinds(asking, code)
         sort = (
             sourcefilter.of_known(self._trusted, code),
             sourcefilter.of_strangers(tuple(self._known), code),
-            sourcefilter.of_known(self._suspected, code),
+            sourcefilter.of_known(self._suspected, said),
+            sourcefilter.of_known(self._suspected, asked),
         )
-        for sock, program in zip(self._each, sort, strict=True):
+        for sock, program in zip(self._each, sort, strict=False):
             self._set_program(sock, _SO_ATTACH_FILTER, program)
 
     def _set_program(self, sock: socket.socket, option: int, code: array[int]) -> None:

@@ -18,6 +18,7 @@ from protocol.identity import PROTOCOL_MIKE
 from protocol.identity.identity import Identity
 from protocol.mike.engine import MikeEngine
 from protocol.mike.events import EpochMarkFound, HandoverRequested, RekeyRequested
+from protocol.mike.messages import Kind
 
 READ_AT_ONCE = 16
 """JOINs and LEAVEs that wait in the sockets together share one epoch (MIKE-10)."""
@@ -29,6 +30,7 @@ class MikeService(Service):
     daemon = "miked"
     read_at_once = READ_AT_ONCE
     form = of_form(PROTOCOL_MIKE)
+    asking = (Kind.JOIN,)
 
     def make_engine(self, identity: Identity) -> Engine:
         """Return the parked engine."""

@@ -8,16 +8,15 @@ behind.
 from __future__ import annotations
 
 import os
-import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Any
 
-from protocol.core.buckets import Bucket
 from protocol.core.engine import DatagramReceived, Engine, Started, Stopped
 from protocol.core.errors import LocalError
 from protocol.daemon.clock import SystemClock
@@ -25,6 +24,7 @@ from protocol.daemon.config import ChannelSection, DeviceConfig
 from protocol.daemon.control import Handler
 from protocol.daemon.effects import CommonEffects
 from protocol.daemon.entropy import OsKeySource, RecordingKeySource
+from protocol.daemon.floodedsocket import FloodedSocket
 from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.keys import KeyDirectory
 from protocol.daemon.memory import Memory
@@ -33,6 +33,7 @@ from protocol.daemon.policyfile import load_policy
 from protocol.daemon.privileges import protect_memory
 from protocol.daemon.process import DaemonProcess
 from protocol.daemon.sockets import LocalSocket, Received
+from protocol.daemon.strangersreader import StrangersReader
 from protocol.daemon.warmup import warm_up
 from protocol.identity.identity import Identity
 from protocol.idp.events import TrustReread
@@ -49,20 +50,6 @@ TRIGGER_DISTANCE_NS_MAX = 3_600_000_000_000
 """A trigger further away than an hour, either way, is a mistake of units or of a clock."""
 
 TRIGGER_TIMER = "daemon.trigger"
-STRANGERS_TIMER = "daemon.strangers"
-
-STRANGERS_PER_S = 100
-"""Datagrams of strangers read in a second, with the burst of `Bucket`; what comes beyond waits, and
-is lost when their socket is full. Enough for the certificates of a hundred new devices in seconds
-(docs/idp.md section 12)."""
-
-STRANGERS_PAUSE_NS = 20_000_000
-"""What is not read now is looked at again so much later."""
-
-STRANGERS_SHARE = 20
-"""One part in so many of the processor's time is theirs, however slow it is: a question for a
-certificate is a signature, and on a slow machine hundreds of them take longer than a join."""
-
 CLOCK_TIMER = "daemon.clock"
 
 CLOCK_OFFSET_MS_MAX = 20 * 365 * 86_400_000
@@ -86,10 +73,12 @@ class Service(DaemonProcess):
         read_at_once: datagrams of a socket that are read before other sockets and the timers have
             their turn, if so many are there.
         form: filter of what cannot be a message of this protocol.
+        asking: kinds of message that a device in no group sends.
     """
 
     read_at_once: int = 1
     form: array[int]
+    asking: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -182,9 +171,10 @@ class Service(DaemonProcess):
             self.config.multicast_hops,
             self.known_addresses,
             form=self.form,
+            asking=self.asking,
         )
-        assert self.group.suspects is not None
-        self.group.sheds = self.group.suspects.sheds = self.shedder()
+        for sock in (self.group, *self.group.flooded):
+            sock.sheds = self.shedder()
         stack.callback(self.group.close)
         self.local = self.open_local()
         stack.callback(self.local.close)
@@ -196,9 +186,10 @@ class Service(DaemonProcess):
         self.prepare(stack)
         self.loop.add_reader(self.local.fileno(), self._local_readable)
         self.loop.add_reader(self.group.fileno(), self._group_readable)
-        self.loop.add_reader(self.group.suspects.fileno(), self._suspects_readable)
-        self._strangers = Bucket(STRANGERS_PER_S, self.clock.now().mono_ns)
-        self._hear_strangers(STRANGERS_TIMER)
+        for sock in self.group.flooded:
+            self.loop.add_reader(sock.fileno(), partial(self._suspects_readable, sock))
+        assert self.group.strangers is not None
+        StrangersReader(self.group.strangers, self.loop, self.clock, self._hand_in, self._ignored)
         self._know()
         warm_up()
 
@@ -306,31 +297,10 @@ class Service(DaemonProcess):
             behind_ns = self.clock.now().mono_ns - read_mono_ns
             self._hand_in(received._replace(waited_ns=received.waited_ns + behind_ns))
 
-    def _suspects_readable(self) -> None:
+    def _suspects_readable(self, sock: FloodedSocket) -> None:
         """Read a row of datagrams, most of which are forged; those of the others go first."""
-        assert self.group.suspects is not None
-        for received in self.group.suspects.receive_many():
+        for received in sock.receive_many():
             self._hand_in(received)
-
-    def _hear_strangers(self, _name: str) -> None:
-        assert self.group.strangers is not None
-        self.loop.add_reader(self.group.strangers.fileno(), self._strangers_readable)
-
-    def _strangers_readable(self) -> None:
-        """Read one datagram, or none for a while: nobody whom we know waits for a stranger."""
-        assert self.group.strangers is not None
-        pause_ns = STRANGERS_PAUSE_NS
-        if self._strangers.take(self.clock.now().mono_ns):
-            began_ns = time.thread_time_ns()
-            received = self.group.strangers.receive()
-            if received is not None:
-                self._hand_in(received)
-            pause_ns = (time.thread_time_ns() - began_ns) * (STRANGERS_SHARE - 1)
-        else:
-            self._ignored["strangers.put_off"] += 1
-        self.loop.remove_reader(self.group.strangers.fileno())
-        at_mono_ns = self.clock.now().mono_ns + pause_ns
-        self.loop.set_timer(STRANGERS_TIMER, at_mono_ns, self._hear_strangers)
 
     def _hand_in(self, received: Received) -> None:
         if self.state is State.RUNNING:

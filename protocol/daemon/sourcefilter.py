@@ -102,6 +102,20 @@ def of_known(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
     return program([*_sought(known, found=1), (GIVE, 0, 0, 0)]) + then
 
 
+def of_kinds(kinds: Sequence[int], then: array[int], *, others: bool = False) -> array[int]:
+    """Return a filter that asks another one about messages of these kinds, and drops the others.
+
+    Args:
+        kinds: message kinds of the envelope, at least one.
+        then: the other filter.
+        others: drop these kinds, and ask about all others.
+    """
+    lines: list[Line] = [(LOAD_BYTE, 0, 0, UDP_HEADER + envelope.KIND_OFFSET)]
+    lines += _is_one_of(kinds, found=1)
+    lines += [(JUMP, 0, 0, 1), (GIVE, 0, 0, 0)] if others else [(GIVE, 0, 0, 0)]
+    return program(lines) + then
+
+
 def of_strangers(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
     """Return a filter that drops known sources and asks another one about strangers."""
     if len(known) > KNOWN_MAX:
@@ -109,23 +123,47 @@ def of_strangers(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
     return program(_sought(known, found=len(then))) + then + NOTHING
 
 
-def choice(known: Sequence[IPv6Address], suspects: Sequence[IPv6Address] = ()) -> array[int]:
-    """Return a program that says which of three sockets gets a datagram.
+def choice(
+    known: Sequence[IPv6Address],
+    suspects: Sequence[IPv6Address] = (),
+    asking: Sequence[int] = (),
+) -> array[int]:
+    """Return a program that says which socket gets a datagram.
 
-    0 of known sources, 1 of strangers, 2 of suspects. For SO_ATTACH_REUSEPORT_CBPF; the sockets are
-    numbered in the order in which they were bound.
+    0 of known sources, 1 of strangers, 2 of suspects, 3 of what suspects ask. For
+    SO_ATTACH_REUSEPORT_CBPF, which begins to read behind the UDP header; the sockets are numbered
+    in the order in which they were bound.
+
+    Args:
+        known: addresses.
+        suspects: others.
+        asking: message kinds by which suspects ask; without any there is no socket 3.
     """
     if len(known) > KNOWN_MAX:
         return program([(GIVE, 0, 0, 0)])
-    return program(
-        [
-            *_sought(known, found=len(suspects) * LINES_PER_ADDRESS + 1),
-            *_sought(suspects, found=2),
-            (GIVE, 0, 0, 1),
-            (GIVE, 0, 0, 0),
-            (GIVE, 0, 0, 2),
-        ]
-    )
+    lines = [
+        *_sought(known, found=len(suspects) * LINES_PER_ADDRESS + 1),
+        *_sought(suspects, found=2),
+        (GIVE, 0, 0, 1),
+        (GIVE, 0, 0, 0),
+    ]
+    if asking:
+        # What is too short for a kind goes to socket 0: such a program gives 0 by itself.
+        lines += [(LOAD_BYTE, 0, 0, envelope.KIND_OFFSET), *_is_one_of(asking, found=1)]
+    return program([*lines, (GIVE, 0, 0, 2), *([(GIVE, 0, 0, 3)] if asking else [])])
+
+
+def _is_one_of(kinds: Sequence[int], found: int) -> list[Line]:
+    """Return lines that fall through if the kind that was loaded is none of these.
+
+    Args:
+        kinds: message kinds.
+        found: lines after these to be left out if it is one of them.
+    """
+    return [
+        (JUMP_IF_EQUAL, len(kinds) - place + found, 0, kind)
+        for place, kind in enumerate(kinds, start=1)
+    ]
 
 
 def _sought(known: Sequence[IPv6Address], found: int) -> list[Line]:

@@ -7,6 +7,7 @@ import socket
 import struct
 from array import array
 from collections.abc import Sequence
+from contextlib import ExitStack
 from ipaddress import IPv6Address
 
 import pytest
@@ -72,6 +73,17 @@ def test_both_ask_a_second_filter_about_what_they_let_through() -> None:
     assert passed(sourcefilter.of_strangers((HERE,), trees)) == []
 
 
+def test_what_suspects_ask_is_told_from_what_they_say() -> None:
+    path = bytes((1, 2, Kind.PATH, 0)) + bytes(200)
+    sent = (JOIN, TREE, path)
+    kinds = (Kind.JOIN, Kind.PATH)
+    assert passed(sourcefilter.of_kinds(kinds, EVERYTHING), sent) == [JOIN, path]
+    assert passed(sourcefilter.of_kinds(kinds, EVERYTHING, others=True), sent) == [TREE]
+    asked = sourcefilter.of_kinds(kinds, kind_filter((Kind.PATH, Kind.TREE)))
+    assert passed(sourcefilter.of_known((HERE,), asked), sent) == [path]
+    assert passed(sourcefilter.of_known(OTHERS, asked), sent) == []
+
+
 def test_more_devices_than_a_program_has_room_for_are_all_known() -> None:
     many = (*OTHERS, IPv6Address("::2"), IPv6Address("::3"))
     assert len(many) > KNOWN_MAX
@@ -95,17 +107,25 @@ def test_more_devices_than_a_program_has_room_for_are_all_known() -> None:
 def test_unicast_reaches_the_socket_of_its_source(
     known: tuple[IPv6Address, ...], suspects: tuple[IPv6Address, ...], chosen: int
 ) -> None:
-    with udp() as first, udp() as second, udp() as third, udp() as sender:
-        each = (first, second, third)
+    assert reached(sourcefilter.choice(known, suspects), b"x") == chosen
+    asking = sourcefilter.choice(known, suspects, (Kind.REPAIR, Kind.JOIN))
+    assert reached(asking, TREE) == chosen
+    assert reached(asking, JOIN) == (3 if chosen == 2 else chosen)
+
+
+def reached(code: array[int], payload: bytes) -> int:
+    """Return the number of the socket that gets a datagram by a program."""
+    with ExitStack() as stack:
+        each = [stack.enter_context(udp()) for _ in range(4)]
+        port = 0
         for sock in each:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        first.bind((str(HERE), 0))
-        second.bind(first.getsockname()[:2])
-        third.bind(first.getsockname()[:2])
-        attach(first, SO_ATTACH_REUSEPORT_CBPF, sourcefilter.choice(known, suspects))
-        sender.sendto(b"x", first.getsockname())
-        ready = select.select(each, [], [], 2.0)[0]
-        assert ready == [each[chosen]]
+            sock.bind((str(HERE), port))
+            port = sock.getsockname()[1]
+        attach(each[0], SO_ATTACH_REUSEPORT_CBPF, code)
+        stack.enter_context(udp()).sendto(payload, (str(HERE), port))
+        (ready,) = select.select(each, [], [], 2.0)[0]
+        return each.index(ready)
 
 
 def message(protocol: int, kind: int, body: int, marks: int) -> bytes:

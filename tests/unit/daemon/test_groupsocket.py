@@ -45,7 +45,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 @pytest.fixture(params=["ff02::1d0", "ff32::1d0"], ids=["any-source", "source-specific"])
 def group(request: pytest.FixtureRequest, kernel: Kernel) -> Iterator[GroupSocket]:
     channel = ChannelSection(IPv6Address(request.param), free_port())
-    made = GroupSocket("lo", OWN, channel, 1, lambda: OTHERS)
+    made = GroupSocket("lo", OWN, channel, 1, lambda: OTHERS, asking=(1,))
     yield made
     made.close()
 
@@ -58,11 +58,10 @@ def free_port() -> int:
 
 def expected(group: GroupSocket, *, suspects: bool) -> set[int]:
     assert group.strangers is not None
-    assert group.suspects is not None
     members = {group.fileno()}
     if not memberships.is_source_specific(group._group):
         members.add(group.strangers.fileno())
-    return members | ({group.suspects.fileno()} if suspects else set())
+    return members | ({sock.fileno() for sock in group.flooded} if suspects else set())
 
 
 def test_the_suspects_socket_is_a_member_while_there_are_suspects(

@@ -6,15 +6,15 @@ import socket
 from collections import Counter, deque
 from ipaddress import IPv6Address
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from protocol.core.buckets import Bucket
 from protocol.core.engine import DatagramReceived, Instant
 from protocol.daemon.idpservice import READ_AT_ONCE, IdpService
 from protocol.daemon.service import State
 from protocol.daemon.sockets import SHED_AT_ONCE, DatagramSocket, Received, udp_socket
+from protocol.daemon.strangersreader import StrangersReader
 from protocol.idp import lighthello, notice, pairseal
 from protocol.idp.notice import PREAMBLE as NOTICE
 
@@ -115,20 +115,25 @@ def test_idpd_sheds_envelopes_and_light_hellos() -> None:
 
 
 def test_auth_18_strangers_have_a_share_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    idpd, seen = service([], [])
     used_ns = [0, 3_000_000]
     monkeypatch.setattr("time.thread_time_ns", lambda: used_ns.pop(0))
     calls: list[Any] = []
+    seen: list[bytes] = []
     strangers = FakeSocket([b"\1\1\1a", b"\1\1\1b"])
     strangers.fileno = lambda: 9  # type: ignore[attr-defined]
-    idpd.group.strangers = strangers
-    idpd.__dict__.update(
-        clock=SimpleNamespace(now=lambda: SimpleNamespace(mono_ns=1000)),
-        loop=SimpleNamespace(
-            remove_reader=calls.append, set_timer=lambda name, at, _callback: calls.append(at)
-        ),
-        _strangers=Bucket(1, 0),
+    loop = SimpleNamespace(
+        add_reader=lambda fd, _callback: None,
+        remove_reader=calls.append,
+        set_timer=lambda name, at, _callback: calls.append(at),
     )
-    idpd._strangers_readable()
-    assert [event.payload for event in seen] == [b"\1\1\1a"]
+    clock = SimpleNamespace(now=lambda: Instant(1000, 0))
+    reader = StrangersReader(
+        cast(Any, strangers),
+        cast(Any, loop),
+        cast(Any, clock),
+        lambda received: seen.append(received.payload),
+        Counter(),
+    )
+    reader.read()
+    assert seen == [b"\1\1\1a"]
     assert calls == [9, 1000 + 19 * 3_000_000]
