@@ -45,6 +45,19 @@ def test_the_ranked_run_first_and_then_all_are_equal_again(
     assert policies(sleepers) == [os.SCHED_BATCH] * 3
 
 
+def test_those_who_are_not_ranked_are_dealt_out_to_the_processors(
+    sleepers: dict[str, list[int]],
+) -> None:
+    every = os.sched_getaffinity(0)
+    give_turns(sleepers, ["d2"])
+    seats = {device: os.sched_getaffinity(pid) for device, (pid,) in sleepers.items()}
+    assert seats["d2"] == every
+    assert len(seats["d1"]) == len(seats["d3"]) == 1
+    assert len(seats["d1"] | seats["d3"]) == min(2, len(every))
+    give_turns(sleepers, None)
+    assert all(os.sched_getaffinity(pid) == every for (pid,) in sleepers.values())
+
+
 def test_a_kernel_that_refuses_is_named(
     sleepers: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
