@@ -44,6 +44,10 @@ def attacks(**changed: Any) -> dict[str, Any]:
     found = {
         "successes": 0, "tried": 20, "not_run": [], "join_ratio_max": 1.2, "join_ratio_limit": 2.0,
         "growth_mib_max": 3.0, "growth_mib_limit": 16.0,
+        "attacks": {
+            "join-flood": {"join_ratio": 2.5, "busy_ratio": 1.2},
+            "replay": {"join_ratio": 9.0, "busy_ratio": None},
+        },
     }  # fmt: skip
     return summary(attacks={**found, **changed})
 
@@ -60,6 +64,11 @@ def table(tmp_path: Path, **runs: dict[str, Any]) -> list[str]:
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps(found))
     return [line for line in section(tmp_path).splitlines() if line.startswith("| ")][1:]
+
+
+def test_a_join_under_a_flood_is_compared_with_both(tmp_path: Path) -> None:
+    (line,) = [line for line in table(tmp_path, attacks=attacks()) if "flood" in line]
+    assert "at worst 1.20 (beside no frames at all: 2.50)" in line
 
 
 def test_a_campaign_without_a_run_says_so(tmp_path: Path) -> None:
