@@ -49,13 +49,24 @@ def test_those_who_are_not_ranked_are_dealt_out_to_the_processors(
     sleepers: dict[str, list[int]],
 ) -> None:
     every = os.sched_getaffinity(0)
-    give_turns(sleepers, ["d2"])
-    seats = {device: os.sched_getaffinity(pid) for device, (pid,) in sleepers.items()}
-    assert seats["d2"] == every
-    assert len(seats["d1"]) == len(seats["d3"]) == 1
-    assert len(seats["d1"] | seats["d3"]) == min(2, len(every))
+    give_turns(sleepers, ["d1"])
+    seats = seats_of(sleepers)
+    assert {len(seat) for seat in seats.values()} == {1}
+    assert len(seats["d2"] | seats["d3"]) == min(2, len(every))
+    give_turns(sleepers, ["d3", "d1"])
+    assert [len(seat) for seat in seats_of(sleepers).values()] == [len(every), 1, len(every)]
     give_turns(sleepers, None)
-    assert all(os.sched_getaffinity(pid) == every for (pid,) in sleepers.values())
+    assert all(seat == every for seat in seats_of(sleepers).values())
+
+
+def test_who_alone_is_ranked_sits_with_the_fewest(sleepers: dict[str, list[int]]) -> None:
+    give_turns({"alone": sleepers["d3"], "other": sleepers["d1"]}, ["alone"])
+    seats = seats_of(sleepers)
+    assert len(seats["d3"] | seats["d1"]) == min(2, len(os.sched_getaffinity(0)))
+
+
+def seats_of(pids: dict[str, list[int]]) -> dict[str, set[int]]:
+    return {device: os.sched_getaffinity(pid) for device, (pid,) in pids.items()}
 
 
 def test_a_kernel_that_refuses_is_named(
