@@ -137,6 +137,25 @@ def test_the_operator_hands_over_without_a_new_epoch() -> None:
     assert world.tm() == 2
 
 
+def test_who_takes_the_role_without_every_key_makes_an_epoch() -> None:
+    """MIKE-10: it waited for keys that no sponsor had to say again (seed 1017036)."""
+    world = World(4)
+    world.form(3)
+    # The joiner's neighbour in the tree needs no key of its PATH, and has the TM's confirmation.
+    world.filters.append(lambda seen, to: seen.kind is PATH and to == 2)
+    world.join(3)
+    world.run_until(lambda: world.agreed(*range(4)))
+    world.filters.clear()
+    current = world[2].engine.current
+    assert current is not None
+    assert not current.is_complete
+    world.hand_over(0, 2)
+    world.run_until(lambda: world.agreed(*range(4)) and world.tm() == 2)
+    world.crash(1)
+    world.lose(1)
+    world.run_until(lambda: world.agreed(0, 2, 3))
+
+
 def test_a_lost_handover_is_repeated() -> None:
     """MIKE-15."""
     world = World(3)
