@@ -8,6 +8,9 @@ from experiments import idpsummary
 from experiments.analysis import Run
 from experiments.plots import style
 
+LIMIT_REACH = 1.09
+"""How far the line of the goal goes beyond the sizes, so that it is seen with one size too."""
+
 _SERIES = (
     ("detected_ms", "others know the new device", style.BLUE, 0.94),
     ("answered_ms", "the new device knows others", style.VERMILION, 1.06),
@@ -50,9 +53,10 @@ def draw(run: Run, folder: Path) -> list[Path]:
                 zorder=4,
             )
         rtt = of_variant[of_variant["measure"] == "rtt_ms"].groupby("group_size")["value"].median()
+        limit = rtt + idpsummary.DISCOVERY_LIMIT_MS
         axis.plot(
-            rtt.index,
-            rtt + idpsummary.DISCOVERY_LIMIT_MS,
+            [*rtt.index[:1] / LIMIT_REACH, *rtt.index, *rtt.index[-1:] * LIMIT_REACH],
+            [*limit[:1], *limit, *limit[-1:]],
             color=style.GREY,
             linestyle=(0, (5, 3)),
             linewidth=1.3,
