@@ -230,17 +230,8 @@ class GroupSocket(DatagramSocket):
         if self._known is None or self.strangers is None:
             self._set_program(self._each[0], _SO_ATTACH_FILTER, code)
             return
-        asking, said, asked = self._asking, code, code
-        if asking:
-            said = sourcefilter.of_kinds(asking, code, others=True)
-            asked = sourcefilter.of_kinds(asking, code)
-        sort = (
-            sourcefilter.of_known(self._trusted, code),
-            sourcefilter.of_strangers(tuple(self._known), code),
-            sourcefilter.of_known(self._suspected, said),
-            sourcefilter.of_known(self._suspected, asked),
-        )
-        for sock, program in zip(self._each, sort, strict=False):
+        programs = sourcefilter.of_each(self._trusted, self._suspected, self._asking, code)
+        for sock, program in zip(self._each, programs, strict=True):
             self._set_program(sock, _SO_ATTACH_FILTER, program)
 
     def _set_program(self, sock: socket.socket, option: int, code: array[int]) -> None:

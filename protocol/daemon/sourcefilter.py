@@ -123,6 +123,29 @@ def of_strangers(known: Sequence[IPv6Address], then: array[int]) -> array[int]:
     return program(_sought(known, found=len(then))) + then + NOTHING
 
 
+def of_each(
+    known: Sequence[IPv6Address],
+    suspects: Sequence[IPv6Address],
+    asking: Sequence[int],
+    then: array[int],
+) -> list[array[int]]:
+    """Return the filters of all sockets in the order of `choice`: each datagram passes just one.
+
+    What is sent to the group comes to every socket that is a member of it.
+
+    Args:
+        known: addresses.
+        suspects: others.
+        asking: message kinds by which suspects ask.
+        then: a filter that is asked about what the others let through.
+    """
+    programs = [of_known(known, then), of_strangers((*known, *suspects), then)]
+    if not asking:
+        return [*programs, of_known(suspects, then)]
+    said, asked = of_kinds(asking, then, others=True), of_kinds(asking, then)
+    return [*programs, of_known(suspects, said), of_known(suspects, asked)]
+
+
 def choice(
     known: Sequence[IPv6Address],
     suspects: Sequence[IPv6Address] = (),

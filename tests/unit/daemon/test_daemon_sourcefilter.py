@@ -84,6 +84,20 @@ def test_what_suspects_ask_is_told_from_what_they_say() -> None:
     assert passed(sourcefilter.of_known(OTHERS, asked), sent) == []
 
 
+@pytest.mark.parametrize("asking", [(), (Kind.JOIN,)])
+@pytest.mark.parametrize(
+    ("known", "suspects"), [((HERE,), OTHERS[:2]), (OTHERS[:3], ()), (OTHERS[:2], (HERE,))]
+)
+def test_what_is_sent_to_the_group_passes_the_filter_of_one_socket(
+    known: tuple[IPv6Address, ...], suspects: tuple[IPv6Address, ...], asking: tuple[int, ...]
+) -> None:
+    programs = sourcefilter.of_each(known, suspects, asking, EVERYTHING)
+    chosen = sourcefilter.choice(known, suspects, asking)
+    for payload in (JOIN, TREE):
+        passing = [number for number, code in enumerate(programs) if passed(code, [payload])]
+        assert passing == [reached(chosen, payload)]
+
+
 def test_more_devices_than_a_program_has_room_for_are_all_known() -> None:
     many = (*OTHERS, IPv6Address("::2"), IPv6Address("::3"))
     assert len(many) > KNOWN_MAX
