@@ -179,8 +179,12 @@ class TableReader:
         return address
 
     def path(self, section: str, key: str) -> Path:
-        """Take a path."""
-        return self._path.parent / Path(self.text(section, key)).expanduser()
+        """Take a path; what begins with ``~`` or ``~user`` is in that home directory."""
+        text = self.text(section, key)
+        try:
+            return self._path.parent / Path(text).expanduser()
+        except RuntimeError:
+            self.fail(section, key, f"names a user who has no home directory here: {text!r}")
 
     def directory(self, section: str, key: str) -> Path:
         """Take the path of an existing directory."""

@@ -99,6 +99,7 @@ def test_defaults_and_paths_relative_to_the_file(read: Load, tmp_path: Path) -> 
         ("device", "colour = 'red'", "[device] colour is not a setting"),
         ("identity", "freshness_ms = 1", "[identity] freshness_ms must be a whole number"),
         ("identity", "anchors = 'gone'", "[identity] anchors must be an existing directory"),
+        ("identity", "key = '~nobody-here/d3.key'", "[identity] key names a user who has no home"),
         ("local", "secret = 'gone'", "[local] secret is not usable"),
         ("local", "mike_port = 47501", "[local] mike_port must differ from idp_port"),
         ("clock", "responder_port = -1", "[clock] responder_port must be a whole number"),
