@@ -399,7 +399,8 @@ class UnicastPairs:
             return []
         effects: list[Effect] = []
         if announcement.version > pair.version:
-            shrunk = not set(pair.announced) <= set(announcement.prefixes)
+            # Of a first list we do not know what the instance before had.
+            shrunk = not pair.version or not set(pair.announced) <= set(announcement.prefixes)
             pair.version, pair.announced = announcement.version, announcement.prefixes
             effects += self._judge(pair, now)
             if shrunk:
@@ -456,11 +457,7 @@ class UnicastPairs:
     # Our own prefixes.
 
     def check_addition(self, prefix: Prefix) -> None:
-        """Say whether `PrefixAdded` may come.
-
-        Raises:
-            LocalError: others would refuse the prefix, or we do not announce any.
-        """
+        """Raise `LocalError` if others would refuse this prefix, or we do not announce any."""
         if not self._on:
             raise LocalError('prefixes are not announced: unicast = "off"')
         if prefix not in self._announcer.prefixes and (

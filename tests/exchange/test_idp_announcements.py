@@ -199,8 +199,8 @@ def test_idp_21_theft_is_refused_and_the_rest_accepted(rule: str, prefix: str) -
     assert len([log for log in a.logs if rule in log.text]) == 1
 
 
-def test_idp_23_overlap_is_refused_until_the_other_lets_go() -> None:
-    """IDP-23."""
+def contested() -> Network:
+    """Return three devices; the second has a prefix that the third is authorised for too."""
     network = Network(3, GROUP, {1: ("fd00:2:1::/64",)})
     shared = networks(("fd00:2::/32",))
     for device in network.devices:
@@ -214,8 +214,31 @@ def test_idp_23_overlap_is_refused_until_the_other_lets_go() -> None:
         device.start()
     network.run(10)
     keyed(network, 1, network.devices)
+    assert routes(network.devices[0]) == ["fd00:2:1::/64"]
+    return network
+
+
+def test_idp_23_who_restarts_without_a_prefix_has_let_go_of_it() -> None:
+    """IDP-23: nobody looked again at what another device was refused (seed 2025405)."""
+    network = contested()
     a, b, c = network.devices
-    assert routes(a) == ["fd00:2:1::/64"]
+    announce(network, 2, a, ("fd00:2:1::/64",), version=50)
+    assert peer(a, c)["prefixes"] == []
+    b.stop()
+    b.engine.unicast._announcer.prefixes = networks(("fd00:2:9::/64",))
+    b.start()
+    network.run(500)
+    keyed(network, 2, network.devices)
+    network.run(500)
+    assert peer(a, b)["prefixes"] == ["fd00:2:9::/64"]
+    assert peer(a, c)["prefixes"] == ["fd00:2:1::/64"]
+    assert routes(a) == ["fd00:2:1::/64", "fd00:2:9::/64"]
+
+
+def test_idp_23_overlap_is_refused_until_the_other_lets_go() -> None:
+    """IDP-23."""
+    network = contested()
+    a, b, c = network.devices
     for version, theft in enumerate(("fd00:2:1::/64", "fd00:2::/32", "fd00:2:1::8/125"), 50):
         logs = announce(network, 2, a, (theft,), version=version)
         assert peer(a, c)["prefixes"] == []
