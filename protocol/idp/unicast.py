@@ -405,16 +405,12 @@ class UnicastPairs:
             effects += self._judge(pair, now)
             if shrunk:
                 effects += self._reconsider(now, besides=pair)
-            effects.append(
-                Report(
-                    "t_prefixes",
-                    {
-                        "peer": text_of(event.source),
-                        "version": announcement.version,
-                        "accepted": len(self._table.of(event.source)),
-                    },
-                )
-            )
+            fields = {
+                "peer": text_of(event.source),
+                "version": announcement.version,
+                "accepted": len(self._table.of(event.source)),
+            }
+            effects.append(Report("t_prefixes", fields))
         answer = self._announcer.heard(
             event.source,
             self._startup_wall_ns,
@@ -457,7 +453,11 @@ class UnicastPairs:
     # Our own prefixes.
 
     def check_addition(self, prefix: Prefix) -> None:
-        """Raise `LocalError` if others would refuse this prefix, or we do not announce any."""
+        """Say whether `PrefixAdded` may come.
+
+        Raises:
+            LocalError: others would refuse the prefix, or we do not announce any.
+        """
         if not self._on:
             raise LocalError('prefixes are not announced: unicast = "off"')
         if prefix not in self._announcer.prefixes and (
