@@ -38,10 +38,19 @@ class ArtifactError(TestbedError):
 
 
 def portable(words: Sequence[str]) -> list[str]:
-    """Return a command line without the place of this machine's project: results travel."""
+    """Return a command line without places of this machine: results travel.
+
+    What is in the project is named from there, any other absolute path by its last part alone.
+    """
     from testbed.vm.layout import PROJECT
 
-    return [word.replace(f"{PROJECT}/", "").replace(str(PROJECT), ".") for word in words]
+    inside = [word.replace(f"{PROJECT}/", "").replace(str(PROJECT), ".") for word in words]
+    return [_without_place(word) for word in inside]
+
+
+def _without_place(word: str) -> str:
+    option, equals, path = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}.../{Path(path).name}" if path.startswith("/") else word
 
 
 def provenance(command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -86,4 +86,6 @@ def test_results_do_not_name_the_place_of_the_project() -> None:
     from testbed.vm.layout import PROJECT
 
     words = [f"{PROJECT}/experiments/commands.py", "--output", str(PROJECT), "/elsewhere"]
-    assert portable(words) == ["experiments/commands.py", "--output", ".", "/elsewhere"]
+    assert portable(words) == ["experiments/commands.py", "--output", ".", ".../elsewhere"]
+    paths = ["--output=/some/where/else/", "--at=1/2", "fd00::/64", "/a"]
+    assert portable(paths) == ["--output=.../else", "--at=1/2", "fd00::/64", ".../a"]
