@@ -110,7 +110,8 @@ class Manager(Maker):
             self.work.exclude(address)
         if self.attempt is not None:
             self.ask_for_ourselves()
-        if self.work.is_idle and not self.is_busy and not self.mode_is_due():
+        finished = pending is None and not self.is_busy
+        if finished and self.work.is_idle and not self.mode_is_due():
             self._beacon()
         else:
             # The beacon goes on while the epoch is unfinished: members must not take us for lost.
