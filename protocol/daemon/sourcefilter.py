@@ -77,9 +77,7 @@ def of_form(protocol: int, bare: Sequence[int] = ()) -> array[int]:
         (JUMP_IF_EQUAL, 0, len(bare) + 10, envelope.VERSION << 8 | protocol),
         (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.KIND_OFFSET),
     ]
-    lines += [
-        (JUMP_IF_EQUAL, len(bare) - place + 10, 0, kind) for place, kind in enumerate(bare, start=1)
-    ]
+    lines += _is_one_of(bare, found=10)
     lines += [
         (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.COUNT_OFFSET),
         (MULTIPLY, 0, 0, envelope.MARK_LENGTH),

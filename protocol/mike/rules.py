@@ -114,6 +114,10 @@ WANTED: dict[Standing, frozenset[Kind]] = {
 """Kinds opened per standing (MIKE-2): members spend no signature check on a JOIN."""
 
 
+FOUNDING = WANTED[Standing.JOINING] | {Kind.JOIN}
+"""Kinds that a joiner opens which may have to found a group, and listens for rivals (MIKE-17)."""
+
+
 def wanted(standing: Standing, *, handed_over: bool, may_found: bool) -> frozenset[Kind]:
     """MIKE-2: return the kinds to open.
 
@@ -124,7 +128,7 @@ def wanted(standing: Standing, *, handed_over: bool, may_found: bool) -> frozens
     """
     kinds = WANTED[standing]
     if standing is Standing.JOINING and may_found:
-        return kinds | {Kind.JOIN}
+        return FOUNDING
     return kinds | {Kind.REPAIR} if handed_over and standing is Standing.MEMBER else kinds
 
 
