@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from functools import cache
-from typing import Final
 
 from protocol.core.engine import Effect
 from protocol.daemon.effects import Performer
@@ -12,12 +11,21 @@ from protocol.daemon.groupsocket import GroupSocket
 from protocol.daemon.keys import KeyDirectory, KeyDirectoryError
 from protocol.daemon.logfile import LogFile
 from protocol.daemon.memory import Memory
-from protocol.daemon.sourcefilter import program
+from protocol.daemon.sourcefilter import (
+    GIVE,
+    JUMP_IF_AT_LEAST,
+    JUMP_IF_EQUAL,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_LENGTH,
+    UDP_HEADER,
+    WHOLE,
+    is_one_of,
+    program,
+)
 from protocol.identity.envelope import HEADER_LENGTH, KIND_OFFSET, PROTOCOL_MIKE, VERSION
 from protocol.mike.events import Attend, KeepEpochMark, PublishKey, RetireKey
 from protocol.mike.messages import Kind
-
-_UDP_HEADER_BYTES: Final = 8
 
 
 @cache
@@ -28,21 +36,17 @@ def kind_filter(kinds: tuple[int, ...]) -> array[int]:
     of another version or protocol, or of no kind that MIKE has: those that `sourcefilter.of_form`
     leaves are for the engine to count.
     """
-    load_length, load_half, load_byte = 0x80, 0x28, 0x30
-    jump_if_equal, jump_if_at_least, give = 0x15, 0x35, 0x06
     dropped = [int(kind) for kind in Kind if kind not in kinds]
     lines = [
-        (load_length, 0, 0, 0),
-        (jump_if_at_least, 0, len(dropped) + 3, _UDP_HEADER_BYTES + HEADER_LENGTH),
-        (load_half, 0, 0, _UDP_HEADER_BYTES),
-        (jump_if_equal, 0, len(dropped) + 1, VERSION << 8 | PROTOCOL_MIKE),
-        (load_byte, 0, 0, _UDP_HEADER_BYTES + KIND_OFFSET),
+        (LOAD_LENGTH, 0, 0, 0),
+        (JUMP_IF_AT_LEAST, 0, len(dropped) + 3, UDP_HEADER + HEADER_LENGTH),
+        (LOAD_HALF, 0, 0, UDP_HEADER),
+        (JUMP_IF_EQUAL, 0, len(dropped) + 1, VERSION << 8 | PROTOCOL_MIKE),
+        (LOAD_BYTE, 0, 0, UDP_HEADER + KIND_OFFSET),
+        *is_one_of(dropped, found=1),
+        (GIVE, 0, 0, WHOLE),
+        (GIVE, 0, 0, 0),
     ]
-    # Each comparison jumps over those after it and over "pass" to "drop".
-    lines += [
-        (jump_if_equal, len(dropped) - position, 0, kind) for position, kind in enumerate(dropped)
-    ]
-    lines += [(give, 0, 0, 0xFFFFFFFF), (give, 0, 0, 0)]
     return program(lines)
 
 

@@ -35,6 +35,7 @@ ADD_X: Final = 0x0C
 MULTIPLY: Final = 0x24
 JUMP: Final = 0x05
 JUMP_IF_EQUAL: Final = 0x15
+JUMP_IF_AT_LEAST: Final = 0x35
 JUMP_IF_X: Final = 0x1D
 GIVE: Final = 0x06
 
@@ -77,7 +78,7 @@ def of_form(protocol: int, bare: Sequence[int] = ()) -> array[int]:
         (JUMP_IF_EQUAL, 0, len(bare) + 10, envelope.VERSION << 8 | protocol),
         (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.KIND_OFFSET),
     ]
-    lines += _is_one_of(bare, found=10)
+    lines += is_one_of(bare, found=10)
     lines += [
         (LOAD_BYTE, 0, 0, UDP_HEADER + envelope.COUNT_OFFSET),
         (MULTIPLY, 0, 0, envelope.MARK_LENGTH),
@@ -109,7 +110,7 @@ def of_kinds(kinds: Sequence[int], then: array[int], *, others: bool = False) ->
         others: drop these kinds, and ask about all others.
     """
     lines: list[Line] = [(LOAD_BYTE, 0, 0, UDP_HEADER + envelope.KIND_OFFSET)]
-    lines += _is_one_of(kinds, found=1)
+    lines += is_one_of(kinds, found=1)
     lines += [(JUMP, 0, 0, 1), (GIVE, 0, 0, 0)] if others else [(GIVE, 0, 0, 0)]
     return program(lines) + then
 
@@ -170,11 +171,11 @@ def choice(
     ]
     if asking:
         # What is too short for a kind goes to socket 0: such a program gives 0 by itself.
-        lines += [(LOAD_BYTE, 0, 0, envelope.KIND_OFFSET), *_is_one_of(asking, found=1)]
+        lines += [(LOAD_BYTE, 0, 0, envelope.KIND_OFFSET), *is_one_of(asking, found=1)]
     return program([*lines, (GIVE, 0, 0, 2), *([(GIVE, 0, 0, 3)] if asking else [])])
 
 
-def _is_one_of(kinds: Sequence[int], found: int) -> list[Line]:
+def is_one_of(kinds: Sequence[int], found: int) -> list[Line]:
     """Return lines that fall through if the kind that was loaded is none of these.
 
     Args:
