@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 
+from protocol.mike import duties
+from protocol.mike.duties import publisher
 from protocol.mike.epochs import Epoch, KeyPair
-from protocol.mike.keytree import KeyTree, publisher
+from protocol.mike.keytree import KeyTree
 from protocol.mike.messages import Announcement
 from protocol.mike.rules import check_published
 from protocol.mike.schedule import NodeSecret, epoch_keys, node_secret
 from protocol.mike.treemath import ROOT, NodeName, key_path, level
-
-OPERATIONS_MAX = 15
-"""Public-key operations of a member in one epoch, as far as they are not its duty."""
 
 
 def _leaves(tree: KeyTree, members: Iterable[IPv6Address]) -> tuple[NodeName, ...]:
@@ -71,9 +70,10 @@ class Agreement(Epoch):
         self._at = name
         self._secret = leaf
         self._told = 0
-        # Each level of ours may cost an exchange. What is left may be spent on keys that a sponsor
-        # publishes as well: they are needed to go on before its PATH is there.
-        self._spare = max(0, OPERATIONS_MAX - level(name))
+        # Each level of ours may cost an exchange, and a sponsor has keys to publish. What is left
+        # may be spent on keys that another one publishes as well: they are needed to go on before
+        # its PATH is there.
+        self._spare = max(0, duties.OPERATIONS_MAX - level(name) - self._work())
         self._publish(name, leaf)
 
     def bind(self, announcement: Announcement) -> None:
@@ -107,7 +107,7 @@ class Agreement(Epoch):
 
     @property
     def sponsors(self) -> tuple[IPv6Address, ...]:
-        """Who must publish, in position order."""
+        """Who must publish, in the order listed."""
         return tuple(self.tree.members[leaf] for leaf in self._sponsors)
 
     @property
@@ -117,7 +117,7 @@ class Agreement(Epoch):
 
     @property
     def is_last_sponsor(self) -> bool:
-        """Whether we are the rightmost sponsor, whose tag confirms the epoch to the others."""
+        """Whether we are the last listed sponsor, whose tag confirms the epoch to the others."""
         return bool(self._sponsors) and self._sponsors[-1] == self.tree.leaf_of(self.own)
 
     def supplement(self) -> dict[NodeName, bytes]:
@@ -182,6 +182,14 @@ class Agreement(Epoch):
         self._told = len(self.published)
         return self._told > before
 
+    def _work(self) -> int:
+        """Return how many blinded keys we have to make: a new leaf's, and what is ours to tell."""
+        own = self.tree.leaf_of(self.own)
+        if own is None or own not in self._sponsors:
+            return 0
+        told = duties.duties(self.tree, self._sponsors, own)
+        return len(told) + (own in self.tree.blinded)
+
     def _publish(self, name: NodeName, secret: NodeSecret) -> None:
         """Note an open node's key if it is ours to publish."""
         if name in self.blinded or name == ROOT:
@@ -196,7 +204,7 @@ class Agreement(Epoch):
             _ = self.root.blinded
 
     def late_sponsors(self) -> list[IPv6Address]:
-        """Return the sponsors that could publish by now and have not, in position order.
+        """Return the sponsors that could publish by now and have not, in the order listed.
 
         A sponsor that waits for another one's key is not late.
         """

@@ -97,7 +97,7 @@ class Epoch:
         raise AssertionError("each mode has its own")
 
     def late_sponsors(self) -> list[IPv6Address]:
-        """Return the sponsors that could publish by now and have not, in position order."""
+        """Return the sponsors that could publish by now and have not, in the order listed."""
         return []
 
     def prepare(self) -> None:

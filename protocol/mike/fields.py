@@ -166,9 +166,12 @@ def pull_nonces(reader: Reader, size: int) -> list[tuple[int, bytes]]:
     return nonces
 
 
-def pull_positions(reader: Reader, size: int, name: str) -> list[int]:
-    """Read positions in ascending order."""
-    places: list[int] = []
+def pull_order(reader: Reader, size: int, name: str) -> list[int]:
+    """Read positions in an order of the sender's choice, no two equal."""
+    places: dict[int, None] = {}
     for _ in range(reader.pull_count(size, name)):
-        places.append(pull_position(reader, places[-1] if places else -1, size, name))
-    return places
+        place = pull_position(reader, -1, size, name)
+        if place in places:
+            reader.fail(name, f"position {place} twice")
+        places[place] = None
+    return list(places)

@@ -13,7 +13,7 @@ was full.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import TypeVar
 
@@ -196,9 +196,3 @@ def _moved_below(
         moved(name, old_top, new_top) if is_below(name, old_top) else name: value
         for name, value in entries.items()
     }
-
-
-def publisher(node_name: NodeName, sponsors: Iterable[NodeName]) -> NodeName | None:
-    """Return the sponsor who must publish an open node: the rightmost one below it."""
-    below = [leaf for leaf in sponsors if is_below(leaf, node_name)]
-    return max(below, key=position_key, default=None)

@@ -338,8 +338,11 @@ class Member(Receiver):
         self.send(Path(agreement.epoch, agreement.published, agreement.confirmation()))
 
     def send_keys(self, agreement: Epoch) -> None:
-        """As a sponsor, publish before anything else."""
-        if self.own in agreement.content.sponsors:
+        """As last sponsor, publish and confirm before anything else.
+
+        Another sponsor has published by now: without its keys nobody could have confirmed.
+        """
+        if agreement.is_last_sponsor:
             self.send_path(agreement)
 
     def step_down(self) -> None:

@@ -34,7 +34,7 @@ from protocol.mike.fields import (
     pull_keys,
     pull_nonces,
     pull_number,
-    pull_positions,
+    pull_order,
     push_announcement,
     push_confirmation,
     push_epoch,
@@ -138,7 +138,7 @@ class Announcement:
         tm: who announced it.
         tree: members, and the blinded keys that are valid in it; what the sponsors must publish
             is open.
-        sponsors: who must publish, in position order.
+        sponsors: who must publish; a node is published by the last one listed that is below it.
         nonces: (member, nonce) of the JOINs granted, in position order.
     """
 
@@ -200,7 +200,7 @@ class Announcement:
         addresses = tree.addresses
         if tm not in addresses:
             reader.fail("tm", "is not a member")
-        sponsors = pull_positions(reader, len(tree), "sponsors")
+        sponsors = pull_order(reader, len(tree), "sponsors")
         nonces = tuple((addresses[place], nonce) for place, nonce in pull_nonces(reader, len(tree)))
         reader.finish()
         made = cls(

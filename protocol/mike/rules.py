@@ -19,9 +19,10 @@ from protocol.identity.envelope import OVERHEAD
 from protocol.idpmike import EpochId
 from protocol.mike.change import Change
 from protocol.mike.config import MikeConfig, Mode
+from protocol.mike.duties import publisher
 from protocol.mike.fields import MEMBERS_MAX, NUMBER_MAX, SHORT_POSITIONS_MAX
 from protocol.mike.fragments import body_size_max
-from protocol.mike.keytree import KeyTree, height_max, publisher
+from protocol.mike.keytree import KeyTree, height_max
 from protocol.mike.messages import FRAGMENTED, NO_EPOCH, Announcement, Handover, Join, Kind
 from protocol.mike.rekeying import ENTRY_LENGTH, REKEY_OVERHEAD, RekeyAnnouncement
 from protocol.mike.roster import Roster

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from protocol.mike.answers import remember
+from protocol.mike.duties import relieved
 from protocol.mike.keytree import KeyTree, height_max
 from protocol.mike.roster import Roster
 from protocol.mike.rules import is_newer_request
@@ -45,7 +46,8 @@ class Plan:
 
     Attributes:
         tree: members and the blinded keys that stay valid.
-        sponsors: those whose fresh leaf makes open nodes computable, in position order.
+        sponsors: those whose fresh leaf makes open nodes computable, in position order, each
+            followed by its relief if it has one.
         nonces: (member, nonce) of the requests granted, in position order.
     """
 
@@ -110,9 +112,10 @@ def plan(
     nonces = dict(carried.nonces)
     nonces.update({request.address: request.nonce for request in requests})
     at_work = {*carried.sponsors, *refresh, *joining}
+    sponsors = tuple(who for who in tree.addresses if who in at_work)
     return Plan(
         tree,
-        tuple(who for who in tree.addresses if who in at_work),
+        relieved(tree, sponsors, joining),
         tuple((who, nonces[who]) for who in tree.addresses if who in nonces),
     )
 

@@ -236,7 +236,7 @@ def test_members_that_do_not_compute_ahead_of_the_sponsor_follow_its_path(
     spent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a leaf is deep a member leaves blinded keys to their sponsor; here, at every leaf."""
-    monkeypatch.setattr("protocol.mike.agreement.OPERATIONS_MAX", 4 + spent)
+    monkeypatch.setattr("protocol.mike.duties.OPERATIONS_MAX", 4 + spent)
     world = World(12, config=ALWAYS)
     world.form(11)
     world.join(11)

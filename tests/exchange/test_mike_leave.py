@@ -295,3 +295,29 @@ def test_members_move_when_those_that_stay_hang_below_one_another() -> None:
     assert current.tree.height <= 4
     assert list(current.members) != [who for who in places if index_of[who] in stay], "none moved"
     assert Kind.REPAIR not in {kind for kind, _ in world.sent()}
+
+
+def test_a_sponsor_that_comes_to_the_root_in_one_go_publishes_all_the_same() -> None:
+    """The TM sponsors what is beside it, and would publish what is above: it waits for the other.
+
+    That one has all that it needs with the announcement. Nobody else has its new keys.
+    """
+    world = World(16)
+    world.form(16)
+    at = {device.address: device.index for device in world.devices}
+    places = [at[who] for who in world[0].engine.members]
+    tm = places[7]
+    world.hand_over(world.tm(), tm)
+    world.run(2000)
+    start = world.now_ns
+    gone = (places[1], places[6])
+    for who in gone:
+        world.crash(who)
+    for who in gone:
+        world.lose(who)
+    rest = [index for index in range(16) if index not in gone]
+    assert world.run_until(lambda: world.agreed(*rest)) < 50
+    newest = world[tm].engine.current
+    assert newest is not None
+    assert [at[who] for who in newest.content.sponsors] == [places[0], tm]
+    assert (PATH, places[0]) in world.sent(PATH, since_ns=start)

@@ -142,6 +142,17 @@ def test_members_agree_and_the_tree_stays_balanced(
 
 
 @settings(max_examples=60, deadline=None)
+@given(steps, st.integers(3, 8))
+def test_members_agree_where_sponsors_are_relieved(
+    sequence: list[tuple[set[int], set[int]]], bound: int
+) -> None:
+    """As above, with a bound on operations as low as if these were groups of a thousand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("protocol.mike.duties.OPERATIONS_MAX", bound)
+        test_members_agree_and_the_tree_stays_balanced.hypothesis.inner_test(sequence)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 120), st.data())
 def test_a_tree_stays_low_whoever_leaves(size: int, data: st.DataObject) -> None:
     """Only the shape: groups of any size, leaves in any order, several in one epoch."""

@@ -41,6 +41,13 @@ def test_no_checker_objects_to_twenty_seeds(first: int) -> None:
         assert_clean(draw(seed))
 
 
+def test_no_checker_objects_where_sponsors_are_relieved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on operations as low as if these small groups had a thousand members."""
+    monkeypatch.setattr("protocol.mike.duties.OPERATIONS_MAX", 3)
+    for seed in range(401, 416):
+        assert_clean(draw(seed))
+
+
 @pytest.mark.parametrize("seed", REAL)
 def test_no_checker_objects_with_the_real_cryptography(seed: int) -> None:
     assert_clean(draw(seed, crypto=Crypto.REAL))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.core.errors import LocalError
-from protocol.mike.keytree import KeyTree, publisher
+from protocol.mike.keytree import KeyTree
 from protocol.mike.treemath import ROOT, NodeName, level
 from tests.support.identities import address
 
@@ -97,14 +97,6 @@ def test_filled_never_replaces() -> None:
 def test_a_member_is_inserted_once() -> None:
     with pytest.raises(LocalError):
         full(2).inserted(address(1), key(1), None)
-
-
-def test_publisher_is_the_rightmost_sponsor_below() -> None:
-    sponsors = [NodeName(8), NodeName(11), NodeName(14)]
-    assert publisher(NodeName(2), sponsors) == 11
-    assert publisher(NodeName(4), sponsors) == 8
-    assert publisher(NodeName(3), sponsors) == 14
-    assert publisher(NodeName(13), sponsors) is None
 
 
 def test_a_key_above_an_open_node_is_of_no_use() -> None:
