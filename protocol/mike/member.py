@@ -252,8 +252,13 @@ class Member(Receiver):
             raise PeerError("MIKE-30", f"{sender} is not our TM")
         roster = pending.add_page(message)
         if roster is None:
-            self.missing_asked = 0
-            self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
+            unasked = self.missing != pending.epoch or not self.missing_asked
+            self.missing, self.missing_from, self.missing_asked = pending.epoch, sender, 0
+            if unasked and self.state is State.JOINING:
+                # The page that a newcomer gets unasked goes to it alone, so nobody else asks now.
+                self.on_repair_timer()
+            else:
+                self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
         elif self.settle(pending, roster, sender):
             self.advance(pending)
 

@@ -182,6 +182,11 @@ class Group:
         }
         self._roster = Roster((who, leaf.blinded) for who, leaf in self._leaves.items())
 
+    @property
+    def tm(self) -> IPv6Address:
+        """Who is TM."""
+        return self._tm
+
     def _cost(
         self,
         mode: Mode,

@@ -159,6 +159,10 @@ class People:
         common = common_prefixes(self.partition)[-1]
         return (red_prefix(index, self.partition), spare, four, common)
 
+    def signing_key(self, index: int, crypto: Crypto) -> SigningKey:
+        """Return what a device signs with."""
+        return _person(self, index, crypto).signing_key
+
     def identity(
         self,
         index: int,

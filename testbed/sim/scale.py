@@ -21,7 +21,7 @@ from protocol.mike.agreement import Agreement
 from protocol.mike.change import Change, changed, difference
 from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.distribution import Distribution, KeyPath
-from protocol.mike.epochs import KeyPair
+from protocol.mike.epochs import Epoch, KeyPair
 from protocol.mike.fields import GROUP_MAX, MEMBERS_MAX
 from protocol.mike.fragments import body_size_max, parts_of
 from protocol.mike.hierarchy import Hierarchy
@@ -59,6 +59,21 @@ class Distributed(Group):
         self._epochs: dict[IPv6Address, Distribution] = {}
         self._hierarchy = self._anew()
         self._announce((), ())
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The keys that the TM distributes."""
+        return self._hierarchy
+
+    def established(self) -> dict[IPv6Address, Epoch]:
+        """Return the present epoch as every member has it, the TM too."""
+        content = next(iter(self._epochs.values())).content
+        own = Distribution(self._tm, content, [self._leaves[self._tm]], KeyPath())
+        own.enter(self._roster)
+        own.own_root(self._hierarchy.root)
+        own.climb()
+        self._hierarchy.epoch = content.epoch
+        return {self._tm: own, **self._epochs}
 
     def _anew(self) -> Hierarchy:
         hierarchy = Hierarchy(self._draws.secret(), self._draws.draw)
@@ -164,6 +179,10 @@ class Agreed(Group):
         anew = plan_anew(self._roster, (), (), Carried()).tree
         # How the group came about is not counted: all keys are there, whoever published them.
         self._announce(Plan(_completed(anew, self._leaves), (), ()), Wire(), Wire())
+
+    def established(self) -> dict[IPv6Address, Epoch]:
+        """Return the present epoch as every member has it."""
+        return dict(self._epochs)
 
     def cost(self, event: str) -> Cost:
         """Let an event happen."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from protocol.mike.config import MikeConfig, Mode
+from protocol.mike.distribution import Distribution
 from protocol.mike.engine import MikeEngine
 from protocol.mike.making import mode_of
 from protocol.mike.messages import Kind
 from protocol.mike.rules import next_mode
-from tests.support.identities import make_identities
+from tests.support.identities import address, make_identities
 from tests.support.world import Seen, World
 
 TREE, PATH, REKEY = Kind.TREE, Kind.PATH, Kind.REKEY
@@ -190,3 +191,39 @@ def test_the_status_says_the_mode() -> None:
     assert world[1].engine.status(world.instant)["mode"] == "kd"
     fresh = MikeEngine(AUTO, make_identities(2)[0], bytes(32), world[0].source)
     assert fresh.status(world.instant)["mode"] is None
+
+
+def test_who_takes_the_role_over_an_epoch_of_unknown_members_makes_another() -> None:
+    """MIKE-10, 15: an old HANDOVER comes while the roster of a newer epoch is lacked.
+
+    The successor cannot go on from that epoch, and its beacon of the older one would tell the
+    others of a group worse than theirs: they would not follow for more than a second.
+    """
+    world = group(6, more=1, config=MikeConfig(mode="kd"))
+    late: list[bytes] = []
+    deaf = True
+
+    def drops(seen: Seen, to: int) -> bool:
+        if to != 4:
+            return False
+        late.extend([seen.payload] if seen.kind is Kind.HANDOVER else [])
+        return seen.kind in (Kind.HANDOVER, Kind.PAGE) or (seen.kind is REKEY and deaf)
+
+    world.filters.append(drops)
+    world.hand_over(0, 4)
+    world.run_until(lambda: world[0].engine.state.value == "tm" and bool(late), 10_000)
+    world.rekey(0)
+    world.run(100)
+    world.join(6)
+    world.run(100)
+    deaf = False
+
+    def lacks_the_roster() -> bool:
+        pending = world[4].engine.pending
+        return isinstance(pending, Distribution) and pending.roster is None
+
+    world.run_until(lacks_the_roster, 2000)
+    world.filters.clear()
+    world.deliver(world[4], address(0), late[-1])
+    assert world.run_until(lambda: world.agreed(*range(7)), 2000) < 500
+    assert world.tm() == 4
