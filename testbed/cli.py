@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "sim": ("testbed.commands.sim", "sim", "Run the engines in a seeded simulation with faults."),
     "cost": ("testbed.commands.cost", "cost", "Count what a join or leave costs in large groups."),
+    "delay": ("testbed.commands.delay", "delay", "Say how long it takes in large groups."),
     "clean": ("testbed.commands.clean", "clean", "Remove what crashed runs left behind."),
     "completion": ("testbed.commands.completion", "completion", "Print shell completion."),
 }

@@ -140,16 +140,20 @@ class Distribution(Epoch):
         """As TM: the root secret is our own making."""
         self._have(root)
 
-    def take_wraps(self, message: Rekey) -> None:
-        """Keep what a REKEY of this epoch brings; wraps of another hierarchy replace the ones kept.
+    def take_wraps(self, message: Rekey) -> bool:
+        """Keep what a REKEY of this epoch brings; say whether any of it was new and is needed.
 
-        A former TM and its successor answer with different hierarchies.
+        Wraps of another hierarchy replace the ones kept: a former TM and its successor answer with
+        different ones.
         """
         if message.key != self._key:
             self._key = message.key
             self._wraps = {}
-        if self.root is None:
-            self._wraps.update(message.wraps)
+        if self.root is not None:
+            return False
+        before = len(self._wraps)
+        self._wraps.update(message.wraps)
+        return len(self._wraps) > before
 
     def climb(self) -> bool:
         """Unwrap from our leaf to the root, if the chain is whole. There is nothing to publish.

@@ -101,7 +101,9 @@ class Member(Receiver):
         if agreement is self.pending:
             if self.suspect == agreement.epoch:
                 agreement = self._recomputed(agreement)
-            self._take_told(message, agreement)
+            if self._take_told(message, agreement) and self.missing_asked == 0:
+                # A part of a REKEY: the rest may be under way (MIKE-35).
+                self.after_ns(TIMER_REPAIR, self.spread_ns(self.config.repair_delay_ms))
             agreement.offer(sender, message.confirmation)
         told = message.keys.keys() if isinstance(message, Tree) else frozenset()
         lacking = agreement.published.keys() - told
@@ -110,12 +112,12 @@ class Member(Receiver):
         if (lacking or untold) and again and not sent:
             self.send_path(agreement)
 
-    def _take_told(self, message: Tree | Rekey, epoch: Epoch) -> None:
-        """Add what comes with an announcement."""
+    def _take_told(self, message: Tree | Rekey, epoch: Epoch) -> bool:
+        """Add what comes with an announcement; say whether it is a new part of a REKEY."""
         if isinstance(message, Tree):
             epoch.take(message.keys, None)
-        elif isinstance(epoch, Distribution):
-            epoch.take_wraps(message)
+            return False
+        return isinstance(epoch, Distribution) and epoch.take_wraps(message)
 
     def _recomputed(self, epoch: Epoch) -> Epoch:
         """Compute an epoch from the leaf alone, trusting nothing computed or heard before."""

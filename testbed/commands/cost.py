@@ -119,19 +119,20 @@ def _write(rows: list[dict[str, Any]], crossings: Sequence[Crossover], folder: P
     mike_cost = importlib.import_module("experiments.plots.mike_cost")
     try:
         files = mike_cost.draw(rows, folder, [(x.event, x.measure, x.members) for x in crossings])
-        _table(folder / "mike_cost.csv", rows)
+        table(folder / "mike_cost.csv", rows)
         if crossings:
             places = [
                 {"event": x.event, "measure": x.measure, "members": x.members, "words": _words(x)}
                 for x in crossings
             ]
-            _table(folder / "crossover.csv", places)
+            table(folder / "crossover.csv", places)
     except OSError as error:
         raise TestbedError(f"cannot write to {folder}: {error.strerror}") from None
     click.echo(f"{folder}: mike_cost.csv and {', '.join(path.name for path in files)}", err=True)
 
 
-def _table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows that all have the columns of the first one."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -360,17 +360,23 @@ def test_a_large_roster_is_asked_for_page_by_page(monkeypatch: pytest.MonkeyPatc
     assert asked[1] > 50  # MIKE-18: a device gets one answer in that time
 
 
-def test_a_large_epoch_is_told_in_paced_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MIKE-35: the wraps of a new hierarchy do not fit into one message."""
+@pytest.mark.parametrize(("size", "count"), [(700, 2), (330, 5)])
+def test_a_large_epoch_is_told_in_paced_parts(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MIKE-35: the wraps of a new hierarchy do not fit into one message.
+
+    Nobody asks for what may be under way, though five parts take longer than a member waits.
+    """
     world = group(9)
-    monkeypatch.setattr("protocol.mike.making.body_size_max", lambda _: 700)
+    monkeypatch.setattr("protocol.mike.making.body_size_max", lambda _: size)
     start = world.now_ns
     world.crash(0)
     world.lose(0)
     world.run_until(lambda: world.agreed(*range(1, 9)), 1000)
     parts = [seen for seen in world.wire if seen.at_ns >= start and seen.kind is REKEY]
     spaces = [(after.at_ns - before.at_ns) // MS for before, after in pairwise(parts)]
-    assert len(parts) > 1
+    assert len(parts) == count
     assert all(space == KD.kd_batch_ms for space in spaces)
     unders = [under for part in parts for under in part.message.wraps]
     assert len(unders) == len(set(unders)) == 2 * 7 - 1
