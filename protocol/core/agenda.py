@@ -54,19 +54,30 @@ class Agenda:
         Raises:
             StandstillError: there were too many calls at one instant.
         """
-        heap = self._heap
-        while heap and heap[0][0] <= end_ns:
-            at_ns, _, action, arguments = heappop(heap)
-            # After `skip` some calls are late; time never goes back.
-            if at_ns > self.now_ns:
-                self.now_ns = at_ns
-                self._at_once = 0
-            elif self._at_once >= CALLS_AT_ONCE_MAX:
-                raise StandstillError(f"{CALLS_AT_ONCE_MAX} calls at one instant")
-            self._at_once += 1
-            self.done += 1
-            action(*arguments)
+        while self.step(end_ns):
+            pass
         self.skip(end_ns)
+
+    def step(self, end_ns: int) -> bool:
+        """Make the next call if it is due until ``end_ns``; say whether there was one.
+
+        Raises:
+            StandstillError: there were too many calls at one instant.
+        """
+        heap = self._heap
+        if not heap or heap[0][0] > end_ns:
+            return False
+        at_ns, _, action, arguments = heappop(heap)
+        # After `skip` some calls are late; time never goes back.
+        if at_ns > self.now_ns:
+            self.now_ns = at_ns
+            self._at_once = 0
+        elif self._at_once >= CALLS_AT_ONCE_MAX:
+            raise StandstillError(f"{CALLS_AT_ONCE_MAX} calls at one instant")
+        self._at_once += 1
+        self.done += 1
+        action(*arguments)
+        return True
 
     def skip(self, to_ns: int) -> None:
         """Let time pass without a call; what was due meanwhile is late."""

@@ -7,13 +7,13 @@ effects as the daemon does: in order, answers after the list is through.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_network
 from typing import Any
 
+from protocol.core.agenda import Agenda
 from protocol.core.engine import (
     CancelTimer,
     DatagramReceived,
@@ -337,9 +337,8 @@ class Network:
         """Make the devices; ``prefixes`` are the red ones of some, by index."""
         self.size = size
         self.identities = identities or make_identities(size)
-        self.now = Instant(1_000 * MS, WALL_START_NS)
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = 0
+        self.agenda = Agenda(1_000 * MS)
+        self.wall_ahead_ns = WALL_START_NS - self.agenda.now_ns
         self.wire: list[tuple[Device, SendDatagram]] = []
         self.drops: Callable[[Device, Device], bool] = lambda sender, receiver: False
         self.latency_ns = LATENCY_NS
@@ -352,29 +351,24 @@ class Network:
             for index in range(size)
         ]
 
+    @property
+    def now(self) -> Instant:
+        mono_ns = self.agenda.now_ns
+        return Instant(mono_ns, mono_ns + self.wall_ahead_ns)
+
     def at(self, mono_ns: int, action: Callable[[], None]) -> None:
-        self._order += 1
-        heapq.heappush(self._heap, (max(mono_ns, self.now.mono_ns), self._order, action))
+        self.agenda.at(mono_ns, action)
 
     def after(self, delay_ns: int, action: Callable[[], None]) -> None:
-        self.at(self.now.mono_ns + delay_ns, action)
+        self.agenda.after(delay_ns, action)
 
     def run(self, ms: float) -> None:
         """Let virtual time pass."""
-        end_ns = self.now.mono_ns + int(ms * MS)
-        while self._heap and self._heap[0][0] <= end_ns:
-            at_ns, _, action = heapq.heappop(self._heap)
-            self._set(max(at_ns, self.now.mono_ns))
-            action()
-        self._set(end_ns)
-
-    def _set(self, mono_ns: int) -> None:
-        passed_ns = mono_ns - self.now.mono_ns
-        self.now = Instant(mono_ns, self.now.wall_ns + passed_ns)
+        self.agenda.run(self.agenda.now_ns + int(ms * MS))
 
     def freeze(self, ms: float) -> None:
         """Let time pass while nobody runs: all timers and datagrams are late."""
-        self._set(self.now.mono_ns + int(ms * MS))
+        self.agenda.skip(self.agenda.now_ns + int(ms * MS))
 
     def transmit(self, sender: Device, effect: SendDatagram) -> None:
         self.wire.append((sender, effect))

@@ -8,12 +8,12 @@ kept: keys published, statuses sent to IDP, points reported, datagrams seen by e
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
+from protocol.core.agenda import Agenda
 from protocol.core.engine import (
     CancelTimer,
     DatagramReceived,
@@ -144,12 +144,10 @@ class World:
         self.random = random.Random(f"{seed} network")
         self.faults = faults or Faults()
         self.config = config or MikeConfig()
-        self.now_ns = 0
+        self.agenda = Agenda()
         self.started: dict[int, int] = {}
         self.filters: list[Filter] = []
         self.wire: list[Seen] = []
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
-        self._serial = 0
         self._digest = hashlib.sha256()
         self.devices = []
         for index in range(n):
@@ -163,6 +161,10 @@ class World:
         return self.devices[index]
 
     @property
+    def now_ns(self) -> int:
+        return self.agenda.now_ns
+
+    @property
     def instant(self) -> Instant:
         return Instant(self.now_ns, EPOCH_WALL_NS + self.now_ns)
 
@@ -174,14 +176,13 @@ class World:
     # Time.
 
     def at(self, delay_ns: int, action: Callable[[], None]) -> None:
-        self._serial += 1
-        heapq.heappush(self._queue, (self.now_ns + delay_ns, self._serial, action))
+        self.agenda.after(delay_ns, action)
 
     def run(self, ms: float) -> None:
         end = self.now_ns + int(ms * MS)
         while self._step(end):
             pass
-        self.now_ns = end
+        self.agenda.skip(end)
 
     def run_until(self, condition: Callable[[], bool], limit_ms: float = 10_000) -> float:
         """Run until the condition holds; return how many ms it took."""
@@ -192,13 +193,8 @@ class World:
         return (self.now_ns - start) / MS
 
     def _step(self, end: int) -> bool:
-        """Do the next thing that is due until ``end``."""
-        if not self._queue or self._queue[0][0] > end:
-            return False
-        at, _, action = heapq.heappop(self._queue)
-        self.now_ns = at
-        action()
-        return True
+        """Do the next thing that is due until ``end``; tests look at the world after each."""
+        return self.agenda.step(end)
 
     # Devices.
 
