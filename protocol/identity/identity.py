@@ -184,9 +184,13 @@ class Identity:
         self._marks.keep(self._devices)
         self.shedding.know(self._devices)
 
-    def agree(self) -> None:
-        """Compute what marks are made with now, rather than when a message is urgent."""
-        for device in self._receivers:
+    def agree(self, most: int | None = None) -> None:
+        """Compute what marks are made with now, rather than when a message is urgent.
+
+        Args:
+            most: with so many devices, in the order in which they are marked for; None: with all.
+        """
+        for device in self._receivers[:most]:
             self._marks.begun(device)
 
     def peer_by_address(self, address: IPv6Address) -> Peer | None:

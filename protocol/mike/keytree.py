@@ -178,11 +178,10 @@ class KeyTree:
 
         The root, if there is none. The limit is the present height unless another one is given.
         """
-        heights: dict[NodeName, int] = {}
-        for leaf in self.members:
-            depth = level(leaf)
-            for name in key_path(leaf):
-                heights[name] = max(heights.get(name, 0), depth - level(name))
+        heights = dict.fromkeys(self.members, 0)
+        inner = [ROOT, *inner_nodes(self.members)] if len(self.members) > 1 else []
+        for name in reversed(inner):
+            heights[name] = 1 + max(heights[left(name)], heights[right(name)])
         height = heights[ROOT] if limit is None else limit
         fitting = [name for name in heights if level(name) + heights[name] + 1 <= height]
         return min(fitting, key=lambda name: (level(name), -name), default=ROOT)

@@ -39,6 +39,7 @@ from protocol.core.engine import (
 )
 from protocol.core.timers import TimerTable
 from protocol.identity import Identity, KnownDevice
+from protocol.identity.envelope import MARKS_MAX
 from protocol.idpmike import LocalLink, Side, Signal, SignalKind
 from protocol.mike.config import LISTED_MAX, MikeConfig, Mode
 from protocol.mike.engine import MikeEngine
@@ -296,6 +297,8 @@ class Crowd:
 
     def _seat(self, index: int, epoch: Epoch, tm: IPv6Address, hierarchy: Hierarchy | None) -> None:
         seat = self._start(index)
+        # As the daemons do before they are needed. Members send to all, or to the TM.
+        seat.engine.identity.agree(None if index < 2 else MARKS_MAX)
 
         def sit() -> Sequence[Effect]:
             seat.engine.now = self.instant
@@ -325,6 +328,7 @@ class Crowd:
         """
         newcomer = self._start(self._size) if event == "join" else None
         if newcomer is not None:
+            newcomer.engine.identity.agree()
             self.agenda.run(self.agenda.now_ns + 500 * NS_PER_MS)
         before = {seat.engine.held_epoch() for seat in self.seats.values() if seat is not newcomer}
         assert len(before) == 1, "the group is not at rest"
