@@ -166,5 +166,5 @@ def test_nobody_but_the_simulator_can_meet_the_model() -> None:
             if any(name.startswith("testbed.sim") for name in names):
                 users.append(str(path.relative_to(ROOT)))
     outside = [user for user in users if not user.startswith("testbed/sim/")]
-    counters = ["experiments/bench.py", "testbed/commands/cost.py"]
+    counters = ["experiments/bench.py", "testbed/commands/cost.py", "testbed/commands/delay.py"]
     assert sorted(outside) == [*counters, "testbed/commands/sim.py"]
