@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
@@ -52,18 +51,9 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
             ha="left",
             fontweight="bold",
         )
-        handles: dict[str, Any] = {}
-        for axis in axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        made.legend(handles.values(), handles.keys(), loc="lower center", ncols=4)
+        style.legend_of(made, axes, columns=4)
         made.subplots_adjust(top=0.84, bottom=0.27, left=0.08, right=0.98)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"mike_scale.{kind}" for kind in ("png", "pdf")]
-        for file in files:
-            made.savefig(file)
-        plt.close(made)
-    return files
+        return style.written(made, "mike_scale", folder)
 
 
 def _panel(axis: Any, frame: pd.DataFrame) -> None:

@@ -221,12 +221,16 @@ def _legend(made: Any, columns: int, bottom: float) -> float:
 
 
 def save(made: Any, run: Run, name: str, folder: Path) -> list[Path]:
-    """Write a figure as PNG and PDF; a run without kernel SAs says so in the file name."""
+    """Write a run's figure; a run without kernel SAs says so in the file name."""
+    return written(made, f"{name}{MEMORY_SUFFIX if run.memory else ''}", folder)
+
+
+def written(made: Any, name: str, folder: Path) -> list[Path]:
+    """Write a figure as PNG and PDF into a folder, made if need be; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = MEMORY_SUFFIX if run.memory else ""
     paths = []
     for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        path = folder / f"{name}{suffix}.{ending}"
+        path = folder / f"{name}.{ending}"
         made.savefig(path, metadata=metadata)
         paths.append(path)
     plt.close(made)
@@ -302,3 +306,12 @@ def integer_sizes(
 def paper_line(axis: Any, value_ms: float, label: str) -> None:
     """Draw the paper's value as a labelled dashed line."""
     axis.axhline(value_ms, color=PAPER, linestyle=(0, (5, 3)), linewidth=1.3, zorder=2, label=label)
+
+
+def legend_of(made: Any, axes: Sequence[Any], *, columns: int) -> None:
+    """Put one legend of all axes below them; what has a label in several is in it once."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    made.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)

@@ -44,15 +44,22 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         return sizes
 
 
-@click.command()
-@click.option(
+mode_option = click.option(
     "--mode",
     type=click.Choice(["ka", "kd"]),
     multiple=True,
     help="MIKE's mode (default: both; may be repeated).",
 )
-@click.option("--members", type=Sizes(), default=(10, 50, 100), help="Sizes of the group.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+members_option = click.option(
+    "--members", type=Sizes(), default=(10, 50, 100), help="Sizes of the group."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@click.command()
+@mode_option
+@members_option
+@json_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.commands.cost import Sizes, table
+from testbed.commands.cost import json_option, members_option, mode_option, table
 from testbed.errors import TestbedError
 
 if TYPE_CHECKING:
@@ -24,13 +24,8 @@ HEADER = (
 
 
 @click.command()
-@click.option(
-    "--mode",
-    type=click.Choice(["ka", "kd"]),
-    multiple=True,
-    help="MIKE's mode (default: both; may be repeated).",
-)
-@click.option("--members", type=Sizes(), default=(10, 50, 100), help="Sizes of the group.")
+@mode_option
+@members_option
 @click.option(
     "--event",
     type=click.Choice(["join", "leave", "take-over"]),
@@ -40,7 +35,7 @@ HEADER = (
 @click.option(
     "--runs", type=click.IntRange(1, 1000), default=1, help="So often each, with seeds 1 to RUNS."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
