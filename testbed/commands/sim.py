@@ -59,8 +59,8 @@ class SeedRange(click.ParamType[range]):
 )
 @click.option(
     "--theme",
-    type=click.Choice(["any", "flap", "death"]),
-    help="What the runs are about (default: drawn).",
+    type=click.Choice(["any", "flap", "death", "soak"]),
+    help="What the runs are about (default: drawn, but never soak: minutes with few faults).",
 )
 @click.option(
     "--mode",
@@ -119,6 +119,7 @@ def sim(
       testbed sim --seed 17                    one seed: what was drawn, and the verdict
       testbed sim --seeds 1..1000 --jobs 2     many
       testbed sim --seeds 1..9999 --summary results/simulation/seeds.csv
+      testbed sim --seeds 1..20 --theme soak   minutes each, a fault in 20 to 80 s
       testbed sim --seed 17 --crypto real      with the real cryptography
       testbed sim --seed 17 --topology gateways   three partitions, gateways between them
       testbed sim --recording run/idpd.trace.jsonl --config d1.toml
@@ -155,7 +156,7 @@ def sim(
         drawing = draw
         if topology == "gateways":
             drawing = draw_gateways
-            if theme == "flap" or members == 2:
+            if theme in ("flap", "soak") or members == 2:
                 raise click.UsageError("--topology gateways: at least 3 members, any or death")
         scenarios = [
             drawing(n, members=members, theme=about, mode=mode, crypto=Crypto(crypto))

@@ -12,6 +12,7 @@ from ipaddress import IPv6Address
 
 from protocol.ipsec.model import Prefix
 from testbed.sim.history import (
+    Agreed,
     Detected,
     Evidence,
     Injected,
@@ -274,6 +275,25 @@ class NoRekey(Checker):
             return f"epoch {record.pointer} was made"
         if isinstance(record, Detected):
             return f"{record.kind} of {record.peer} was noticed"
+        return None
+
+
+class KeysAreRenewed(Checker):
+    """Where all agree and MIKE renews keys by itself, the last one is not too old (MIKE-24)."""
+
+    name = "keys-are-renewed"
+    watches = (KeyPublished, Agreed)
+
+    def __init__(self, age_ms_max: int) -> None:
+        self._age_ms_max = age_ms_max
+        self._last_ms = 0.0
+
+    def record(self, record: Record) -> str | None:
+        """Note a key; whenever all agree, compare."""
+        if isinstance(record, KeyPublished):
+            self._last_ms = record.at_ms
+        elif record.at_ms - self._last_ms > self._age_ms_max:
+            return f"the key is of {self._last_ms:.0f} ms, older than {self._age_ms_max} ms"
         return None
 
 

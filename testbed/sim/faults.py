@@ -7,6 +7,7 @@ be shrunk by leaving faults out.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -126,6 +127,21 @@ class Fault:
             raise TestbedError(f"{text!r} is no fault: devices and amount are numbers") from None
         start, duration = int(matched[1]), int(matched[2])
         return cls(Kind(kind), start, duration, devices, amount, fields.get("flavour", ""))
+
+
+def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Return faults in the order of time."""
+    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
+
+
+def gone_for_good(faults: tuple[Fault, ...]) -> set[int]:
+    """Return devices that die, or are revoked, and do not come back."""
+    return {f.devices[0] for f in faults if is_final(f) or f.kind is Kind.REVOKE}
+
+
+def is_final(fault: Fault) -> bool:
+    """Say whether a fault takes its device away for good."""
+    return fault.duration_ms == FOR_GOOD and fault.kind in PROCESSES
 
 
 _FIELDS = {"devices", "amount", "flavour"}

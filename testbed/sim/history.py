@@ -56,6 +56,11 @@ class Detected(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed(Record):
+    """In the middle of a run nothing had gone wrong for long, and all agreed; of no device."""
+
+
+@dataclass(frozen=True, slots=True)
 class Signalled(Record):
     """A signal of IDP reached its MIKE.
 

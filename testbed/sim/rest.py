@@ -10,6 +10,13 @@ from protocol.core.agenda import NS_PER_MS, Agenda
 STABLE_MS = 6_500
 """Agreement must last so long: more than the dead interval and MIKE's `tm_silence_ms`."""
 
+LIVENESS_MS = 20_000
+"""All must agree within this time after the last fault."""
+
+LIVENESS_AFTER_CLOCKS_MS = 150_000
+"""The same if clocks were wrong for a while: one that was 45 s ahead, or 90 s by two faults, makes
+a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
+
 POLL_MS = 250
 """How often agreement is looked for, if anything changed."""
 

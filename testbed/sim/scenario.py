@@ -5,30 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from random import Random
 from typing import Any
 
 from protocol.mike.config import Mode
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
-from testbed.sim.faults import APART, FOR_GOOD, PROCESSES, Fault, Kind
+from testbed.sim.faults import Fault, gone_for_good, in_order
 from testbed.sim.people import Crypto
 from testbed.sim.reddraws import draw_red, draw_revocation
+from testbed.sim.schedules import SETTLED_MS, draw_deaths, draw_faults, draw_flaps, draw_soak
 
 MEMBERS_MIN, MEMBERS_MAX = 2, 10
 """Size of the group where nobody says: small ones find most faults, and fast."""
-
-CLASS_ON = 0.45
-"""Probability that a class of faults occurs at all in a seed."""
-
-REST_MS = 400
-"""Least time between two process faults of one device."""
-
-SETTLED_MS = 12_000
-"""In a run with a theme nothing goes wrong before; by then all must be one group."""
-
-FLAP_MS_MAX = 1_900
-"""Two lost hellos, a third one late: shorter than the dead interval of IDP and `tm_silence_ms`."""
 
 REKEY_INTERVAL_MS = 15_000
 """Where MIKE renews the key by itself: nine tenths of it, less the 4 s in which an epoch's SAs and
@@ -47,10 +35,18 @@ class Theme(StrEnum):
     """A settled group whose links and processes come and go, each time too short to matter."""
     DEATH = "death"
     """A settled group of which devices die on an otherwise perfect network."""
+    SOAK = "soak"
+    """Minutes of a group to which now and then something happens; between, it must agree again."""
 
 
 THEMES = (Theme.ANY,) * 8 + (Theme.FLAP, Theme.DEATH)
-"""How often each is drawn."""
+"""How often each is drawn; a soak test takes as long as many other runs, and is asked for."""
+
+SOAK_MS = (300_000, 900_000)
+"""Bounds of the safety phase of a soak test."""
+
+SOAK_REKEY_INTERVALS_MS = (0, 60_000, 300_000)
+"""Where MIKE renews the key by itself in a soak test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +135,6 @@ class Scenario:
         return lines + [f"fault {number}: {fault}" for number, fault in enumerate(self.faults)]
 
 
-def in_order(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
-    """Return faults in the order of time."""
-    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
-
-
-def gone_for_good(faults: tuple[Fault, ...]) -> set[int]:
-    """Return devices that die, or are revoked, and do not come back."""
-    return {f.devices[0] for f in faults if is_final(f) or f.kind is Kind.REVOKE}
-
-
-def is_final(fault: Fault) -> bool:
-    """Say whether a fault takes its device away for good."""
-    return fault.duration_ms == FOR_GOOD and fault.kind in PROCESSES
-
-
 def draw(
     seed: int,
     *,
@@ -180,7 +161,7 @@ def draw(
     spread_ms = draws.choice([0, 50, 2_000, safety_ms // 2])
     if about is not Theme.ANY:
         spread_ms = min(spread_ms, 2_000)
-        safety_ms = SETTLED_MS + 14_000
+        safety_ms = draws.randint(*SOAK_MS) if about is Theme.SOAK else SETTLED_MS + 14_000
     link_us = draws.choice([(100, 400), (1_000, 5_000), (2_000, 40_000)])
     sa_mode = draws.choice(["per-sender", "per-sender", "per-sender", "paper"])
     unicast = draws.choice(["off", "group", "group", "group", "psk"])
@@ -191,6 +172,8 @@ def draw(
             faults = draw_flaps(of_faults, size, safety_ms)
         case Theme.DEATH:
             faults = draw_deaths(of_faults, size)
+        case Theme.SOAK:
+            faults = draw_soak(of_faults, size, safety_ms)
         case Theme.ANY:
             faults = draw_faults(of_faults, starts_ms, safety_ms)
     gap_ms = draws.choice([0, 0, 5, -5, 300, -300])
@@ -206,6 +189,8 @@ def draw(
     datagram_size_max = of_mike.choice([1232, 1232, 512])
     # Where links only flap no key may change, so none is renewed; a run ends with 6.5 s of rest.
     rekey_interval_ms = 0 if about is Theme.FLAP else of_mike.choice([0, 0, 0, REKEY_INTERVAL_MS])
+    if about is Theme.SOAK:
+        rekey_interval_ms = of_mike.choice(SOAK_REKEY_INTERVALS_MS)
     kd_members_min = of_mike.randint(2, size) if mode == Mode.AUTO else 64
     ka_members_max = min(48, of_mike.randint(1, kd_members_min - 1))
     change_parts_min = of_mike.choice([8, 1])
@@ -229,120 +214,3 @@ def draw(
         ka_members_max=ka_members_max,
         change_parts_min=change_parts_min,
     )
-
-
-def draw_flaps(draws: Random, members: int, safety_ms: int) -> tuple[Fault, ...]:
-    """Draw short faults of a settled group, one after the other; between two, hellos pass."""
-    faults = [
-        Fault(kind, SETTLED_MS, safety_ms - SETTLED_MS, (), 0.3)
-        for kind in (Kind.DUPLICATION, Kind.REORDERING)
-        if draws.random() < CLASS_ON
-    ]
-    start = SETTLED_MS
-    while start + FLAP_MS_MAX < safety_ms:
-        kind = draws.choice([Kind.CARRIER, Kind.PARTITION, Kind.ONE_WAY, Kind.CLOG, Kind.PAUSE])
-        order = draws.sample(range(members), members)
-        some = tuple(order[: draws.randint(2, members)])
-        devices = some if kind in (Kind.ONE_WAY, Kind.CLOG) else (order[0],)
-        if kind is Kind.PARTITION:
-            devices = tuple(sorted(some[: max(1, members // 2)]))
-        faults.append(Fault(kind, start, draws.randint(100, FLAP_MS_MAX), devices))
-        start = faults[-1].end_ms + draws.randint(1_200, 3_000)
-    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
-
-
-def draw_deaths(draws: Random, members: int) -> tuple[Fault, ...]:
-    """Draw the end of one device, or of more at one time; somebody stays."""
-    dead = draws.sample(range(members), draws.randint(1, max(1, members // 2)))
-    start = SETTLED_MS + draws.randint(0, 2_000)
-    spread = draws.choice([0, 1_000])
-    return tuple(
-        Fault(draws.choice([Kind.CRASH, Kind.STOP]), start + draws.randint(0, spread), 0, (index,))
-        for index in sorted(dead)
-    )
-
-
-def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tuple[Fault, ...]:
-    """Draw a schedule that ends with the safety phase, in the order of time.
-
-    Args:
-        draws: where chance comes from.
-        starts_ms: when each device is switched on; nothing befalls its processes before.
-        safety_ms: length of the phase.
-    """
-    members = len(starts_ms)
-    faults: list[Fault] = []
-    busy = {index: [(-REST_MS, start)] for index, start in enumerate(starts_ms)}
-    for kind in (kind for kind in Kind if kind not in APART):
-        count = draws.randint(1, 3) if draws.random() < CLASS_ON else 0
-        for _ in range(count):
-            fault = _draw_one(draws, kind, members, safety_ms)
-            if fault is not None and (kind not in PROCESSES or _is_free(busy, fault, safety_ms)):
-                faults.append(fault)
-    finals = [fault for fault in faults if is_final(fault)]
-    if len(finals) == members:
-        # Somebody must be there to be judged.
-        faults.remove(finals[0])
-    return tuple(sorted(faults, key=lambda fault: (fault.start_ms, fault.kind)))
-
-
-def _is_free(busy: dict[int, list[tuple[int, int]]], fault: Fault, safety_ms: int) -> bool:
-    """Say whether the device's processes are there all the time of a fault; if so, book it."""
-    start = fault.start_ms
-    end = safety_ms if is_final(fault) else fault.end_ms
-    windows = busy[fault.devices[0]]
-    if any(start < until + REST_MS and since < end + REST_MS for since, until in windows):
-        return False
-    windows.append((start, end))
-    return True
-
-
-def _draw_one(draws: Random, kind: Kind, members: int, safety_ms: int) -> Fault | None:
-    """Draw one fault of a kind; None if it makes no sense with so few devices."""
-    start = draws.randint(0, safety_ms - 1_000)
-    longest = safety_ms - start
-    duration = min(
-        longest, draws.choice([300, 1_500, 3_500, 6_000, 12_000]) + draws.randint(0, 500)
-    )
-    order = draws.sample(range(members), members)
-    one = (order[0],)
-    some = tuple(order[: draws.randint(2, max(2, members - 1))])
-    amount = 0.0
-    flavour = ""
-    devices: tuple[int, ...] = ()
-    match kind:
-        case Kind.LOSS:
-            amount = draws.choice([0.01, 0.1, 0.3, 0.6])
-        case Kind.BURST:
-            amount = draws.choice([20.0, 200.0, 1_500.0])
-        case Kind.DUPLICATION:
-            amount = draws.choice([0.1, 0.5])
-        case Kind.REORDERING:
-            amount = draws.choice([0.1, 0.4])
-        case Kind.DELAY:
-            amount = draws.choice([5.0, 50.0, 300.0])
-            flavour = draws.choice(["uniform", "exponential", "pareto"])
-        case Kind.PARTITION:
-            devices = tuple(sorted(some[: max(1, members // 2)]))
-        case Kind.ONE_WAY | Kind.CLOG:
-            devices = some
-        case Kind.REPLAY | Kind.FORGERY:
-            amount = draws.choice([2.0, 8.0])
-        case Kind.CRASH:
-            devices = one
-            duration = FOR_GOOD if draws.random() < 0.3 else duration
-        case Kind.STOP:
-            devices = one
-            flavour = draws.choice(["", "kept"])
-            duration = FOR_GOOD if draws.random() < 0.3 else max(duration, 200)
-        case Kind.CLOCK:
-            devices = one
-            amount = draws.choice([-1.0, 1.0]) * draws.choice([200.0, 3_000.0, 20_000.0, 45_000.0])
-        case Kind.HANDOVER:
-            devices = tuple(order[:2])
-            duration = 1
-        case _:
-            devices = one
-    if kind in (Kind.PARTITION, Kind.ONE_WAY, Kind.CLOG, Kind.HANDOVER) and members < 2:
-        return None
-    return Fault(kind, start, duration, devices, amount, flavour)

@@ -1,4 +1,4 @@
-"""The checkers of every run."""
+"""The checkers of every run, and those of some."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from protocol.idp.config import Unicast
 from testbed.sim import checkers, paircheckers
 from testbed.sim.checkers import Checker
 from testbed.sim.people import People
+from testbed.sim.rest import LIVENESS_MS
+from testbed.sim.scenario import Scenario, Theme
+from testbed.sim.schedules import SETTLED_MS
 from testbed.sim.secrecy import Secrecy
 
 
@@ -27,3 +30,13 @@ def standard(people: People, *, shared_sa: bool, unicast: Unicast) -> list[Check
         checkers.SignalsLeadToKeys(),
         Secrecy(),
     ]
+
+
+def particular(scenario: Scenario) -> list[Checker]:
+    """Return new checkers of what only runs like this one promise."""
+    found: list[Checker] = []
+    if scenario.theme is Theme.FLAP:
+        found.append(checkers.NoRekey(SETTLED_MS))
+    if scenario.rekey_interval_ms:
+        found.append(checkers.KeysAreRenewed(scenario.rekey_interval_ms + LIVENESS_MS))
+    return found

@@ -14,13 +14,7 @@ from typing import Any
 
 from protocol.core.addresses import address_said
 from protocol.core.agenda import NS_PER_MS, Agenda
-from protocol.core.engine import (
-    DatagramReceived,
-    Effect,
-    Log,
-    Report,
-    SendDatagram,
-)
+from protocol.core.engine import DatagramReceived, Effect, Log, Report, SendDatagram
 from protocol.idp.config import PSK_LENGTH, IdpConfig, SaMode, Unicast
 from protocol.idp.events import ApplySas
 from protocol.ipsec.backend import PutPolicy
@@ -29,13 +23,14 @@ from protocol.mike.config import MikeConfig, Mode
 from protocol.mike.events import HandoverRequested, PublishKey
 from testbed.sim.adversary import Adversary
 from testbed.sim.chance import Chance
-from testbed.sim.checkers import Checker, DeadIsForgotten, NoRekey
+from testbed.sim.checkers import Checker, DeadIsForgotten
 from testbed.sim.daemon import Daemon
 from testbed.sim.describe import describe
 from testbed.sim.device import Device
 from testbed.sim.digest import Digest
-from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, RED, Fault, Kind
+from testbed.sim.faults import ADVERSARY, FOR_GOOD, PACKETS, RED, Fault, Kind, is_final
 from testbed.sim.history import (
+    Agreed,
     Announced,
     Detected,
     Evidence,
@@ -47,25 +42,25 @@ from testbed.sim.history import (
     View,
 )
 from testbed.sim.look import sample_of, view_of
+from testbed.sim.lulls import LULL_MS, lulls, must_agree
 from testbed.sim.pairview import led_by
 from testbed.sim.people import People, secret_type
 from testbed.sim.redwork import begin_red, end_red
-from testbed.sim.rest import Violation, ViolationError, await_rest
-from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, is_final
-from testbed.sim.standard import standard
+from testbed.sim.rest import (
+    LIVENESS_AFTER_CLOCKS_MS,
+    LIVENESS_MS,
+    Violation,
+    ViolationError,
+    await_rest,
+)
+from testbed.sim.scenario import Scenario, Theme
+from testbed.sim.standard import particular, standard
 from testbed.sim.wire import Wire
 
 SA_GROUP = IPv6Address("ff0e::1")
 
 PSK = bytes(range(PSK_LENGTH))
 """Of the paper's unicast SAs, where they are drawn."""
-
-LIVENESS_MS = 20_000
-"""All must agree within this time after the last fault."""
-
-LIVENESS_AFTER_CLOCKS_MS = 150_000
-"""The same if clocks were wrong for a while: one that was 45 s ahead, or 90 s by two faults, makes
-a TM refuse JOINs that were, by its clock, sent before a LEAVE (MIKE-12)."""
 
 UNSEEN_MS = 5_000
 """A device that died on a perfect network is in no table so long after: five hello intervals."""
@@ -122,8 +117,7 @@ class World:
             if checkers is None
             else list(checkers)
         )
-        if scenario.theme is Theme.FLAP:
-            self._checkers.append(NoRekey(SETTLED_MS))
+        self._checkers += particular(scenario)
         self._shared_sa = paper
         self.wire = Wire(self.chance, self.agenda, size, scenario.link_us)
         suite = Suite.TDES_SHA1 if paper else Suite.AES_GCM_128
@@ -239,6 +233,14 @@ class World:
                     at_ns = (fault.start_ms + bound_ms) * NS_PER_MS
                     self.agenda.at(at_ns, self._probe, dead, sas)
         self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
+        if self.scenario.theme is Theme.SOAK:
+            for at_ms in lulls(self.scenario):
+                self.agenda.at(at_ms * NS_PER_MS, self._look, at_ms + LULL_MS)
+
+    def _look(self, until_ms: int) -> None:
+        """In the middle of a run all must agree until a given time, as they must in the end."""
+        if must_agree(self.agenda, until_ms, self.objection, self._look):
+            self.tell(Agreed(self.now_ms, -1))
 
     def _probe(self, dead: int, sas: bool) -> None:
         """Look now whether a device is forgotten by all that have been able to do so."""

@@ -27,7 +27,8 @@ from testbed.sim.faults import FOR_GOOD, Fault, Kind
 from testbed.sim.modelled import ModelledSigner
 from testbed.sim.rest import ViolationError
 from testbed.sim.run import Verdict, run
-from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, draw
+from testbed.sim.scenario import Scenario, Theme, draw
+from testbed.sim.schedules import SETTLED_MS
 from testbed.sim.secrecy import Secrecy
 from testbed.sim.world import World
 

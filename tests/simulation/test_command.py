@@ -10,7 +10,8 @@ import pytest
 from testbed import cli
 from testbed.sim.faults import Fault, Kind
 from testbed.sim.gateways.draws import draw_gateways
-from testbed.sim.scenario import SETTLED_MS, Theme, draw
+from testbed.sim.scenario import Theme, draw
+from testbed.sim.schedules import SETTLED_MS
 
 FLAPPED = draw(1, members=3, theme=Theme.FLAP)
 GOOD = FLAPPED.with_faults(())

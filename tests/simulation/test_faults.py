@@ -12,9 +12,10 @@ from cryptography.exceptions import InvalidSignature
 from protocol.core.agenda import NS_PER_MS, Agenda
 from testbed.errors import TestbedError
 from testbed.sim.chance import Chance
-from testbed.sim.faults import PROCESSES, RED, Fault, Kind
+from testbed.sim.faults import PROCESSES, RED, Fault, Kind, is_final
 from testbed.sim.modelled import ModelledSecret, ModelledSigner
-from testbed.sim.scenario import REST_MS, SETTLED_MS, Scenario, Theme, draw, is_final
+from testbed.sim.scenario import Scenario, Theme, draw
+from testbed.sim.schedules import REST_MS, SETTLED_MS
 from testbed.sim.wire import CLOG_MAX, DELAY_MS_MAX, Wire
 
 ROOT = Path(__file__).resolve().parents[2]

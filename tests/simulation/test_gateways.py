@@ -22,7 +22,8 @@ from testbed.sim.gateways.world import GatewayWorld
 from testbed.sim.people import Crypto, spare_prefixes
 from testbed.sim.rest import ViolationError
 from testbed.sim.run import run, trace
-from testbed.sim.scenario import SETTLED_MS, Scenario, Theme
+from testbed.sim.scenario import Scenario, Theme
+from testbed.sim.schedules import SETTLED_MS
 from tests.simulation.test_broken_engines import caught
 
 SEEDS = range(1, 31)

@@ -23,7 +23,8 @@ from testbed.sim.pairview import PairsView, SaName
 from testbed.sim.people import People, address, common_prefixes, red_prefix, spare_prefixes
 from testbed.sim.reddraws import COMMON
 from testbed.sim.run import run
-from testbed.sim.scenario import REKEY_INTERVAL_MS, SETTLED_MS, Scenario, Theme, draw
+from testbed.sim.scenario import REKEY_INTERVAL_MS, Scenario, Theme, draw
+from testbed.sim.schedules import SETTLED_MS
 from testbed.sim.world import World
 from tests.simulation.test_broken_engines import caught, scenario
 from tests.simulation.test_checkers import view

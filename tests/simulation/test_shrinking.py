@@ -10,7 +10,8 @@ from testbed.sim import run as runner
 from testbed.sim.faults import Fault, Kind
 from testbed.sim.rest import Violation
 from testbed.sim.run import Verdict, run, shrink
-from testbed.sim.scenario import SETTLED_MS, Scenario, Theme, draw
+from testbed.sim.scenario import Scenario, Theme, draw
+from testbed.sim.schedules import SETTLED_MS
 
 
 def failing_if(scenario: Scenario, *needed: Fault) -> Verdict:

@@ -7,19 +7,12 @@ from random import Random
 
 from protocol.mike.config import Mode
 from testbed.sim.chance import Chance
-from testbed.sim.faults import FOR_GOOD, Fault, Kind
+from testbed.sim.faults import FOR_GOOD, Fault, Kind, gone_for_good, in_order
 from testbed.sim.gateways.layout import PARTITIONS, TOPOLOGIES
 from testbed.sim.people import Crypto
 from testbed.sim.reddraws import draw_red, draw_revocation
-from testbed.sim.scenario import (
-    SETTLED_MS,
-    Scenario,
-    Theme,
-    draw,
-    draw_faults,
-    gone_for_good,
-    in_order,
-)
+from testbed.sim.scenario import Scenario, Theme, draw
+from testbed.sim.schedules import SETTLED_MS, draw_faults
 
 DEVICES_MIN, DEVICES_MAX = 3, 8
 """Devices besides gateways: one to three in each partition."""
