@@ -96,7 +96,7 @@ def test_what_failed_once_passes_for_ever(line: str) -> None:
 
 def test_the_seeds_above_draw_every_theme_and_switch_every_class_of_faults_on_and_off() -> None:
     scenarios = [draw(seed) for seed in MODELLED]
-    assert {scenario.theme for scenario in scenarios} == set(Theme)
+    assert {scenario.theme for scenario in scenarios} == set(Theme) - {Theme.SOAK}
     mixed = [scenario for scenario in scenarios if scenario.theme is Theme.ANY]
     for kind in set(Kind) - {Kind.KILL_GATEWAYD}:  # gateways have seeds of their own
         having = sum(any(f.kind is kind for f in scenario.faults) for scenario in mixed)
