@@ -54,8 +54,9 @@ class Agenda:
         Raises:
             StandstillError: there were too many calls at one instant.
         """
-        while self.step(end_ns):
-            pass
+        heap = self._heap
+        while heap and heap[0][0] <= end_ns:
+            self._call()
         self.skip(end_ns)
 
     def step(self, end_ns: int) -> bool:
@@ -64,10 +65,14 @@ class Agenda:
         Raises:
             StandstillError: there were too many calls at one instant.
         """
-        heap = self._heap
-        if not heap or heap[0][0] > end_ns:
+        if not self._heap or self._heap[0][0] > end_ns:
             return False
-        at_ns, _, action, arguments = heappop(heap)
+        self._call()
+        return True
+
+    def _call(self) -> None:
+        """Make the next call."""
+        at_ns, _, action, arguments = heappop(self._heap)
         # After `skip` some calls are late; time never goes back.
         if at_ns > self.now_ns:
             self.now_ns = at_ns
@@ -77,7 +82,6 @@ class Agenda:
         self._at_once += 1
         self.done += 1
         action(*arguments)
-        return True
 
     def skip(self, to_ns: int) -> None:
         """Let time pass without a call; what was due meanwhile is late."""

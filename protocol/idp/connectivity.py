@@ -221,9 +221,21 @@ class ConnectivityTable:
         return min(deadlines, default=None)
 
     def heard(
-        self, peer: Peer, startup_wall_ns: int, hello: Hello, now_mono_ns: int
+        self,
+        peer: Peer,
+        startup_wall_ns: int,
+        hello: Hello,
+        now_mono_ns: int,
+        entry: PeerEntry | None = None,
     ) -> Change | None:
         """Take in an authenticated, checked hello.
+
+        Args:
+            peer: who sent it.
+            startup_wall_ns: of which instance.
+            hello: what it says.
+            now_mono_ns: when it arrived.
+            entry: what we have of that device, if that has been looked up.
 
         Returns:
             The change that follows, or None if the device was known to be up.
@@ -231,7 +243,7 @@ class ConnectivityTable:
         Raises:
             PeerError: an older instance (IDP-5), or no room (IDP-6); the table is as before.
         """
-        entry = self._entries.get(peer.address)
+        entry = entry or self._entries.get(peer.address)
         if entry is None:
             self._make_room()
             entry = PeerEntry(

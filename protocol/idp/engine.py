@@ -34,7 +34,6 @@ from protocol.identity import (
     PROTOCOL_IDP,
     Identity,
     Opened,
-    Peer,
     RefusedError,
     UnknownCertificateError,
 )
@@ -53,7 +52,7 @@ from protocol.idp.events import (
     TrustReread,
 )
 from protocol.idp.expiry import TIMER_EXPIRY, Expiry
-from protocol.idp.followers import Followers
+from protocol.idp.followers import Followers, Heard
 from protocol.idp.group import TIMER_ABSENT, TIMER_PLAN, Group
 from protocol.idp.hellos import GROUP, TIMER_ANSWER, TIMER_ASK, TIMER_HELLO, Around, Hellos
 from protocol.idp.instance import INSTANCE, EngineState
@@ -313,14 +312,15 @@ class IdpEngine:
         if not rules.may_read(self._running):
             self._counters.count("IDP-15")
             return []
-        if self._identity.peer_by_address(event.source):  # strangers have a socket of their own
-            self._expiry.behind_ns = event.waited_ns
+        other_wait = event.waited_ns != self._expiry.behind_ns
+        if other_wait and self._identity.peer_by_address(event.source):
+            self._expiry.behind_ns = event.waited_ns  # strangers have a socket of their own
         arrived = event.arrived(now)
         if event.payload.startswith(LIGHT):
             heard, effects = self.followers.read_light(event, self._table, arrived, now)
             if heard is None:
                 return effects + self._exchange.on_light(event, now)
-            return self._on_hello(*heard, arrived, now)
+            return self._on_hello(heard, arrived, now)
         if event.payload.startswith(notice.PREAMBLE):
             return self._on_notice(event, now)
         try:
@@ -356,22 +356,22 @@ class IdpEngine:
     ) -> list[Effect]:
         """A device has signed that it is there."""
         self.followers.check_signed(opened, hello, arrived)
-        effects = self._on_hello(opened.peer, opened.startup_wall_ns, hello, arrived, now)
+        peer = opened.peer
+        heard = peer, opened.startup_wall_ns, hello, self._table.get(peer.address)
+        effects = self._on_hello(heard, arrived, now)
         self.followers.take_signed(opened, hello, arrived)
         if hello.asking:
             effects += self._hellos.answer_later(opened.peer.address, now, asked=True)
         return effects
 
-    def _on_hello(
-        self, peer: Peer, startup_wall_ns: int, hello: Hello, arrived: Instant, now: Instant
-    ) -> list[Effect]:
+    def _on_hello(self, heard: Heard, arrived: Instant, now: Instant) -> list[Effect]:
         """A device is there."""
-        entry = self._table.get(peer.address)
+        peer, startup_wall_ns, hello, entry = heard
         up = entry is not None and entry.state is PeerState.UP
         refusal = self._exchange.refused_policy(peer, hello, now, up=up)
         if refusal is not None:
             return refusal
-        change = self._table.heard(peer, startup_wall_ns, hello, arrived.mono_ns)
+        change = self._table.heard(peer, startup_wall_ns, hello, arrived.mono_ns, entry)
         entry = entry or self._table.get(peer.address)
         assert entry is not None
         effects: list[Effect] = []

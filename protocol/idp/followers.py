@@ -15,7 +15,7 @@ from protocol.core.engine import DatagramReceived, Effect, Instant
 from protocol.core.errors import PeerError
 from protocol.identity import Identity, Opened, Peer, RefusedError
 from protocol.idp import lighthello, rules
-from protocol.idp.connectivity import ConnectivityTable
+from protocol.idp.connectivity import ConnectivityTable, PeerEntry
 from protocol.idp.lighthello import Commitment, LightHello
 from protocol.idp.messages import Hello
 
@@ -75,8 +75,9 @@ class Follower:
 Refuse = Callable[[str, PeerError, Instant], list[Effect]]
 """Counts what broke a rule, logs it if a line is due; the peer's name comes first."""
 
-Heard = tuple[Peer, int, Hello]
-"""Whose hello, the start-up time-stamp of which instance, and what it says."""
+Heard = tuple[Peer, int, Hello, PeerEntry | None]
+"""Whose hello, the start-up time-stamp of which instance, what it says, and what the connectivity
+table has of that device."""
 
 
 class Followers:
@@ -197,7 +198,8 @@ class Followers:
             self._in_vain.take(now.mono_ns)
             return None, refused.effects
         try:
-            rules.check_not_own_address(peer.address, self._identity.me.address)
+            if light.fingerprint not in self._known:  # those signed, and were looked at then
+                rules.check_not_own_address(peer.address, self._identity.me.address)
             entry = table.get(peer.address)
             listed_wall_ns = None if entry is None else entry.startup_wall_ns
             known = self.take_light(light, listed_wall_ns, arrived.mono_ns)
@@ -205,7 +207,7 @@ class Followers:
             self._in_vain.take(now.mono_ns)
             return None, self._refuse(peer.name, error, now)
         self._counters.count("idp.hello_light")
-        return (peer, light.startup_wall_ns, known.hello), []
+        return (peer, light.startup_wall_ns, known.hello, entry), []
 
     def take_light(
         self, light: LightHello, listed_wall_ns: int | None, arrived_mono_ns: int

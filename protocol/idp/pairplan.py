@@ -135,14 +135,21 @@ class PairPlan:
             if gone & record.policies.keys() or ways & record.routes.keys():
                 record.policies = {n: p for n, p in record.policies.items() if n not in gone}
                 record.routes = dict.fromkeys(one for one in record.routes if one not in ways)
+                record.led = None
                 self._changed[peer] = None
 
     def holder(self, sa_id: SaId) -> IPv6Address | None:
         """Return the peer with such an SA, or that is to have it; None: there is none (IDP-28)."""
         held = (peer for peer, record in self._records.items() if sa_id in record.sas)
+        spi = sa_id.spi
         for peer, link in self._links.items():
-            if any(sa_id in (g.outbound.id, g.inbound.id) for g in link.generations):
-                return next(held, peer)
+            for one in link.generations:
+                # Nearly always the SPI alone says no.
+                if spi in (one.outbound.spi, one.inbound.spi) and sa_id in (
+                    one.outbound.id,
+                    one.inbound.id,
+                ):
+                    return next(held, peer)
         return next(held, None)
 
     def epoch_of(self, sa_id: SaId) -> str | None:
@@ -295,6 +302,8 @@ class PairPlan:
             record = self._records.setdefault(peer, Record())
             current = None if link is None else link.current()
             wanted = Record()
+            lost_policies: list[PolicyId] = []
+            lost_routes: list[Prefix] = []
             outbound = set() if link is None else {g.outbound.id for g in link.generations}
             if link is not None and current is not None:
                 for generation in link.generations:
@@ -303,28 +312,34 @@ class PairPlan:
                     if generation.phase is PairPhase.NEW and not generation.handed_out:
                         generation.handed_out = True
                         generations.append(generation)
-                for policy in link.path.policies(current.outbound.spi, link.prefixes):
-                    wanted.policies[policy.id] = policy
-                wanted.routes = dict.fromkeys(link.prefixes)
-            lost_policies = [name for name in record.policies if name not in wanted.policies]
+                wanted.led = (current.outbound.spi, link.prefixes)
             lost_sas = [sa_id for sa_id in record.sas if sa_id not in wanted.sas]
-            lost_routes = [one for one in record.routes if one not in wanted.routes]
-            gone += [DeletePolicy(name) for name in lost_policies]
             for sa_id, sa in wanted.sas.items():
                 if record.sas.get(sa_id) != sa:
                     new += [DeleteSa(sa_id)] if sa_id in record.sas else []
                     new.append(AddSa(sa, self._byte_limit() if sa_id in outbound else None))
-            policies += [
-                PutPolicy(policy)
-                for name, policy in wanted.policies.items()
-                if record.policies.get(name) != policy
-            ]
+            # Two of an epoch's three batches are about SAs alone.
+            if wanted.led is None or wanted.led != record.led:
+                if link is not None and wanted.led is not None:
+                    for policy in link.path.policies(*wanted.led):
+                        wanted.policies[policy.id] = policy
+                    wanted.routes = dict.fromkeys(link.prefixes)
+                lost_policies = [name for name in record.policies if name not in wanted.policies]
+                lost_routes = [one for one in record.routes if one not in wanted.routes]
+                gone += [DeletePolicy(name) for name in lost_policies]
+                policies += [
+                    PutPolicy(policy)
+                    for name, policy in wanted.policies.items()
+                    if record.policies.get(name) != policy
+                ]
+                removed += [RemoveRoute(one) for one in lost_routes]
+                added += [AddRoute(one) for one in wanted.routes if one not in record.routes]
+                record.policies.update(wanted.policies)
+                record.routes.update(wanted.routes)
+                # What is to go is there until it has gone.
+                record.led = None if lost_policies or lost_routes else wanted.led
             old += [DeleteSa(sa_id) for sa_id in lost_sas]
-            removed += [RemoveRoute(one) for one in lost_routes]
-            added += [AddRoute(one) for one in wanted.routes if one not in record.routes]
             record.sas.update(wanted.sas)
-            record.policies.update(wanted.policies)
-            record.routes.update(wanted.routes)
             lost[peer] = (lost_sas, lost_policies, lost_routes)
         self._serial += 1
         # Policies go first, for another peer's may take the same selector in the same batch.

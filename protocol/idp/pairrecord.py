@@ -69,8 +69,17 @@ class Link:
 
 @dataclass(slots=True)
 class Record:
-    """What the kernel may hold for one peer."""
+    """What the kernel may hold for one peer.
+
+    Attributes:
+        sas: by id.
+        policies: by id.
+        routes: in the order in which they were added.
+        led: SPI and prefixes from which policies and routes follow, and nothing else is there; None
+            if that has to be found out.
+    """
 
     sas: dict[SaId, SecurityAssociation] = field(default_factory=dict)
     policies: dict[PolicyId, Policy] = field(default_factory=dict)
     routes: dict[Prefix, None] = field(default_factory=dict)
+    led: tuple[int, tuple[Prefix, ...]] | None = None

@@ -140,7 +140,7 @@ class PolicyKeeper:
         own = self._own
         version, digest = (0, NO_DIGEST) if own is None else (own.policy.version, own.digest)
         if hello.policy_version == version and hello.policy_digest == digest:
-            return [], self._broken_by(hello)
+            return [], "" if own is None else self._broken_by(hello)
         other = self._others.get(peer.address)
         if other is None or other.digest != hello.policy_digest:
             barred = other is not None and other.barred

@@ -62,8 +62,16 @@ class Revocations:
 
     # Asking.
 
+    def are_known_alike(self, peer: Peer, digest: bytes) -> bool:
+        """Whether a peer has the same lists; if so, nothing is to be asked any more."""
+        if digest != self.digest and self._identity.store is not None:
+            return False
+        if self._differing:
+            self._differing.pop(peer.fingerprint, None)
+        return True
+
     def on_hello(self, peer: Peer, digest: bytes, now: Instant, delay_ns: int) -> list[Effect]:
-        """IDP-55: note whether a peer has other lists; its question comes a little later.
+        """IDP-55: note that a peer has other lists; its question comes a little later.
 
         Args:
             peer: who sent the hello.
@@ -71,9 +79,6 @@ class Revocations:
             now: the time.
             delay_ns: random, below `DELAY_NS`.
         """
-        if digest == self.digest or self._identity.store is None:
-            self._differing.pop(peer.fingerprint, None)
-            return []
         known = self._differing.get(peer.fingerprint)
         if known is None or known.digests != (digest, self.digest):
             due_mono_ns = now.mono_ns + delay_ns

@@ -119,7 +119,7 @@ def sim(
       testbed sim --seed 17                    one seed: what was drawn, and the verdict
       testbed sim --seeds 1..1000 --jobs 2     many
       testbed sim --seeds 1..9999 --summary results/simulation/seeds.csv
-      testbed sim --seeds 1..20 --theme soak   minutes each, a fault in 20 to 80 s
+      testbed sim --seeds 1..20 --theme soak   minutes each, a fault in 30 to 120 s
       testbed sim --seed 17 --crypto real      with the real cryptography
       testbed sim --seed 17 --topology gateways   three partitions, gateways between them
       testbed sim --recording run/idpd.trace.jsonl --config d1.toml

@@ -106,6 +106,11 @@ class Scenario:
         gone = gone_for_good(self.faults)
         return tuple(index for index in range(self.members) if index not in gone)
 
+    @property
+    def sample_ms(self) -> int:
+        """How often is measured what devices hold and send."""
+        return 60_000 if self.theme is Theme.SOAK else 10_000
+
     def to_json(self) -> str:
         """Return one line."""
         return json.dumps({**asdict(self), "faults": [str(fault) for fault in self.faults]})

@@ -82,9 +82,9 @@ def draw_faults(draws: Random, starts_ms: tuple[int, ...], safety_ms: int) -> tu
 def draw_soak(draws: Random, members: int, safety_ms: int) -> tuple[Fault, ...]:
     """Draw faults of a settled group for a long time, in the order of time; whoever goes is back.
 
-    They come at random, one in 20, 40 or 80 s in the mean, whether or not the last one is over.
+    They come at random, one in 30, 60 or 120 s in the mean, whether or not the last one is over.
     """
-    mean_ms = draws.choice([20_000, 40_000, 80_000])
+    mean_ms = draws.choice([30_000, 60_000, 120_000])
     kinds = [kind for kind in Kind if kind not in APART and draws.random() < CLASS_ON]
     busy: dict[int, list[tuple[int, int]]] = {index: [] for index in range(members)}
     faults: list[Fault] = []

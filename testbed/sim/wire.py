@@ -6,7 +6,7 @@ own stream of chance, so that leaving one out leaves the others' draws alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from protocol.core.agenda import NS_PER_MS, Agenda
@@ -21,7 +21,7 @@ DELAY_MS_MAX = 3_000.0
 CLOG_MAX = 64
 """Datagrams that a clogged direction holds; more are lost."""
 
-Shape = Callable[[int, int, list[int]], list[int]]
+Shape = Callable[[int, int, Sequence[int]], Sequence[int]]
 """What a fault makes of a datagram: (sender, receiver, delays of its copies in ns) to delays."""
 
 
@@ -41,7 +41,7 @@ class Wire:
         self._chance = chance
         self._agenda = agenda
         self._delays_ns = [
-            [draws.randint(low * NS_PER_US, high * NS_PER_US) for _ in range(members)]
+            [(draws.randint(low * NS_PER_US, high * NS_PER_US),) for _ in range(members)]
             for _ in range(members)
         ]
         self._active: dict[int, Shape] = {}
@@ -64,9 +64,12 @@ class Wire:
         del self._active[number]
         self._shapes = list(self._active.values())
 
-    def delays_ns(self, sender: int, receiver: int) -> list[int]:
+    def delays_ns(self, sender: int, receiver: int) -> Sequence[int]:
         """Return the delay of every copy that arrives; empty: it is lost."""
-        delays = [self._delays_ns[sender][receiver]]
+        delays: Sequence[int] = self._delays_ns[sender][receiver]
+        if not self._shapes:
+            self.sent += 1
+            return delays
         for shape in self._shapes:
             delays = shape(sender, receiver, delays)
         if delays:
@@ -118,7 +121,7 @@ class Wire:
         turns: dict[tuple[int, int], tuple[int, bool]] = {}
         agenda = self._agenda
 
-        def shape(sender: int, receiver: int, delays: list[int]) -> list[int]:
+        def shape(sender: int, receiver: int, delays: Sequence[int]) -> Sequence[int]:
             turn = turns.get((sender, receiver))
             until_ns, dead = turn or (0, draws.random() < 0.75)
             while until_ns <= agenda.now_ns:
@@ -137,7 +140,7 @@ class Wire:
         agenda = self._agenda
         end_ns = agenda.now_ns + fault.duration_ms * NS_PER_MS
 
-        def shape(sender: int, receiver: int, delays: list[int]) -> list[int]:
+        def shape(sender: int, receiver: int, delays: Sequence[int]) -> Sequence[int]:
             if sender != first or receiver not in others:
                 return delays
             number = held.get(receiver, 0)

@@ -68,9 +68,6 @@ UNSEEN_MS = 5_000
 WIPED_MS = 6_800
 """... and in no SAD: a rekey, the activation and the deactivation delay later."""
 
-SAMPLE_MS = 10_000
-"""How often is measured what devices hold and send."""
-
 
 class World:
     """Runs one scenario.
@@ -232,7 +229,7 @@ class World:
                 for bound_ms, sas in ((UNSEEN_MS, False), (WIPED_MS, True)):
                     at_ns = (fault.start_ms + bound_ms) * NS_PER_MS
                     self.agenda.at(at_ns, self._probe, dead, sas)
-        self.agenda.at(SAMPLE_MS * NS_PER_MS, self._sample)
+        self.agenda.at(self.scenario.sample_ms * NS_PER_MS, self._sample)
         if self.scenario.theme is Theme.SOAK:
             for at_ms in lulls(self.scenario):
                 self.agenda.at(at_ms * NS_PER_MS, self._look, at_ms + LULL_MS)
@@ -276,7 +273,7 @@ class World:
         """Ask every checker about the run as a whole."""
         # Counting entries is slow, and what grows at one device grows at others.
         for device in self.devices[:2]:
-            self.tell(sample_of(device, self.now_ms, SAMPLE_MS, deep=True))
+            self.tell(sample_of(device, self.now_ms, self.scenario.sample_ms, deep=True))
         draws = [(device.address, device.entropy.drawn) for device in self.devices]
         kind = secret_type(self.scenario.crypto)
         said = self.mike_datagrams, self.unheard
@@ -488,8 +485,8 @@ class World:
     def _sample(self) -> None:
         """Measure what every device holds, and go on."""
         for device in self.devices:
-            self.tell(sample_of(device, self.now_ms, SAMPLE_MS))
-        self.agenda.after(SAMPLE_MS * NS_PER_MS, self._sample)
+            self.tell(sample_of(device, self.now_ms, self.scenario.sample_ms))
+        self.agenda.after(self.scenario.sample_ms * NS_PER_MS, self._sample)
 
     def views(self) -> list[View]:
         """Return what every live device says of itself whose certificate counts."""
