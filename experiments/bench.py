@@ -313,32 +313,39 @@ def _encode() -> Timed:
     return lambda: encode(message, 1)
 
 
-SIMULATED = "simulator: a virtual second of ten devices with faults, {} cryptography (CPU time)"
+SIMULATED = "simulator: a virtual second of ten devices {}, {} cryptography (CPU time)"
+FULL = "full of faults"
+SOAKED = "in a soak test"
 _SIMULATED_MEMBERS = 10
-_SIMULATED_SEEDS = range(1, 4)
 
 
-def _simulated_us(crypto: str) -> float:
+def _simulated_us(crypto: str, theme: str | None = None) -> float:
     """Return the CPU time of a virtual second, over a few seeds of the simulator."""
     from testbed.sim.people import Crypto
     from testbed.sim.run import run
-    from testbed.sim.scenario import draw
+    from testbed.sim.scenario import Theme, draw
 
+    about = None if theme is None else Theme(theme)
     verdicts = [
-        run(draw(seed, members=_SIMULATED_MEMBERS, crypto=Crypto(crypto)))
-        for seed in _SIMULATED_SEEDS
+        run(draw(seed, members=_SIMULATED_MEMBERS, crypto=Crypto(crypto), theme=about))
+        for seed in range(1, 4)
     ]
     return sum(one.cpu_s for one in verdicts) / sum(one.virtual_ms for one in verdicts) * 1e9
 
 
-@measured(SIMULATED.format("modelled"))
+@measured(SIMULATED.format(FULL, "modelled"))
 def _simulated_modelled(_rounds: int) -> float:
     return _simulated_us("modelled")
 
 
-@measured(SIMULATED.format("real"))
+@measured(SIMULATED.format(FULL, "real"))
 def _simulated_real(_rounds: int) -> float:
     return _simulated_us("real")
+
+
+@measured(SIMULATED.format(SOAKED, "modelled"))
+def _simulated_soak(_rounds: int) -> float:
+    return _simulated_us("modelled", "soak")
 
 
 @functools.cache
@@ -445,10 +452,12 @@ def table(results: list[Result]) -> str:
     )
     if signed and light:
         lines.append(f"hello: a signed one costs {signed / light:.1f} times a light one")
-    for crypto in ("modelled", "real"):
-        us = next((r.us for r in results if r.name == SIMULATED.format(crypto)), None)
+    for what in ((FULL, "modelled"), (FULL, "real"), (SOAKED, "modelled")):
+        us = next((r.us for r in results if r.name == SIMULATED.format(*what)), None)
         if us:
-            lines.append(f"simulator, {crypto}: {1e6 / us:.0f} virtual seconds a CPU second")
+            lines.append(
+                f"simulator, {', '.join(what)}: {1e6 / us:.0f} virtual seconds a CPU second"
+            )
     netlink, command = (
         next((r.us for r in results if r.name == name), None)
         for name in ("SA write and delete over netlink", "SA write and delete, a command each")

@@ -244,11 +244,20 @@ def spread(count: int, width: float) -> np.ndarray:
     return np.linspace(-width, width, count)
 
 
+BARS_MAX = 30
+"""Sizes of which each median is a bar of its own."""
+
+
 def points_by_size(
     axis: Any, frame: pd.DataFrame, value: str, *, colour: str, label: str, shift: float = 0.0
 ) -> None:
-    """Draw every value, the medians as bars, and the number of failed steps at the top."""
+    """Draw every value, the medians as bars, and the number of failed steps at the top.
+
+    Of many sizes the bars would be dots behind the values: then a line joins the medians.
+    """
     first = True
+    medians: list[tuple[float, float]] = []
+    joined = frame["group_size"].nunique() > BARS_MAX
     for size, group in frame.groupby("group_size"):
         ok = (group["ok"].astype(float) == 1) & group[value].notna()
         good = group.loc[ok, value].to_numpy(dtype=float)
@@ -265,7 +274,8 @@ def points_by_size(
         )
         values = np.concatenate([good, np.full(int((~ok).sum()), np.inf)])
         median = float(np.median(values)) if len(values) else np.nan
-        if np.isfinite(median):
+        medians.append((x, median if np.isfinite(median) else np.nan))
+        if np.isfinite(median) and not joined:
             axis.hlines(
                 median,
                 x - 0.2,
@@ -290,6 +300,9 @@ def points_by_size(
                 zorder=5,
             )
         first = False
+    if joined:
+        places, values = zip(*medians, strict=True)
+        axis.plot(places, values, color=colour, linewidth=1.8, zorder=4, label=f"{label}: median")
 
 
 def integer_sizes(
