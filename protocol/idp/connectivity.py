@@ -18,9 +18,9 @@ from protocol.core.transitions import Move, TransitionTable
 from protocol.identity import Peer
 from protocol.idp.messages import Hello
 from protocol.idp.rules import (
+    asked_after_ns,
     check_startup_not_older,
     check_table_room,
-    falls_silent,
     is_silent,
 )
 from protocol.idpmike import EpochId, SignalKind
@@ -95,7 +95,9 @@ class PeerEntry:
         startup_wall_ns: start-up time-stamp of its present instance.
         first_mono_ns: when the first hello of this instance arrived.
         last_mono_ns: when the last one did.
+        hello: the last hello that counted, or the signed one that a light one repeats.
         dead_interval_ns: silence after which it is down, as it announced.
+        asked_after_ns: silence after which it is asked.
         hello_interval_ms: as it announced.
         state: ``UP`` or ``LOST``.
         epoch: as it announced.
@@ -108,11 +110,26 @@ class PeerEntry:
     startup_wall_ns: int
     first_mono_ns: int
     last_mono_ns: int
-    dead_interval_ns: int
-    hello_interval_ms: int
     state: PeerState
-    epoch: EpochId | None
     fingerprint: bytes
+    hello: Hello
+    dead_interval_ns: int = 0
+    asked_after_ns: int = 0
+    hello_interval_ms: int = 0
+    epoch: EpochId | None = None
+
+    def __post_init__(self) -> None:
+        self.follow(self.hello)
+
+    def follow(self, hello: Hello) -> None:
+        """Take over what a hello announces."""
+        self.hello = hello
+        self.dead_interval_ns = hello.dead_interval_ns
+        self.hello_interval_ms = hello.hello_interval_ms
+        self.asked_after_ns = asked_after_ns(
+            hello.hello_interval_ms * 1_000_000, hello.dead_interval_ns
+        )
+        self.epoch = hello.epoch
 
     @property
     def deadline_mono_ns(self) -> int:
@@ -199,13 +216,8 @@ class ConnectivityTable:
             [
                 entry.address
                 for entry in self._entries.values()
-                if entry.state is PeerState.UP
-                and falls_silent(
-                    entry.last_mono_ns,
-                    entry.hello_interval_ms * 1_000_000,
-                    entry.dead_interval_ns,
-                    now_mono_ns,
-                )
+                if now_mono_ns - entry.last_mono_ns >= entry.asked_after_ns
+                and entry.state is PeerState.UP
             ]
         )
 
@@ -253,19 +265,16 @@ class ConnectivityTable:
                 startup_wall_ns=startup_wall_ns,
                 first_mono_ns=now_mono_ns,
                 last_mono_ns=now_mono_ns,
-                dead_interval_ns=hello.dead_interval_ns,
-                hello_interval_ms=hello.hello_interval_ms,
                 state=PeerState.ABSENT,
-                epoch=hello.epoch,
                 fingerprint=peer.fingerprint,
+                hello=hello,
             )
             self._entries[peer.address] = entry
             return self._move(entry, PeerEvent.HELLO_LATER_STARTUP)
         check_startup_not_older(startup_wall_ns, entry.startup_wall_ns)
         entry.last_mono_ns = now_mono_ns
-        entry.dead_interval_ns = hello.dead_interval_ns
-        entry.hello_interval_ms = hello.hello_interval_ms
-        entry.epoch = hello.epoch
+        if hello is not entry.hello:  # a light one repeats what we have
+            entry.follow(hello)
         entry.fingerprint = peer.fingerprint
         if startup_wall_ns == entry.startup_wall_ns:
             if entry.state is PeerState.UP:

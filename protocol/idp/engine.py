@@ -287,15 +287,12 @@ class IdpEngine:
     def _own_hello(self) -> Hello:
         """Return what a hello of ours says now."""
         config = self._config
-        hello = Hello(
-            hello_interval_ms=rules.paced_interval_ms(
-                config.hello_interval_ms, self._table.up_count + 1, config.hello_budget_per_s
-            ),
-            dead_factor=config.dead_factor,
-            epoch=self._group.sync.epoch,
-            pair_key=self.unicast.pair_key,
+        interval_ms = rules.paced_interval_ms(
+            config.hello_interval_ms, self._table.up_count + 1, config.hello_budget_per_s
         )
-        return self._exchange.completed(hello)
+        return self._exchange.own_hello(
+            interval_ms, config.dead_factor, self._group.sync.epoch, self.unicast.pair_key
+        )
 
     def _around(self, now: Instant) -> Around:
         """Return how the others are, for our next hello."""

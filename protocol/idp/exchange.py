@@ -27,7 +27,7 @@ from protocol.idp.policykeeper import OwnPolicy, PolicyKeeper
 from protocol.idp.revocations import DELAY_NS, TIMER_TRUST, Revocations
 from protocol.idp.signalling import Signalling
 from protocol.idp.strangers import Strangers
-from protocol.idpmike import Credential, CredentialKind
+from protocol.idpmike import Credential, CredentialKind, EpochId
 from protocol.idpmike.messages import DER_MAX
 
 KINDS = frozenset(
@@ -107,17 +107,18 @@ class Exchange:
         problem = self._identity.own_problem(now)
         return [] if problem is None else [Log("error", f"other devices will refuse us: {problem}")]
 
-    def completed(self, hello: Hello) -> Hello:
-        """Return a hello of ours with what it says about policy and revocation lists."""
+    def own_hello(
+        self, interval_ms: int, dead_factor: int, epoch: EpochId | None, pair_key: bytes
+    ) -> Hello:
+        """Return a hello of ours, with what it says about policy and revocation lists."""
         policy = self._policy.policy
-        interval_ms = hello.hello_interval_ms
         if policy is not None:  # a large group may slow hellos down, but not beyond the policy
             interval_ms = min(interval_ms, policy.hello_interval_max_ms)
         return Hello(
             hello_interval_ms=interval_ms,
-            dead_factor=hello.dead_factor,
-            epoch=hello.epoch,
-            pair_key=hello.pair_key,
+            dead_factor=dead_factor,
+            epoch=epoch,
+            pair_key=pair_key,
             policy_version=self._policy.version,
             policy_digest=self._policy.digest,
             trust_digest=self._revocations.digest,

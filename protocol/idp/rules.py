@@ -272,15 +272,12 @@ def was_just_signed(sent_wall_ns: int, dead_interval_ns: int, arrived_wall_ns: i
     return abs(arrived_wall_ns - sent_wall_ns) <= dead_interval_ns
 
 
-def falls_silent(
-    last_mono_ns: int, hello_interval_ns: int, dead_interval_ns: int, now_mono_ns: int
-) -> bool:
-    """IDP-36: whether a device is to be asked before it is taken for down.
+def asked_after_ns(hello_interval_ns: int, dead_interval_ns: int) -> int:
+    """IDP-36: return after how long a silence a device is asked before it is taken for down.
 
     Not before one and a half hello intervals, when a hello is certainly missing.
     """
-    silent_ns = now_mono_ns - last_mono_ns
-    return 2 * silent_ns >= max(dead_interval_ns, 3 * hello_interval_ns)
+    return (max(dead_interval_ns, 3 * hello_interval_ns) + 1) // 2
 
 
 def next_index(index: int, age_ns: int, step_ns: int) -> int:

@@ -18,7 +18,7 @@ from protocol.idp.config import IdpConfig
 from protocol.idp.documents import Request, Subject, split
 from protocol.idp.events import TrustReread
 from protocol.idp.lighthello import HEADER
-from protocol.idp.messages import MessageKind
+from protocol.idp.messages import Hello, MessageKind
 from protocol.idp.policy import DomainPolicy
 from protocol.idp.policykeeper import OwnPolicy
 from protocol.idpmike import Standing
@@ -295,8 +295,11 @@ def test_a_hello_that_breaks_the_policy_it_names() -> None:
     b.new_engine()
     # B claims A's policy; its own settings would not let it start with it.
     b.engine._exchange._policy._own = own_policy(policy())
-    b.engine._exchange.completed = lambda hello: replace(  # type: ignore[method-assign]
-        hello, policy_version=3, policy_digest=policy().digest()
+    digest = policy().digest()
+    b.engine._exchange.own_hello = (
+        lambda *said: Hello(  # type: ignore[method-assign]
+            *said[:2], policy_version=3, policy_digest=digest
+        )
     )
     start(made, 4000)
     assert up(a) == []

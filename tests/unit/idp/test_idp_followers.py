@@ -226,10 +226,9 @@ def test_restart_needs_a_signed_hello() -> None:
 
 def test_idp_36() -> None:
     """IDP-36."""
-    assert not rules.falls_silent(0, 1000, 4000, 1999)
-    assert rules.falls_silent(0, 1000, 4000, 2000)
-    assert not rules.falls_silent(0, 1000, 2000, 1499)
-    assert rules.falls_silent(0, 1000, 2000, 1500)
+    assert rules.asked_after_ns(1000, 4000) == 2000
+    assert rules.asked_after_ns(1000, 2000) == 1500
+    assert rules.asked_after_ns(999, 2000) == 1499, "not before one and a half intervals"
 
 
 def test_idp_37() -> None:
