@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from testbed.errors import DeadlineError
+from testbed.errors import DeadlineError, TestbedError
 from testbed.observer import SadCheck, SadReader, compare
 from testbed.trace import Event
 from testbed.wait import wait_until
@@ -128,8 +128,24 @@ class GroupWatch:
         return wait_until(
             agreed,
             deadline_s,
-            lambda: f"the group {', '.join(devices)} does not come about: {problem}",
+            lambda: (
+                f"the group {', '.join(devices)} does not come about: {problem}; "
+                + "; ".join(self._situation(device) for device in devices)
+            ),
             pause_s=STATUS_PAUSE_S,
+        )
+
+    def _situation(self, device: str) -> str:
+        """Say whom a device hears and whom it has a key with; that tells who is to blame."""
+        names = {address: name for name, address in self._addresses.items()}
+        try:
+            mike, idp = (self._status(device, daemon) for daemon in ("miked", "idpd"))
+        except TestbedError as error:
+            return f"{device} does not answer: {error}"
+        up = [names.get(p["address"]) for p in idp.get("peers") or () if p["state"] == "up"]
+        members = [names.get(str(address)) for address in mike.get("members") or ()]
+        return (
+            f"{device} hears {_listed(up)}, is in epoch {mike.get('epoch')} of {_listed(members)}"
         )
 
     def _disagreement(
@@ -154,6 +170,10 @@ class GroupWatch:
                     f"(written), {idp.get('active_epoch')} (active); {devices[0]} is at {epoch}"
                 )
         return epoch, ""
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    return " ".join(sorted(str(name) for name in names)) or "nobody"
 
 
 def check_sads(

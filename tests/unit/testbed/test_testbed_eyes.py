@@ -17,7 +17,7 @@ from protocol.ipsec.model import KeyMaterial, SecurityAssociation, Suite
 from protocol.ipsec.snapshot import SadSnapshot
 from testbed.cpu import IdleSampler, idle_percent, read_counters
 from testbed.device import DeviceSettings, make_pki, render
-from testbed.errors import DeadlineError
+from testbed.errors import DeadlineError, TestbedError
 from testbed.observer import compare
 from testbed.packets import check, not_applicable
 from testbed.trace import Event, TraceReader, parse
@@ -97,6 +97,29 @@ def test_a_group_is_awaited() -> None:
         watch.await_members(["d1"], deadline_s=0.01)
     with pytest.raises(DeadlineError, match="d2 is at epoch 4-bb"):
         status_of({"d1": "3-aa", "d2": "4-bb"}).await_members(["d1", "d2"], deadline_s=0.01)
+
+
+def test_a_group_that_does_not_come_about_is_described_device_by_device() -> None:
+    """Who is not heard is another matter than who is heard and has no key."""
+
+    def status(device: str, daemon: str) -> dict[str, object]:
+        if device == "d3":
+            raise TestbedError("d3/idpd: no answer")
+        if daemon == "miked":
+            return {"members": ["::2", "::1"], "tm": "::1", "epoch": "3-aa"}
+        lost = {"address": "::3", "state": "lost"}
+        return {"peers": [{"address": "::2", "state": "up"}, lost] if device == "d1" else []}
+
+    watch = GroupWatch({"d1": "::1", "d2": "::2", "d3": "::3"}, status, lambda: None)
+    watch._disagreement = lambda *_: ("", "so it is")  # type: ignore[method-assign]
+    with pytest.raises(DeadlineError) as caught:
+        watch.await_members(["d1", "d2", "d3"], deadline_s=0.01)
+    assert str(caught.value).startswith(
+        "the group d1, d2, d3 does not come about: so it is;"
+        " d1 hears d2, is in epoch 3-aa of d1 d2;"
+        " d2 hears nobody, is in epoch 3-aa of d1 d2;"
+        " d3 does not answer: d3/idpd: no answer"
+    )
 
 
 def sa(sender: int, spi: int, key: int = 1) -> SecurityAssociation:
