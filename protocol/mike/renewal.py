@@ -68,13 +68,18 @@ class Renewer(Manager):
         self._renew_later()
 
     def _renew_later(self) -> None:
-        """MIKE-24: as TM, set the timer of the next renewal."""
+        """MIKE-24: as TM, set the timer of the next renewal.
+
+        The interval counts from the key, not from the role: it may have been handed over late.
+        """
         interval_ns = self.config.rekey_interval_ms * NS_PER_MS
         if self.state is not State.TM or interval_ns == 0:
             return
         jitter_ns = interval_ns // JITTER_PARTS
         draw = int.from_bytes(self.fresh_bytes(6), "big")
-        self.after_ns(TIMER_REKEY, with_jitter(interval_ns - jitter_ns, jitter_ns, draw))
+        delay_ns = with_jitter(interval_ns - jitter_ns, jitter_ns, draw)
+        age_ns = 0 if self.key_since is None else self.now.mono_ns - self.key_since.mono_ns
+        self.after_ns(TIMER_REKEY, max(delay_ns - age_ns, 0))
 
     def on_rekey_timer(self) -> None:
         """MIKE-24: renew, unless an unfinished epoch is about to."""

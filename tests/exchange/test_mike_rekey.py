@@ -150,6 +150,19 @@ def test_a_new_tm_takes_the_renewal_over() -> None:
     assert rekeys(1) == 2
 
 
+def test_a_role_that_is_handed_over_late_makes_no_key_older() -> None:
+    """MIKE-24: the interval counts from the key, though a hand-over makes none."""
+    world = timed(3)
+    epoch = world[1].epoch
+    world.run(0.7 * INTERVAL_MS)
+    world.hand_over(0, 1)
+    world.run(100)
+    assert world[1].epoch == epoch
+    world.run(0.3 * INTERVAL_MS)
+    assert len(world[1].points("mike.rekey")) == 1
+    assert world.agreed(0, 1, 2)
+
+
 def test_no_key_is_renewed_by_time_unless_configured() -> None:
     world = World(2)
     world.form(2)
