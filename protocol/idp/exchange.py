@@ -295,7 +295,7 @@ class Exchange:
     def on_hello(self, peer: Peer, hello: Hello, now: Instant) -> list[Effect]:
         """A peer's hello counted: compare its revocation lists with ours (IDP-55)."""
         admitted = self._policy.admit(peer, now)
-        if self._revocations.are_known_alike(peer, hello.trust_digest):
+        if self._revocations.settles(peer, hello.trust_digest):
             return admitted
         delay_ns = int.from_bytes(self._keys.random_bytes(4), "big") % DELAY_NS
         return admitted + self._revocations.on_hello(peer, hello.trust_digest, now, delay_ns)

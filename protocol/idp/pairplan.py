@@ -302,6 +302,7 @@ class PairPlan:
             record = self._records.setdefault(peer, Record())
             current = None if link is None else link.current()
             wanted = Record()
+            led: tuple[int, tuple[Prefix, ...]] | None = None
             lost_policies: list[PolicyId] = []
             lost_routes: list[Prefix] = []
             outbound = set() if link is None else {g.outbound.id for g in link.generations}
@@ -312,18 +313,17 @@ class PairPlan:
                     if generation.phase is PairPhase.NEW and not generation.handed_out:
                         generation.handed_out = True
                         generations.append(generation)
-                wanted.led = (current.outbound.spi, link.prefixes)
+                led = current.outbound.spi, link.prefixes
+                if led != record.led:
+                    wanted.policies = {one.id: one for one in link.path.policies(*led)}
+                    wanted.routes = dict.fromkeys(link.prefixes)
             lost_sas = [sa_id for sa_id in record.sas if sa_id not in wanted.sas]
             for sa_id, sa in wanted.sas.items():
                 if record.sas.get(sa_id) != sa:
                     new += [DeleteSa(sa_id)] if sa_id in record.sas else []
                     new.append(AddSa(sa, self._byte_limit() if sa_id in outbound else None))
             # Two of an epoch's three batches are about SAs alone.
-            if wanted.led is None or wanted.led != record.led:
-                if link is not None and wanted.led is not None:
-                    for policy in link.path.policies(*wanted.led):
-                        wanted.policies[policy.id] = policy
-                    wanted.routes = dict.fromkeys(link.prefixes)
+            if led is None or led != record.led:
                 lost_policies = [name for name in record.policies if name not in wanted.policies]
                 lost_routes = [one for one in record.routes if one not in wanted.routes]
                 gone += [DeletePolicy(name) for name in lost_policies]
@@ -337,7 +337,7 @@ class PairPlan:
                 record.policies.update(wanted.policies)
                 record.routes.update(wanted.routes)
                 # What is to go is there until it has gone.
-                record.led = None if lost_policies or lost_routes else wanted.led
+                record.led = None if lost_policies or lost_routes else led
             old += [DeleteSa(sa_id) for sa_id in lost_sas]
             record.sas.update(wanted.sas)
             lost[peer] = (lost_sas, lost_policies, lost_routes)

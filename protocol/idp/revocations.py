@@ -62,8 +62,8 @@ class Revocations:
 
     # Asking.
 
-    def are_known_alike(self, peer: Peer, digest: bytes) -> bool:
-        """Whether a peer has the same lists; if so, nothing is to be asked any more."""
+    def settles(self, peer: Peer, digest: bytes) -> bool:
+        """Forget a question to a peer that has our lists by now; False: it has others."""
         if digest != self.digest and self._identity.store is not None:
             return False
         if self._differing:

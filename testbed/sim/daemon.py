@@ -154,10 +154,7 @@ class Daemon:
         """A datagram comes from the black network; in an SA only who has that too can read it."""
         device = self.device
         if self.running and device.connected and (sa is None or device.backend.receives(sa)):
-            if device.paused:
-                self.notify(event)
-            else:  # as nearly always; that is all that `notify` does then
-                self.deliver(event)
+            self.notify(event)
 
     def receive(self, event: DatagramReceived) -> None:
         """A datagram reached the socket."""

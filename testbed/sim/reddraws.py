@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from testbed.sim.faults import FOR_GOOD, Fault, Kind
+from testbed.sim.faults import FOR_GOOD, Fault, Kind, in_order
 
 CHANGES_MAX = 5
 """Changes of what is announced, in a run in which it changes at all."""
@@ -50,7 +50,7 @@ def draw_red(draws: Random, devices: range, safety_ms: int, *, thieves: bool) ->
                 number, flavour = draws.randrange(2), COMMON
         ends = FOR_GOOD if stays else duration
         found.append(Fault(kind, start, ends, involved, float(number), flavour))
-    return tuple(sorted(found, key=lambda fault: (fault.start_ms, fault.kind)))
+    return in_order(found)
 
 
 def draw_revocation(draws: Random, devices: range, safety_ms: int) -> tuple[Fault, ...]:

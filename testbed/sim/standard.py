@@ -37,6 +37,6 @@ def particular(scenario: Scenario) -> list[Checker]:
     found: list[Checker] = []
     if scenario.theme is Theme.FLAP:
         found.append(checkers.NoRekey(SETTLED_MS))
-    if scenario.rekey_interval_ms:
+    if scenario.theme is Theme.SOAK and scenario.rekey_interval_ms:
         found.append(checkers.KeysAreRenewed(scenario.rekey_interval_ms + LIVENESS_MS))
     return found

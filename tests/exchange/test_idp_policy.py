@@ -295,12 +295,8 @@ def test_a_hello_that_breaks_the_policy_it_names() -> None:
     b.new_engine()
     # B claims A's policy; its own settings would not let it start with it.
     b.engine._exchange._policy._own = own_policy(policy())
-    digest = policy().digest()
-    b.engine._exchange.own_hello = (
-        lambda *said: Hello(  # type: ignore[method-assign]
-            *said[:2], policy_version=3, policy_digest=digest
-        )
-    )
+    said = Hello(3000, CONFIG.dead_factor, policy_version=3, policy_digest=policy().digest())
+    b.engine._exchange.own_hello = lambda *_: said  # type: ignore[method-assign]
     start(made, 4000)
     assert up(a) == []
     assert reasons(a) == ["it announces a hello interval of 3000 ms, the policy allows 500 to 2000"]

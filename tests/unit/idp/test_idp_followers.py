@@ -11,6 +11,7 @@ from protocol.core.engine import Instant
 from protocol.core.errors import DecodeError, LocalError, PeerError
 from protocol.identity import Opened
 from protocol.idp import lighthello, rules
+from protocol.idp.connectivity import ConnectivityTable
 from protocol.idp.followers import Followers
 from protocol.idp.lighthello import Commitment, HashChain, LightHello
 from protocol.idp.messages import Hello
@@ -229,6 +230,11 @@ def test_idp_36() -> None:
     assert rules.asked_after_ns(1000, 4000) == 2000
     assert rules.asked_after_ns(1000, 2000) == 1500
     assert rules.asked_after_ns(999, 2000) == 1499, "not before one and a half intervals"
+    for dead_factor, asked_at_ms in ((4, 2000), (2, 1500)):
+        table = ConnectivityTable(4)
+        table.heard(PEER, STARTUP, Hello(1000, dead_factor), 0)
+        assert table.falling_silent(asked_at_ms * MS - 1) == ()
+        assert table.falling_silent(asked_at_ms * MS) == (PEER.address,)
 
 
 def test_idp_37() -> None:
@@ -270,7 +276,6 @@ def test_of_too_many_light_hellos_only_those_that_go_on_with_their_chain_are_loo
     from dataclasses import replace
 
     from protocol.core.engine import DatagramReceived
-    from protocol.idp.connectivity import ConnectivityTable
     from protocol.idp.followers import AHEAD_MAX, IN_VAIN_PER_S
 
     known = followers()
